@@ -1,0 +1,1 @@
+"""One file = one experiment: a few lines of difference from `base.py`."""

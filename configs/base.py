@@ -1,0 +1,110 @@
+"""The published recipe: every field with its unit. A disabled feature is 0, never None."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The uniform-source, generalized-KL experiment of 170 M parameters on FineWeb-EDU."""
+    config = ConfigDict()
+
+    config.data = ConfigDict()
+    config.data.train = "fineweb-edu"  # corpus to train on: a name, a path or glob of files, or NAME@PATH
+    config.data.valid = "wikitext103"  # corpus to evaluate on, written in the same way
+    config.data.num_workers = 8  # processes that tokenise
+    config.data.cache_dir = "data"  # folder of the prepared token shards
+    config.data.packing = "continuous"  # 'reference' reproduces the published WikiText blocks
+
+    config.tokenizer = ConfigDict()
+    config.tokenizer.name = "gpt2"  # 'gpt2' (BPE, 50257 tokens) or 'bytes' (256 bytes and an end of text)
+
+    config.training = ConfigDict()
+    config.training.batch_size = 512  # sequences per update, over all devices
+    config.training.grad_accum = 1  # parts that each batch is computed in, one after the other
+    config.training.snapshot = 2000  # steps between checkpoints; 0 = only at the end
+    config.training.eval_freq = 20000  # steps between evaluations of the loss; 0 = only at the end
+    config.training.perplexity_freq = 20000  # steps between generations with a judge; 0 = never
+    config.training.seed = 42  # of the initialisation, the data order and all noise
+    config.training.max_bad_steps = 10  # updates in a row with a non-finite loss or gradient that end the run
+
+    config.optim = ConfigDict()
+    config.optim.name = "adamw"  # an optimiser of dfm_jax/training/optimizer.py
+    config.optim.lr = 3e-4  # peak learning rate
+    config.optim.beta1 = 0.9  # decay of the first moment
+    config.optim.beta2 = 0.95  # decay of the second moment
+    config.optim.eps = 1e-8  # added to the root of the second moment
+    config.optim.weight_decay = 0.03  # decoupled, per unit of learning rate
+    config.optim.decay = "all"  # parameters that decay: 'all' (published) or 'matrices'
+    config.optim.warmup = 2500  # steps of linear warm-up
+    config.optim.n_iters = 1_000_000  # steps of the run; the cosine ends here
+    config.optim.eta_min_ratio = 0.1  # last learning rate / peak
+    config.optim.grad_clip = 1.0  # largest global norm of the gradient; 0 = off
+    config.optim.ema_decay = 0.0  # of the averaged parameters used by evaluation and sampling; 0 = off
+
+    config.flow = ConfigDict()
+    config.flow.source_distribution = "uniform"  # law of x_0: 'uniform' or 'mask'
+    config.flow.loss_function = "generalized_kl"  # an objective of dfm_jax/flow
+    config.flow.scheduler_type = "polynomial"  # kappa_t, a scheduler of dfm_jax/flow
+    config.flow.exponent = 1.0  # of the schedulers that have one: kappa = t**exponent for 'polynomial'
+    config.flow.time_epsilon = 1e-3  # times are drawn from [0, 1 - time_epsilon]
+    config.flow.time_law = "uniform"  # density of training times: 'uniform' (published) or 'squared'
+    config.flow.time_sampling = "iid"  # over the global batch: 'iid' (published), 'stratified', 'antithetic'
+    config.flow.coupling = "independent"  # 'conditional' keeps parts of x_1, for prompts and infilling
+    config.flow.sampling_steps = 1024  # steps of the sampler
+
+    config.model = ConfigDict()
+    config.model.hidden_size = 768  # width of the residual stream
+    config.model.cond_dim = 128  # width of the time embedding
+    config.model.length = 1024  # tokens per sequence
+    config.model.n_blocks = 12  # transformer blocks
+    config.model.n_heads = 12  # attention heads
+    config.model.dropout = 0.1  # probability of dropping an output of attention or MLP
+    config.model.mlp_ratio = 4  # MLP width / hidden_size
+    config.model.attention = "auto"  # 'auto' (cudnn on GPUs, else xla), 'xla', 'cudnn', 'pallas'
+    config.model.head = "auto"  # vocabulary head: 'auto' (blocks), 'dense', 'blocks', 'pallas'
+    config.model.remat = "none"  # what is recomputed in the backward pass: 'none', 'blocks', 'dots'
+    config.model.compute_dtype = "auto"  # of the matrix products: 'auto' (bfloat16 on GPU/TPU, else float32)
+    config.model.residual_dtype = "float32"  # of the residual stream
+    config.model.parametrization = "posterior"  # what the network emits: 'posterior' or 'leave_one_out'
+    config.model.suppress_mask_logit = True  # the mask token has probability 0 in all that samples or scores
+    config.model.time_scale = 1.0  # factor on the time before its sinusoid; 1 = published
+    config.model.time_input = "t"  # what the network is told: 't' (published) or 'kappa'
+    config.model.time_conditioning = True  # False: a network that is not told the time (mask source)
+    config.model.qk_norm = False  # normalise queries and keys
+    config.model.tie_embeddings = False  # the head's matrix is the embedding's
+
+    config.eval = ConfigDict()
+    config.eval.batch_size = 512  # sequences per batch of the likelihood, over all devices
+    config.eval.sample_batch_size = 16  # sequences per batch of generation, per device
+    config.eval.perplexity_batch_size = 16  # sequences per batch of the judge, per device
+    config.eval.time_points = 1024  # stratified times per sequence in the likelihood
+    config.eval.num_samples = 1024  # generated sequences that are judged
+    config.eval.judge = "gpt2-large"  # a GPT-2's name on the hub, or a local folder; '' = no judge
+    config.eval.corpora = ("wikitext103",)  # corpora of the likelihood, written as data.valid
+    config.eval.elbo = True  # estimate the likelihood
+    config.eval.perplexity = True  # generate samples and judge them
+
+    config.sampling = ConfigDict()
+    config.sampling.num = 16  # sequences to generate
+    config.sampling.batch_size = 16  # sequences per batch, per device
+    config.sampling.steps = 0  # steps of the sampler; 0 = flow.sampling_steps
+    config.sampling.method = "exact"  # a step of dfm_jax/flow/solvers.py: 'exact', 'euler', 'two_stage', ...
+    config.sampling.temperature = 1.0  # of the posterior that x_1 is drawn from
+    config.sampling.top_p = 1.0  # nucleus of that posterior; 1 = all of it
+    config.sampling.scheduler = ""  # another scheduler than in training; '' = the same
+    config.sampling.seed = 42  # of the samples
+
+    config.logging = ConfigDict()
+    config.logging.log_freq = 100  # steps between lines of metrics
+    config.logging.enable_wandb = False  # also log to Weights & Biases
+
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # devices that split the batch; -1 = all that are left
+    config.mesh.fsdp = 1  # devices that split the batch and the parameters
+    config.mesh.tensor = 1  # devices that split heads, MLP width and vocabulary
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.keep_last = 2  # newest checkpoints kept
+    config.checkpoint.keep_every = 0  # checkpoints at multiples of this step are kept for good; 0 = none
+    config.checkpoint.restore_from = ""  # RUN[:STEP]: start from that run's weights; '' = from scratch
+
+    return config

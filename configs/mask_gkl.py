@@ -1,0 +1,9 @@
+"""Published row: mask source, generalized KL."""
+
+from configs import base
+
+
+def get_config():
+    config = base.get_config()
+    config.flow.source_distribution = "mask"
+    return config

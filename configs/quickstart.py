@@ -1,0 +1,33 @@
+"""Minutes on two CPU cores: the real architecture, small, on the documentation that ships with Python."""
+
+from configs import base
+
+
+def get_config():
+    config = base.get_config()
+    config.data.train = config.data.valid = "pydocs"
+    config.data.num_workers = 2
+    config.tokenizer.name = "bytes"
+    config.training.batch_size = 32
+    config.training.snapshot = 200
+    config.training.eval_freq = 200
+    config.training.perplexity_freq = 0
+    config.optim.lr = 2e-3
+    config.optim.warmup = 50
+    config.optim.n_iters = 600
+    config.model.hidden_size = 128
+    config.model.cond_dim = 64
+    config.model.length = 128
+    config.model.n_blocks = 4
+    config.model.n_heads = 4
+    config.model.dropout = 0.0
+    config.flow.sampling_steps = 128
+    config.eval.batch_size = 64
+    config.eval.time_points = 32
+    config.eval.num_samples = 16
+    config.eval.judge = ""
+    config.eval.corpora = ("pydocs",)
+    config.sampling.num = 8
+    config.sampling.batch_size = 8
+    config.logging.log_freq = 20
+    return config

@@ -1,0 +1,10 @@
+"""Published row: uniform source, cross entropy."""
+
+from configs import base
+
+
+def get_config():
+    config = base.get_config()
+    config.flow.loss_function = "cross_entropy"
+    config.flow.time_epsilon = 0.0
+    return config
