@@ -1,7 +1,7 @@
 """The safetensors file format, read and written with numpy alone.
 
-A file is an 8-byte little-endian header length, a JSON header `{name: {dtype, shape, data_offsets}}` and the raw
-tensors, row-major and little-endian, at those offsets from the end of the header.
+A file is an 8-byte little-endian header length, a JSON header `{name: {dtype, shape, data_offsets}}` and the
+raw tensors, row-major and little-endian, at those offsets from the end of the header.
 """
 
 import json
