@@ -1,0 +1,179 @@
+"""Generative perplexity: how likely samples are under GPT-2, in the two conventions that papers print."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dfm_jax.errors import WorldError
+from dfm_jax.models.gpt2 import GPT2, find_gpt2, load_gpt2
+
+WIDTHS = 64
+
+
+class Tokenizer(Protocol):
+    """What is used of `dfm_jax.data`'s tokenizers here."""
+
+    name: str
+    eos_id: int
+
+    def encode_batch(self, texts: list[str]) -> Sequence[Sequence[int]]: ...
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+class Judgement(NamedTuple):
+    """Perplexities of one set of samples under the judge.
+
+    Attributes:
+        ppl_mean_of_exp: mean over samples of exp(mean next-token NLL of the whole sample): the reference.
+        ppl_mean_of_exp_stderr: its standard error over samples (nan for one sample).
+        ppl_token_mean: exp of the mean NLL over all tokens up to each sample's first end of text, after
+            decoding and re-tokenising: MDLM and Duo.
+        samples: how many samples were judged, each exactly once.
+        tokens: how many tokens the second figure averages over.
+    """
+
+    ppl_mean_of_exp: float
+    ppl_mean_of_exp_stderr: float
+    ppl_token_mean: float
+    samples: int
+    tokens: int
+
+
+def _nll_sums(model: GPT2, tokens: jax.Array, weights: jax.Array) -> jax.Array:
+    # Without this a GPU would round float32 products to 10 bits of mantissa.
+    with jax.default_matmul_precision("float32"):
+        return -(model.next_token_log_probs(tokens) * weights).sum(axis=1)
+
+
+class Judge:
+    """A GPT-2 with its tokenizer, and the batches it reads.
+
+    Args:
+        model: the language model.
+        tokenizer: the judge's own tokenizer.
+        batch_size: samples per forward pass, over the whole mesh.
+        mesh: devices that share a batch along all their axes; batch_size is a multiple of their number.
+    """
+
+    def __init__(self, model: GPT2, tokenizer: Tokenizer, *, batch_size: int = 16, mesh: Mesh | None = None):
+        if mesh is not None and batch_size % mesh.size:
+            raise ValueError(
+                f"eval.perplexity_batch_size={batch_size}: accepted a multiple of {mesh.size} devices"
+            )
+        self.tokenizer, self.batch_size = tokenizer, batch_size
+        self._rows: NamedSharding | None = None
+        self._copy: NamedSharding | None = None
+        if mesh is not None:
+            self._rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+            self._copy = NamedSharding(mesh, PartitionSpec())
+        self.model = _place(model, self._copy)
+        # The answer is copied to every process, which all want the figure.
+        self._sums = jax.jit(_nll_sums, out_shardings=self._copy)
+
+    def nll_sums(self, tokens: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Weighted sums of next-token NLL in nats: (N, L) tokens, (N, L - 1) weights -> (N,) float64.
+
+        Any N is exact: the last batch is filled with rows that are computed and dropped.
+        """
+        vocab_size = self.model.config.vocab_size
+        if tokens.min(initial=0) < 0 or tokens.max(initial=0) >= vocab_size:
+            raise ValueError(
+                f"token {tokens.max()}: accepted ids in [0, {vocab_size}), the judge's vocabulary"
+            )
+        # Few widths, so that few programs are compiled; causal attention does not see the filling.
+        width = min(-(-tokens.shape[1] // WIDTHS) * WIDTHS, self.model.config.n_positions)
+        tokens, weights = (np.pad(x, ((0, 0), (0, width - tokens.shape[1]))) for x in (tokens, weights))
+        sums = []
+        for rows in _batches(len(tokens), self.batch_size):
+            batch = _place(tokens[rows].astype(np.int32), self._rows)
+            answer = self._sums(self.model, batch, _place(weights[rows].astype(np.float32), self._rows))
+            sums.append(np.asarray(answer, np.float64))
+        return np.concatenate(sums)[: len(tokens)] if sums else np.zeros(0)
+
+    def __call__(self, samples: np.ndarray, tokenizer: Tokenizer) -> Judgement:
+        """Judges samples (N, L) of `tokenizer`'s ids.
+
+        Samples in another vocabulary than the judge's are decoded and re-tokenised for both figures.
+
+        Raises:
+            ValueError: no sample, or ids outside the vocabulary.
+        """
+        if samples.ndim != 2 or len(samples) == 0:
+            raise ValueError(f"samples of shape {samples.shape}: accepted (N, L) with N >= 1")
+        if tokenizer.name == self.tokenizer.name:
+            longest = self.model.config.n_positions
+            whole, counted = samples[:, :longest], np.ones(samples[:, 1:longest].shape, bool)
+        else:
+            whole, counted = self._translate(list(samples), tokenizer)
+        counts = counted.sum(axis=1)
+        if counts.min() == 0:
+            raise ValueError(f"sample {counts.argmin()}: accepted at least two tokens of the judge's")
+        perplexities = np.exp(self.nll_sums(whole, counted) / counts)
+        several = len(samples) > 1
+        stderr = perplexities.std(ddof=1) / np.sqrt(len(samples)) if several else np.nan
+
+        texts, counted = self._translate([first_text(row, tokenizer.eos_id) for row in samples], tokenizer)
+        total = int(counted.sum())
+        token_mean = np.exp(self.nll_sums(texts, counted).sum() / total) if total else np.nan
+        return Judgement(float(perplexities.mean()), float(stderr), float(token_mean), len(samples), total)
+
+    def _translate(self, rows: list[np.ndarray], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of `tokenizer`'s ids as the judge's: (N, L') ids and whether each of (N, L' - 1) targets is real.
+
+        The texts between ends of text are decoded and encoded one by one, so that an end of text stays one
+        token of the judge and is never spelled out.
+        """
+        end = self.tokenizer.eos_id
+        translated = []
+        for row in rows:
+            texts = np.split(row, np.flatnonzero(row == tokenizer.eos_id))
+            ids: list[int] = []
+            for number, text in enumerate(texts):
+                ids += [end] * (number > 0)
+                ids += self.tokenizer.encode_batch([tokenizer.decode(text[number > 0 :].tolist())])[0]
+            translated.append(ids[: self.model.config.n_positions])
+        lengths = np.asarray([len(ids) for ids in translated])
+        tokens = np.full((len(rows), max(2, *lengths)), end, np.int32)
+        for number, ids in enumerate(translated):
+            tokens[number, : len(ids)] = ids
+        return tokens, np.arange(1, tokens.shape[1])[None] < lengths[:, None]
+
+
+def first_text(sample: np.ndarray, eos_id: int) -> np.ndarray:
+    """The sample (L,) up to and with its first end of text; one at the very start opens the text instead."""
+    ends = np.flatnonzero(sample[1:] == eos_id)
+    return sample[: ends[0] + 2] if len(ends) else sample
+
+
+def _batches(count: int, batch_size: int) -> Iterator[np.ndarray]:
+    """Indices in batches of exactly `batch_size`; the last one repeats row 0 to be full."""
+    for start in range(0, count, batch_size):
+        rows = np.arange(start, start + batch_size)
+        yield np.where(rows < count, rows, 0)
+
+
+def _place(tree, sharding: NamedSharding | None):
+    if sharding is None:
+        return jax.tree.map(jnp.asarray, tree)
+    # Every process holds the whole array and gives its devices their part.
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: np.asarray(x)[index]), tree
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def load_judge(name: str, dtype: str = "float32") -> GPT2:
+    """The GPT-2 called `name` (a folder or a hub name), read once per process.
+
+    Raises:
+        WorldError: its files are not here and cannot be had; the line says how to get them.
+    """
+    try:
+        return load_gpt2(find_gpt2(name), dtype)
+    except (FileNotFoundError, ValueError) as error:
+        raise WorldError(f"config.eval.judge={name}: accepted {error}") from error
