@@ -1,0 +1,248 @@
+"""The denoiser: a bidirectional transformer, told the time through adaptive layer norms (adaLN-zero)."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from dfm_jax.models.layers import (
+    Embedding,
+    LayerNorm,
+    Linear,
+    Modulation,
+    RMSNorm,
+    TimeEmbedding,
+    dropout,
+    modulate,
+    rotary_tables,
+    rotate,
+)
+
+VOCABULARY_MULTIPLE = 128
+_DTYPES = ("float32", "bfloat16", "float16")
+_REMAT = ("none", "blocks", "dots")
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """The architecture; the defaults are the published model's.
+
+    `vocab_size` is the number of states S = source.num_states: the data vocabulary, plus one with a mask
+    source. `time_scale` and `time_conditioning` shape what the model makes of its time argument; whether that
+    argument is t or kappa(t) (`model.time_input`) is the caller's: the model takes the number it is given.
+    """
+
+    vocab_size: int
+    hidden_size: int = 768
+    cond_dim: int = 128  # width of the time embedding
+    length: int = 1024  # longest sequence; a shorter one is accepted
+    n_blocks: int = 12
+    n_heads: int = 12
+    dropout: float = 0.1
+    mlp_ratio: int = 4
+    attention: str = "auto"  # implementation, as kernels.attention takes it; 'auto' lets it choose
+    remat: str = "none"  # backward pass recomputes 'none', whole 'blocks', or all but products ('dots')
+    compute_dtype: str = "float32"  # of the matrix products and the attention of blocks and final layer
+    residual_dtype: str = "float32"  # of the residual stream
+    time_scale: float = 1.0  # factor on the time before its sinusoids
+    time_conditioning: bool = True  # False: the time is not looked at (0 is embedded instead)
+    qk_norm: bool = False  # RMS norm of queries and keys, per head
+    tie_embeddings: bool = False  # the head's matrix is the embedding's, drawn from N(0, 1/hidden_size)
+
+    def __post_init__(self):
+        for name in ("vocab_size", "hidden_size", "cond_dim", "length", "n_blocks", "n_heads", "mlp_ratio"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: accepted a positive integer")
+        if self.hidden_size % (2 * self.n_heads):
+            raise ValueError(
+                f"n_heads={self.n_heads}: accepted n with hidden_size={self.hidden_size} a multiple of 2n"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout}: accepted 0 <= dropout < 1")
+        for name, accepted in (("remat", _REMAT), ("compute_dtype", _DTYPES), ("residual_dtype", _DTYPES)):
+            if getattr(self, name) not in accepted:
+                raise ValueError(f"{name}={getattr(self, name)}: accepted {', '.join(accepted)}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.n_heads
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Stored vocabulary rows: a multiple of 128, which divides over devices and fills matrix units."""
+        return math.ceil(self.vocab_size / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
+
+class Block(nnx.Module):
+    """Attention, then MLP; each normed, shifted and scaled before, gated after, as the time says.
+
+    With zero gates, as at initialisation, the block is the identity.
+    """
+
+    def __init__(self, config: TransformerConfig, key: Array):
+        c, size = config, config.hidden_size
+        keys = jax.random.split(key, 5)
+        self.attention_norm = LayerNorm(size)
+        self.qkv = Linear(keys[0], size, (3, size), bias=False)
+        self.query_norm = RMSNorm(c.head_dim) if c.qk_norm else None
+        self.key_norm = RMSNorm(c.head_dim) if c.qk_norm else None
+        self.attention_out = Linear(keys[1], size, (size,), bias=False)
+        self.mlp_norm = LayerNorm(size)
+        self.mlp_up = Linear(keys[2], size, (c.mlp_ratio * size,), bias=True)
+        self.mlp_down = Linear(keys[3], c.mlp_ratio * size, (size,), bias=True)
+        self.modulation = Modulation(keys[4], c.cond_dim, 6, size)
+        self.config = config
+
+    def __call__(self, x: Array, c: Array, rotary: tuple[Array, Array], keys: Array | None) -> Array:
+        """x (B, L, D) residual_dtype, c (B, cond_dim) float32, keys (B, 2) typed or None -> as x."""
+        shift_attention, scale_attention, gate_attention, shift_mlp, scale_mlp, gate_mlp = self.modulation(c)
+        h = self._attention(modulate(self.attention_norm(x), shift_attention, scale_attention), rotary)
+        x = self._residual(x, gate_attention, h, None if keys is None else keys[:, 0])
+        h = self._mlp(modulate(self.mlp_norm(x), shift_mlp, scale_mlp))
+        return self._residual(x, gate_mlp, h, None if keys is None else keys[:, 1])
+
+    def _attention(self, h: Array, rotary: tuple[Array, Array]) -> Array:
+        dtype = jnp.dtype(self.config.compute_dtype)
+        qkv = self.qkv(h, dtype).reshape(*h.shape[:2], 3, self.config.n_heads, self.config.head_dim)
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        if self.query_norm is not None and self.key_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
+        q, k = rotate(q, rotary).astype(dtype), rotate(k, rotary).astype(dtype)
+        implementation = None if self.config.attention == "auto" else self.config.attention
+        out = jax.nn.dot_product_attention(q, k, v, implementation=implementation)  # pyright: ignore
+        return self.attention_out(out.reshape(h.shape), dtype)
+
+    def _mlp(self, h: Array) -> Array:
+        dtype = jnp.dtype(self.config.compute_dtype)
+        h = jax.nn.gelu(self.mlp_up(h, dtype).astype(jnp.float32), approximate=True)
+        return self.mlp_down(h, dtype)
+
+    def _residual(self, x: Array, gate: Array, h: Array, keys: Array | None) -> Array:
+        h = h.astype(jnp.float32)
+        if keys is not None and self.config.dropout > 0:
+            h = dropout(h, keys, self.config.dropout)
+        return (x.astype(jnp.float32) + gate * h).astype(x.dtype)
+
+
+class Transformer(nnx.Module):
+    """x_t (B, L) and t (B,) -> features (B, L, D); `logits` of them are those of the vocabulary's S states.
+
+    A plain pytree: `jax.jit`, `jax.grad` and optax take it as it is. The blocks are one module with a leading
+    axis of n_blocks on each array. Vocabulary rows are stored padded (`config.padded_vocab_size`); the
+    padding is zero, takes no part in `logits`, and must be masked by whoever uses `head_kernel()` directly
+    (`num_valid=config.vocab_size`).
+    """
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        c, size = config, config.hidden_size
+        self.embedding = Embedding(
+            rngs.params(),
+            c.vocab_size,
+            c.padded_vocab_size,
+            size,
+            stddev=1 / math.sqrt(size) if c.tie_embeddings else 1.0,
+        )
+        self.time_embedding = TimeEmbedding(rngs.params(), c.cond_dim, c.time_scale)
+        self.blocks = jax.vmap(lambda key: Block(c, key))(jax.random.split(rngs.params(), c.n_blocks))
+        self.final_norm = LayerNorm(size)
+        self.final_modulation = Modulation(rngs.params(), c.cond_dim, 2, size)
+        self.head = Head(size, c.padded_vocab_size, tied=c.tie_embeddings)
+        self.config = config
+
+    def __call__(self, x_t: Array, t: Array, *, dropout_keys: Array | None = None) -> Array:
+        """Final-layer features.
+
+        Args:
+            x_t: (B, L) integer states in [0, vocab_size), L <= config.length.
+            t: (B,) float32 time in [0, 1], or kappa(t) for a model trained on it.
+            dropout_keys: (B,) typed keys, one per row of the global batch at this step; None is evaluation.
+
+        Returns:
+            (B, L, D) float32.
+
+        Raises:
+            ValueError: a shape is another one, or the sequence is longer than the model's.
+        """
+        if x_t.ndim != 2 or t.shape != x_t.shape[:1]:
+            raise ValueError(f"x_t={x_t.shape}, t={t.shape}: accepted x_t (B, L) and t (B,)")
+        if x_t.shape[1] > self.config.length:
+            raise ValueError(f"x_t={x_t.shape}: accepted a length of at most {self.config.length}")
+        c = self.time_embedding(t if self.config.time_conditioning else jnp.zeros_like(t))
+        rotary = rotary_tables(x_t.shape[1], self.config.head_dim)
+
+        def step(x: Array, layer: tuple[Block, Array]) -> tuple[Array, None]:
+            block, index = layer
+            keys = None if dropout_keys is None else _block_keys(dropout_keys, index)
+            return block(x, c, rotary, keys), None
+
+        x = self.embedding(x_t).astype(self.config.residual_dtype)
+        layers = (self.blocks, jnp.arange(self.config.n_blocks, dtype=jnp.uint32))
+        x, _ = jax.lax.scan(_rematerialised(step, self.config.remat), x, layers)
+        shift, scale = self.final_modulation(c)
+        return modulate(self.final_norm(x), shift, scale)
+
+    def head_kernel(self) -> Array:
+        """The vocabulary head's matrix, (D, padded S) float32: the embedding's transpose if they are tied."""
+        return self.embedding.table[...].T if self.head.kernel is None else self.head.kernel[...]
+
+    def head_bias(self) -> Array:
+        """The vocabulary head's bias, (padded S,) float32."""
+        return self.head.bias[...]
+
+    def logits(self, features: Array, *, suppress: int | None = None) -> Array:
+        """Logits (..., S) float32 of features (..., D): for small uses, S numbers per position are kept.
+
+        The product's operands are rounded to compute_dtype, its result never: a log-softmax of bfloat16
+        logits is wrong in the third digit, and 1 - p becomes exactly 0 near t = 1.
+
+        suppress: a state whose logit becomes -inf. Data never holds the mask token, so the exact posterior
+        gives it probability 0, and any mass a model puts on it is lost to the likelihood and can be sampled
+        as a token of the text. The published models were trained and scored without this, so their numbers
+        need it off. It is applied here, where features are scored, because features do not know what they
+        will be asked.
+        """
+        dtype = jnp.dtype(self.config.compute_dtype)
+        logits = jnp.tensordot(
+            features.astype(dtype),
+            self.head_kernel().astype(dtype),
+            axes=1,
+            preferred_element_type=jnp.float32,
+        )
+        logits = (logits + jnp.broadcast_to(self.head_bias(), logits.shape))[..., : self.config.vocab_size]
+        return logits if suppress is None else logits.at[..., suppress].set(-jnp.inf)
+
+
+class Head(nnx.Module):
+    """The vocabulary's matrix (D, rows), absent if tied to the embedding, and bias (rows,), both zero at
+    first."""
+
+    def __init__(self, width: int, rows: int, *, tied: bool):
+        self.kernel = None if tied else nnx.Param(jnp.zeros((width, rows), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((rows,), jnp.float32))
+
+
+def count_parameters(config: TransformerConfig) -> int:
+    """Trained numbers of the model, without the padding of its vocabulary rows."""
+    model = jax.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0)))
+    stored = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model))
+    tables = 1 if config.tie_embeddings else 2
+    return stored - (config.padded_vocab_size - config.vocab_size) * (tables * config.hidden_size + 1)
+
+
+def _block_keys(keys: Array, index: Array) -> Array:
+    """(B,) keys -> (B, 2) keys: block `index`'s own, for its two dropouts."""
+    return jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, index)))(keys)
+
+
+def _rematerialised(step, remat: str):
+    # A scan keeps the compiler from merging the recomputation with the forward pass: the usual guard would
+    # only cost.
+    if remat == "blocks":
+        return jax.checkpoint(step, prevent_cse=False)
+    if remat == "dots":
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        return jax.checkpoint(step, prevent_cse=False, policy=policy)
+    return step

@@ -1,0 +1,120 @@
+"""The optimiser, as an optax transformation, and the learning rate's schedule."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+# name -> (beta1, beta2, eps) -> the direction of an update, before weight decay and learning rate
+_DIRECTIONS: dict[str, Callable[[float, float, float], optax.GradientTransformation]] = {
+    "adamw": lambda beta1, beta2, eps: optax.scale_by_adam(beta1, beta2, eps),
+    "lion": lambda beta1, beta2, eps: optax.scale_by_lion(beta1, beta2),
+}
+_DECAY = ("all", "matrices")
+
+
+def learning_rate(step: int | Array, *, lr: float, warmup: int, n_iters: int, eta_min_ratio: float) -> Array:
+    """Learning rate of update `step` (the first is 1), float32; `step` of any shape.
+
+    s < warmup: lr * s / warmup; then lr_min + (lr - lr_min) * (1 + cos(pi * (s - warmup) / (n_iters -
+    warmup))) / 2 with lr_min = eta_min_ratio * lr, where it stays after n_iters.
+    """
+    step = jnp.asarray(step).astype(jnp.float32)
+    lr_min = eta_min_ratio * lr
+    # max(..., 1): both branches are computed, and a warm-up of 0 or of the whole run leaves nothing to divide
+    # by.
+    progress = jnp.clip((step - warmup) / max(n_iters - warmup, 1), 0.0, 1.0)
+    cosine = lr_min + (lr - lr_min) * 0.5 * (1.0 + jnp.cos(np.float32(np.pi) * progress))
+    return jnp.where(step < warmup, lr * step / max(warmup, 1), cosine)
+
+
+def make_optimizer(
+    name: str = "adamw",
+    *,
+    lr: float,
+    beta1: float = 0.9,
+    beta2: float = 0.95,
+    eps: float = 1e-8,
+    weight_decay: float = 0.03,
+    decay: str = "all",
+    warmup: int = 2500,
+    n_iters: int = 1_000_000,
+    eta_min_ratio: float = 0.1,
+    grad_clip: float | None = 1.0,
+) -> optax.GradientTransformationExtraArgs:
+    """Clipping, direction, decoupled decay, learning rate: p <- p - lr(s) (direction + weight_decay p).
+
+    `update(gradients, state, parameters, step=s)` takes the number s of the update (the first is 1) for its
+    learning
+    rate: the run's step and the optimiser's own count differ after a skipped update or an import, and the
+    schedule follows the run. The state holds no schedule, and has the same structure with and without
+    clipping.
+
+    Args:
+        name: 'adamw' or 'lion'.
+        decay: 'all' decays every parameter (as published), 'matrices' leaves out biases and norm scales.
+        grad_clip: largest global norm of the gradients; 0 or None is no clipping.
+
+    Raises:
+        ValueError: an unknown name or decay.
+    """
+    if name not in _DIRECTIONS:
+        raise ValueError(f"optim.name={name}: accepted {', '.join(_DIRECTIONS)}")
+    if decay not in _DECAY:
+        raise ValueError(f"optim.decay={decay}: accepted {', '.join(_DECAY)}")
+    chain = optax.chain(
+        optax.clip_by_global_norm(grad_clip) if grad_clip else optax.identity(),
+        _DIRECTIONS[name](beta1, beta2, eps),
+        optax.add_decayed_weights(weight_decay, mask=functools.partial(decayed, decay=decay)),
+    )
+    rate = functools.partial(
+        learning_rate, lr=lr, warmup=warmup, n_iters=n_iters, eta_min_ratio=eta_min_ratio
+    )
+
+    def update(gradients, state, parameters, *, step: int | Array):
+        # optax multiplies traced float32 by Python and numpy scalars, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = chain.update(gradients, state, parameters)
+        scale = -rate(step)
+        return jax.tree.map(lambda u: scale.astype(u.dtype) * u, updates), state
+
+    return optax.GradientTransformationExtraArgs(chain.init, update)  # pyright: ignore[reportArgumentType]
+
+
+def decayed(parameters: Any, *, decay: str) -> Any:
+    """Tree of bool: which parameters decay. By path: stacked biases and scales are 2-D as matrices are."""
+
+    def is_matrix(path: tuple, _: Any) -> bool:
+        names = jax.tree_util.keystr(path, simple=True, separator=".").split(".")
+        return not {"bias", "scale"} & set(names)
+
+    if decay == "all":
+        return jax.tree.map(lambda _: True, parameters)
+    return jax.tree_util.tree_map_with_path(is_matrix, parameters)
+
+
+def get_moments(opt_state: optax.OptState) -> optax.ScaleByAdamState:
+    """Adam's (count, mu, nu) in an optimiser's state; mu and nu are trees like the parameters.
+
+    Raises:
+        ValueError: the optimiser keeps no such moments.
+    """
+    for state in _parts(opt_state):
+        if isinstance(state, optax.ScaleByAdamState):
+            return state
+    raise ValueError("optim.name: accepted adamw, the only one with Adam's moments")
+
+
+def set_moments(opt_state: optax.OptState, moments: optax.ScaleByAdamState) -> optax.OptState:
+    """`opt_state` with Adam's (count, mu, nu) replaced, for a run that another program began."""
+    get_moments(opt_state)
+    return tuple(moments if isinstance(s, optax.ScaleByAdamState) else s for s in _parts(opt_state))
+
+
+def _parts(opt_state: optax.OptState) -> tuple:
+    return opt_state if isinstance(opt_state, tuple) else (opt_state,)
