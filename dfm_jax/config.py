@@ -1,0 +1,233 @@
+"""A run's config at the boundary: read, written, checked whole before any work starts.
+
+Inside the program modules take frozen dataclasses or plain arguments; the ConfigDict stops here.
+"""
+
+import importlib.util
+import json
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dfm_jax import flow
+from dfm_jax.errors import UsageError, WorldError
+
+# Names of the reference that have no field here, each with the way to say it now.
+GONE = {
+    "compute": "devices are found by themselves; lay them out with --config.mesh.data/fsdp/tensor",
+    "model.compile": "everything is compiled; there is nothing to switch",
+    "optim.fused": "XLA fuses the update; there is nothing to switch",
+    "optim.log_lr_every": "the learning rate is on every line of metrics.jsonl; see --config.logging.log_freq",
+    "logging.log_lr_every": "the learning rate is on every line of metrics.jsonl; see --config.logging.log_freq",
+    "logging.log_file_name": "metrics go to metrics.jsonl and progress to the terminal",
+    "hydra_dir": "--workdir=DIR",
+    "load_dir": "--workdir=DIR continues a run; --config.checkpoint.restore_from=RUN starts from its weights",
+}
+
+Check = tuple[str, Callable[[Any], bool]]
+POSITIVE: Check = ("an integer above 0", lambda v: v >= 1)
+COUNT: Check = ("an integer of 0 or more", lambda v: v >= 0)
+FRACTION: Check = ("a number in [0, 1)", lambda v: 0 <= v < 1)
+PROPORTION: Check = ("a number in (0, 1]", lambda v: 0 < v <= 1)
+NON_NEGATIVE: Check = ("a number of 0 or more", lambda v: 0 <= v < math.inf)
+ABOVE_ZERO: Check = ("a number above 0", lambda v: 0 < v < math.inf)
+AXIS: Check = ("an integer above 0, or -1 for whatever is left", lambda v: v >= 1 or v == -1)
+SEED: Check = ("an integer in [0, 2**31)", lambda v: 0 <= v < 2**31)
+NOT_EMPTY: Check = ("a name or a path", bool)
+
+
+def one_of(*names: str) -> Check:
+    return "one of " + ", ".join(names), lambda v: v in names
+
+
+CHECKS: dict[str, Check] = {
+    "data.train": NOT_EMPTY,
+    "data.valid": NOT_EMPTY,
+    "data.num_workers": POSITIVE,
+    "data.cache_dir": NOT_EMPTY,
+    "data.packing": one_of("continuous", "reference"),
+    "tokenizer.name": one_of("gpt2", "bytes"),
+    "training.batch_size": POSITIVE,
+    "training.grad_accum": POSITIVE,
+    "training.snapshot": COUNT,
+    "training.eval_freq": COUNT,
+    "training.perplexity_freq": COUNT,
+    "training.seed": SEED,
+    "training.max_bad_steps": POSITIVE,
+    "optim.lr": ABOVE_ZERO,
+    "optim.beta1": FRACTION,
+    "optim.beta2": FRACTION,
+    "optim.eps": ABOVE_ZERO,
+    "optim.weight_decay": NON_NEGATIVE,
+    "optim.decay": one_of("all", "matrices"),
+    "optim.warmup": COUNT,
+    "optim.n_iters": POSITIVE,
+    "optim.eta_min_ratio": ("a number in [0, 1]", lambda v: 0 <= v <= 1),
+    "optim.grad_clip": NON_NEGATIVE,
+    "optim.ema_decay": FRACTION,
+    "flow.source_distribution": one_of("uniform", "mask"),
+    "flow.exponent": ABOVE_ZERO,
+    "flow.time_epsilon": FRACTION,
+    "flow.time_law": one_of("uniform", "squared"),
+    "flow.time_sampling": one_of("iid", "stratified", "antithetic"),
+    "flow.coupling": one_of("independent", "conditional"),
+    "flow.sampling_steps": POSITIVE,
+    "model.hidden_size": POSITIVE,
+    "model.cond_dim": POSITIVE,
+    "model.length": POSITIVE,
+    "model.n_blocks": POSITIVE,
+    "model.n_heads": POSITIVE,
+    "model.dropout": FRACTION,
+    "model.mlp_ratio": POSITIVE,
+    "model.attention": one_of("auto", "xla", "cudnn", "pallas"),
+    "model.head": one_of("auto", "dense", "blocks", "pallas"),
+    "model.remat": one_of("none", "blocks", "dots"),
+    "model.compute_dtype": one_of("auto", "float32", "bfloat16", "float16"),
+    "model.residual_dtype": one_of("float32", "bfloat16"),
+    "model.parametrization": one_of("posterior", "leave_one_out"),
+    "model.time_scale": ABOVE_ZERO,
+    "model.time_input": one_of("t", "kappa"),
+    "eval.batch_size": POSITIVE,
+    "eval.sample_batch_size": POSITIVE,
+    "eval.perplexity_batch_size": POSITIVE,
+    "eval.time_points": POSITIVE,
+    "eval.num_samples": POSITIVE,
+    "sampling.num": POSITIVE,
+    "sampling.batch_size": POSITIVE,
+    "sampling.steps": COUNT,
+    "sampling.temperature": NON_NEGATIVE,
+    "sampling.top_p": PROPORTION,
+    "sampling.seed": SEED,
+    "logging.log_freq": POSITIVE,
+    "mesh.data": AXIS,
+    "mesh.fsdp": AXIS,
+    "mesh.tensor": AXIS,
+    "checkpoint.keep_last": POSITIVE,
+    "checkpoint.keep_every": COUNT,
+}
+
+
+def load_file(path: str) -> ConfigDict:
+    """The config that `get_config()` of the Python file at `path` returns."""
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise UsageError(f"config={path}: accepted is a Python file that defines get_config(), such as {known_configs()}")
+    spec = importlib.util.spec_from_file_location("dfm_jax_config", file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"config={path}: accepted is a file that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except Exception as error:
+        raise UsageError(f"config={path}: accepted is a file whose get_config() runs; it raised {one_line(error)}") from error
+    if not isinstance(config, ConfigDict):
+        raise UsageError(f"config={path}: accepted is a get_config() that returns a ConfigDict, not {type(config).__name__}")
+    return config
+
+
+def known_configs() -> str:
+    folder = pathlib.Path(__file__).resolve().parent.parent / "configs"
+    names = sorted(p.stem for p in folder.glob("*.py") if p.stem not in ("__init__", "base"))
+    return ", ".join(f"configs/{name}.py" for name in names)
+
+
+def one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as indented JSON; tuples become lists."""
+    return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def from_json(text: str, origin: str = "config.json") -> ConfigDict:
+    """The inverse of `to_json`. Fields newer than the text take the value of `configs/base.py`."""
+    from configs import base
+
+    try:
+        saved = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise WorldError(f"{origin}: accepted is a config that a run saved; {one_line(error)}") from error
+    config = base.get_config()
+    for group, fields in saved.items():
+        if group not in config:
+            raise WorldError(f"{origin}: {group} is no group of this version; accepted are {', '.join(config)}")
+        for name, value in fields.items():
+            if name not in config[group]:
+                raise WorldError(f"{origin}: {group}.{name} is no field of this version; accepted are {', '.join(config[group])}")
+            config[group][name] = tuple(value) if isinstance(value, list) else value
+    return config
+
+
+def fields(config: ConfigDict) -> dict[str, Any]:
+    """{'group.field': value} of the whole config."""
+    return {f"{group}.{name}": value for group, part in config.items() for name, value in part.items()}
+
+
+def refuse(field: str, value: Any, accepted: str):
+    raise UsageError(f"config.{field}={value}: accepted is {accepted}")
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UsageError for the first field that this program cannot work with, before any work starts."""
+    from configs import base
+
+    known = fields(base.get_config())
+    values = fields(config)
+    for field in values:
+        if field not in known:
+            refuse(field, values[field], f"a field of configs/base.py: {', '.join(known)}")
+    for field in known:
+        if field not in values:
+            raise UsageError(f"config.{field}=(missing): accepted is a config with every field of configs/base.py")
+    for field, (accepted, holds) in CHECKS.items():
+        if not holds(values[field]):
+            refuse(field, repr(values[field]) if isinstance(values[field], str) else values[field], accepted)
+    check_together(config)
+
+
+def check_together(config: ConfigDict) -> None:
+    """The conditions that tie several fields together."""
+    from dfm_jax.training.optimizer import OPTIMIZERS
+
+    if config.optim.name not in OPTIMIZERS:
+        refuse("optim.name", config.optim.name, f"one of {', '.join(OPTIMIZERS)}")
+    if config.optim.warmup > config.optim.n_iters:
+        refuse("optim.warmup", config.optim.warmup, f"at most optim.n_iters={config.optim.n_iters}")
+    if config.model.hidden_size % (2 * config.model.n_heads):
+        refuse(
+            "model.hidden_size",
+            config.model.hidden_size,
+            f"a multiple of 2 * model.n_heads={2 * config.model.n_heads} (rotary pairs per head)",
+        )
+    if config.training.batch_size % config.training.grad_accum:
+        refuse("training.grad_accum", config.training.grad_accum, f"a divisor of training.batch_size={config.training.batch_size}")
+    if list(config.mesh.values()).count(-1) > 1:
+        refuse("mesh.fsdp", config.mesh.fsdp, "at most one -1 among mesh.data, mesh.fsdp and mesh.tensor")
+    mask = config.flow.source_distribution == "mask"
+    if not config.model.time_conditioning and not mask:
+        refuse("model.time_conditioning", False, "True for the uniform source, whose posterior depends on the time")
+    if not config.eval.corpora and config.eval.elbo:
+        refuse("eval.corpora", "()", "at least one corpus, or --config.eval.elbo=False")
+    try:
+        scheduler = flow.get_scheduler(config.flow.scheduler_type, exponent=config.flow.exponent)
+    except ValueError as error:
+        raise UsageError(f"config.flow.scheduler_type={config.flow.scheduler_type}: {one_line(error).removeprefix('ValueError: ')}") from error
+    path = flow.MixtureDiscreteProbPath(scheduler)
+    source = flow.get_source(config.flow.source_distribution, 2)
+    try:
+        flow.get_objective(config.flow.loss_function, path=path, source=source, parametrization=config.model.parametrization)
+    except ValueError as error:
+        raise UsageError(f"config.flow.loss_function={config.flow.loss_function}: {one_line(error).removeprefix('ValueError: ')}") from error
+    if config.sampling.method not in flow.STEPS:
+        refuse("sampling.method", config.sampling.method, f"one of {', '.join(flow.STEPS)}")
+    if config.sampling.scheduler:
+        try:
+            flow.get_scheduler(config.sampling.scheduler, exponent=config.flow.exponent)
+        except ValueError as error:
+            raise UsageError(f"config.sampling.scheduler={config.sampling.scheduler}: {one_line(error).removeprefix('ValueError: ')}") from error

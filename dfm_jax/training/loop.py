@@ -1,0 +1,217 @@
+"""A run from its first step, or its newest checkpoint, to its last: data in, updates, metrics, checkpoints."""
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from dfm_jax import flops, processes, sharding
+from dfm_jax.data import TokenStream, train_batches
+from dfm_jax.errors import WorldError
+from dfm_jax.logging import MetricsWriter, Progress, note, warn
+from dfm_jax.problem import Problem, get_model_config, get_problem
+from dfm_jax.rng import noise_key
+from dfm_jax.signals import GracefulStop
+from dfm_jax.training.checkpoints import Checkpoints
+from dfm_jax.training.optimizer import learning_rate, make_optimizer
+from dfm_jax.training.state import TrainState, create_state
+from dfm_jax.training.step import StepSettings, train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """Everything about a run that does not change with its steps."""
+
+    config: ConfigDict
+    problem: Problem
+    mesh: jax.sharding.Mesh
+    abstract: TrainState  # shapes and dtypes, each with its sharding
+    create: Callable[[], TrainState]
+    step: Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]
+    notes: tuple[str, ...]  # sharding rules that did not divide
+
+    def learning_rate(self, step: int) -> float:
+        return float(learning_rate(step, **schedule(self.config)))
+
+
+def schedule(config: ConfigDict) -> dict[str, Any]:
+    return {name: config.optim[name] for name in ("lr", "warmup", "n_iters", "eta_min_ratio")}
+
+
+def get_optimizer(config: ConfigDict):
+    optim = config.optim.to_dict()
+    optim.pop("ema_decay")
+    return make_optimizer(**optim)
+
+
+def make_trainer(config: ConfigDict, vocab_size: int, mesh: jax.sharding.Mesh) -> Trainer:
+    """Builds the problem, the abstract state with its shardings and the jitted functions; computes nothing."""
+    problem = get_problem(config, vocab_size)
+    platform = mesh.devices.flat[0].platform
+    model_config = get_model_config(config, problem.source.num_states, platform)
+    optimizer = get_optimizer(config)
+    settings = StepSettings(
+        seed=config.training.seed,
+        grad_accum=config.training.grad_accum,
+        dropout=config.model.dropout,
+        ema_decay=config.optim.ema_decay,
+        head=None if config.model.head == "auto" else config.model.head,
+    )
+
+    def create() -> TrainState:
+        key = noise_key(config.training.seed, "init")
+        return create_state(key, model_config, optimizer, ema=config.optim.ema_decay > 0)
+
+    shapes = jax.eval_shape(create)
+    shardings, notes = sharding.state_shardings(shapes, mesh)
+    abstract = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings
+    )
+    step = jax.jit(
+        functools.partial(train_step, problem=problem, optimizer=optimizer, settings=settings, mesh=mesh),
+        in_shardings=(shardings, sharding.batch_sharding(mesh)),
+        out_shardings=(shardings, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+    return Trainer(
+        config=config,
+        problem=problem,
+        mesh=mesh,
+        abstract=abstract,
+        create=jax.jit(create, out_shardings=shardings),
+        step=step,
+        notes=tuple(notes),
+    )
+
+
+def batches_from(trainer: Trainer, stream: TokenStream, step: int) -> Iterator[jax.Array]:
+    """Global batches (B, L) int32 of updates step + 1, step + 2, ...; each on the devices before it is asked for."""
+    config = trainer.config
+    local = train_batches(
+        stream,
+        length=config.model.length,
+        batch_size=config.training.batch_size,
+        seed=config.training.seed,
+        start_step=step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    ahead = sharding.global_batch(next(local), trainer.mesh)
+    for tokens in local:
+        current, ahead = ahead, sharding.global_batch(tokens, trainer.mesh)
+        yield current
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether something that happens every so many steps happens at this one; 0 is never."""
+    return every > 0 and step % every == 0
+
+
+@dataclasses.dataclass
+class Reports:
+    """What happens at intervals, given from outside: the loop knows when, the caller knows what."""
+
+    evaluate: Callable[[TrainState, int], dict[str, float]]
+    generate: Callable[[TrainState, int], dict[str, float]]
+
+
+def train(
+    trainer: Trainer,
+    state: TrainState,
+    stream: TokenStream,
+    *,
+    checkpoints: Checkpoints,
+    metadata: dict[str, Any],
+    writer: MetricsWriter,
+    reports: Reports,
+) -> tuple[TrainState, bool]:
+    """Updates `state` up to `optim.n_iters`, or until a signal asks to stop; True if the run is finished.
+
+    The host prepares step s + 1 while the devices compute step s, and reads the metrics of s only after s + 1
+    is on its way. Metrics of a step: `train/loss` in nats per predicted token, `train/learning_rate`,
+    `train/grad_norm`, `train/tokens_per_second` and `train/step_time` in seconds (means since the last line),
+    and `train/mfu` where the chip's peak is known.
+
+    Raises:
+        WorldError: `training.max_bad_steps` updates in a row had a non-finite loss or gradient.
+    """
+    config = trainer.config
+    n_iters, step = config.optim.n_iters, int(state.step)
+    tokens_per_step = config.training.batch_size * config.model.length
+    peak = flops.peak_per_second(trainer.mesh)
+    flops_per_step = flops.training_step(config, trainer.problem.source.num_states)
+    agreement = processes.Agreement(trainer.mesh)
+    started, last_line = time.monotonic(), step
+    pending: tuple[int, dict[str, Any], Any] | None = None
+
+    def account(at: int, metrics: dict[str, Any], stop: Any) -> bool:
+        """Reads the metrics of update `at`, logs them if it is due, and says whether the run is to stop."""
+        nonlocal started, last_line
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if values["bad_steps"]:
+            warn(f"step {at}: loss {values['loss']}, gradient norm {values['grad_norm']}: the update was skipped")
+        if values["bad_steps"] >= config.training.max_bad_steps:
+            saved = checkpoints.latest_step()
+            raise WorldError(
+                f"training.max_bad_steps={config.training.max_bad_steps}: updates up to step {at} had a non-finite loss or "
+                f"gradient; the last good checkpoint is {'none' if saved is None else f'step {saved}'}; "
+                "accepted: a lower optim.lr, a longer optim.warmup or a smaller optim.grad_clip, and the same command again"
+            )
+        if at % config.logging.log_freq == 0 or at == n_iters or values["bad_steps"]:
+            seconds = (time.monotonic() - started) / max(at - last_line, 1)
+            line = {
+                "train/loss": values["loss"],
+                "train/learning_rate": trainer.learning_rate(at),
+                "train/grad_norm": values["grad_norm"],
+                "train/bad_steps": values["bad_steps"],
+                "train/step_time": seconds,
+                "train/tokens_per_second": tokens_per_step / seconds,
+            }
+            if peak:
+                line["train/mfu"] = flops_per_step / seconds / peak
+            writer.write(at, line)
+            progress.update(at, loss=values["loss"], tokens_per_second=line["train/tokens_per_second"])
+            started, last_line = time.monotonic(), at
+        return bool(stop)
+
+    with (
+        GracefulStop() as signals,
+        Progress(total=n_iters, start=step, every=config.logging.log_freq, enabled=processes.is_first()) as progress,
+        contextlib.closing(batches_from(trainer, stream, step)) as batches,
+    ):
+        stopping = False
+        while step < n_iters and not stopping:
+            stop = agreement.ask(signals.requested)
+            tokens = next(batches)
+            state, metrics = trainer.step(state, tokens)
+            if pending is not None:
+                stopping = account(*pending)
+            step += 1
+            pending = step, metrics, stop
+            last = step == n_iters
+            snapshot = last or is_due(step, config.training.snapshot)
+            evaluate = last or is_due(step, config.training.eval_freq)
+            generate = is_due(step, config.training.perplexity_freq)
+            if snapshot or evaluate or generate or stopping:
+                # A checkpoint must not hold a state that the check on bad steps would have refused.
+                stopping = account(*pending) or stopping
+                pending = None
+                if snapshot or stopping:
+                    checkpoints.save(step, state, metadata=metadata)
+                pause = time.monotonic()
+                if evaluate and not stopping:
+                    writer.write(step, reports.evaluate(state, step))
+                if generate and not stopping:
+                    writer.write(step, reports.generate(state, step))
+                started += time.monotonic() - pause  # not the training's time
+    checkpoints.wait()
+    if stopping and step < n_iters:
+        note(f"stopped at step {step} of {n_iters}; the same command continues from there")
+    return state, step >= n_iters

@@ -1,0 +1,138 @@
+"""One update: noise, loss and gradient of a global batch, optimiser, average. A pure function of (state, tokens)."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from dfm_jax import flow, sharding
+from dfm_jax.models import head
+from dfm_jax.models.transformer import Transformer
+from dfm_jax.problem import Problem
+from dfm_jax.rng import noise_key
+from dfm_jax.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSettings:
+    """What the step needs besides the problem; hashable."""
+
+    seed: int
+    grad_accum: int = 1
+    dropout: float = 0.0
+    ema_decay: float = 0.0
+    head: str | None = None
+
+
+class NoisyBatch(NamedTuple):
+    """A batch on the path: everything random about an update but the dropout masks, which are keyed by row."""
+
+    x_1: Array  # (B, L) int32
+    x_t: Array  # (B, L) int32
+    time: flow.Time  # t and r of (B,) float32
+    weight: Array  # (B, L) float32, of each position's loss; 0 where the coupling kept x_1
+    dropout_keys: Array | None  # (B,) typed keys
+
+
+def corrupt(tokens: Array, step: Array | int, problem: Problem, settings: StepSettings) -> NoisyBatch:
+    """x_t ~ p_t(. | x_0, x_1) for a global batch of tokens (B, L), keyed by (seed, step, purpose) alone."""
+
+    def key(purpose: str) -> Array:
+        return noise_key(settings.seed, purpose, step)
+
+    batch, length = tokens.shape
+    time, time_weight = flow.sample_times(
+        key("time"), batch, law=problem.time_law, method=problem.time_sampling, epsilon=problem.time_epsilon
+    )
+    x_0 = problem.source.sample(key("source"), tokens.shape)
+    x_t = problem.path.sample(key("path"), x_0, tokens, time).x_t
+    weight = jnp.broadcast_to(time_weight[:, None], tokens.shape)
+    if problem.coupling == "conditional":
+        kept = flow.sample_kept(key("coupling"), tokens.shape)
+        x_t = jnp.where(kept, tokens, x_t)
+        weight = jnp.where(kept, 0.0, weight)
+    keys = jax.random.split(key("dropout"), batch) if settings.dropout else None
+    return NoisyBatch(tokens, x_t, time, weight, keys)
+
+
+def loss_sum(
+    model: Transformer, batch: NoisyBatch, problem: Problem, settings: StepSettings, mesh: Mesh | None
+) -> Array:
+    """() float32: the objective in nats, weighted and summed over the positions of `batch`."""
+    features = model(batch.x_t, problem.network_time(batch.time), dropout_keys=batch.dropout_keys)
+    query = problem.objective.query(batch.x_1, batch.x_t, batch.time)
+    answer = head.answer(model, features, query, implementation=settings.head, mesh=mesh)
+    nats = problem.objective(answer, batch.x_1, batch.x_t, batch.time)
+    # where, not a product: a kept position's loss may be infinite.
+    return jnp.where(batch.weight > 0, nats * batch.weight, 0.0).sum()
+
+
+def loss_and_gradient(
+    model: Transformer, batch: NoisyBatch, problem: Problem, settings: StepSettings, mesh: Mesh | None
+) -> tuple[Array, Transformer]:
+    """Mean loss in nats per predicted token of the global batch and its gradient, in `grad_accum` parts."""
+    predicted = jnp.maximum((batch.weight > 0).sum(), 1).astype(jnp.float32)
+    value_and_grad = jax.value_and_grad(loss_sum)
+    if settings.grad_accum == 1:
+        total, gradient = value_and_grad(model, batch, problem, settings, mesh)
+    else:
+
+        def part(carry: tuple[Array, Transformer], rows: NoisyBatch):
+            loss, gradient = value_and_grad(model, rows, problem, settings, mesh)
+            return jax.tree.map(jnp.add, carry, (loss, gradient)), None
+
+        zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, model)
+        (total, gradient), _ = jax.lax.scan(part, zeros, split_rows(batch, settings.grad_accum, mesh))
+    return total / predicted, jax.tree.map(lambda g: g / predicted, gradient)
+
+
+def split_rows(batch: NoisyBatch, parts: int, mesh: Mesh | None) -> NoisyBatch:
+    """(B, ...) -> (parts, B / parts, ...). Part i takes every parts-th row, so that each device keeps its own."""
+
+    def split(x: Array) -> Array:
+        x = jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+        if mesh is None:
+            return x
+        return jax.lax.with_sharding_constraint(
+            x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, *sharding.BATCH))
+        )
+
+    return jax.tree.map(split, batch)
+
+
+def train_step(
+    state: TrainState,
+    tokens: Array,
+    *,
+    problem: Problem,
+    optimizer: optax.GradientTransformationExtraArgs,
+    settings: StepSettings,
+    mesh: Mesh | None = None,
+) -> tuple[TrainState, dict[str, Array]]:
+    """Update s = state.step + 1 on tokens (B, L) int32, with the noise of (seed, s - 1).
+
+    Returns the next state and scalars: `loss` (nats per predicted token), `grad_norm` (before clipping) and
+    `bad_steps`. An update whose loss or gradient is not finite changes nothing but `step` and `bad_steps`.
+    """
+    batch = corrupt(tokens, state.step, problem, settings)
+    loss, gradient = loss_and_gradient(state.model, batch, problem, settings, mesh)
+    grad_norm = optax.tree.norm(gradient)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.model, step=state.step + 1)  # pyright: ignore
+    model = jax.tree.map(jnp.add, state.model, updates)
+    ema = state.ema
+    if ema is not None:
+        decay = settings.ema_decay
+        ema = jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, ema, model)
+
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    keep = (state.model, state.ema, state.opt_state)
+    model, ema, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), (model, ema, opt_state), keep
+    )
+    bad_steps = jnp.where(finite, 0, state.bad_steps + 1)
+    state = TrainState(step=state.step + 1, model=model, ema=ema, opt_state=opt_state, bad_steps=bad_steps)
+    return state, {"loss": loss, "grad_norm": grad_norm, "bad_steps": bad_steps}

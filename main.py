@@ -1,0 +1,23 @@
+"""Train, evaluate and sample discrete flow matching models: see README.md for the modes and flags."""
+
+import sys
+
+
+def main() -> int:
+    """Exit status: 0 done, 1 the world is wrong (disk, cache, another run's files), 2 the command is wrong."""
+    from dfm_jax.errors import UsageError, WorldError
+
+    try:
+        from dfm_jax import command_line, commands
+
+        return commands.run(command_line.parse(sys.argv))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except WorldError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
