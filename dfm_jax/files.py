@@ -1,0 +1,86 @@
+"""Files that appear whole or not at all."""
+
+import json
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+from dfm_jax.errors import WorldError
+
+
+def write_atomically(path: str | os.PathLike, content: str | bytes, *, durable: bool = False) -> None:
+    """Replaces `path` by `content` (text as UTF-8); a reader sees the old file or the new one.
+
+    The content goes to a temporary file in the same folder, which is then renamed. With `durable` both are
+    flushed to the disk first, so that the file also survives a loss of power.
+
+    Raises:
+      OSError: nothing could be written; an earlier file is untouched and no temporary file is left.
+    """
+    path = pathlib.Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600, which hides a run from its group
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def write_json_atomically(path: str | os.PathLike, value: Any, *, durable: bool = False) -> None:
+    """Writes `value` as indented JSON, atomically. NaN and infinities, which JSON lacks, raise ValueError."""
+    write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n", durable=durable)
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+      WorldError: the file is missing, unreadable or no JSON.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise WorldError(f"{path}: accepted a readable JSON file ({error})") from None
+
+
+def ensure_writable(folder: str | os.PathLike, *, field: str = "workdir") -> pathlib.Path:
+    """Makes `folder` and its parents, and proves by writing that files can be made in it.
+
+    Raises:
+      WorldError: naming `field`, the folder and the system's reason.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
+    except OSError as error:
+        reason = error.strerror or error
+        raise WorldError(f"{field}={folder}: accepted a folder that can be written to ({reason})") from None
+    return folder
+
+
+def sync_folder(folder: str | os.PathLike) -> None:
+    """Flushes a folder's entries (names, renames) to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    # The mask can only be read by setting it; files made meanwhile by other threads get the strict one.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,89 @@
+"""Stopping on request: finish the step, save, leave."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+
+
+class GracefulStop:
+    """While the context is open, SIGTERM and SIGINT set `requested` instead of ending the process.
+
+    The second SIGINT ends it at once with status 130, even while the main thread is inside a long
+    compilation: the signals' numbers come through a pipe (`signal.set_wakeup_fd`) to a thread of its own,
+    which needs no bytecode boundary of the main thread. Enter it on the main thread, after
+    `jax.distributed.initialize`.
+
+    Attributes:
+      requested: a signal has come.
+      signal_name: its name ("SIGTERM"), or None.
+    """
+
+    def __init__(self, *, announce: str = "finishing the step and saving; once more ends at once"):
+        self.signal_name: str | None = None
+        self._announce = announce
+        self._interrupts = 0
+        self._restore: dict[signal.Signals, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        return self.signal_name is not None
+
+    def __enter__(self) -> "GracefulStop":
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._old_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._restore[number] = signal.signal(number, _ignore)
+        self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self._restore.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_wakeup)
+        self._writer.close()  # ends the thread: it reads the end of the stream
+        self._thread.join()
+        self._reader.close()
+
+    def _watch(self) -> None:
+        while numbers := self._reader.recv(64):
+            for number in numbers:
+                if number in (signal.SIGTERM, signal.SIGINT):
+                    self._on_signal(signal.Signals(number))
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if number == signal.SIGINT:
+            self._interrupts += 1
+            if self._interrupts == 2:
+                sys.stderr.write("\nended by a second interrupt; the last checkpoint is kept\n")
+                sys.stderr.flush()
+                os._exit(130)
+        if not self.requested:
+            self.signal_name = number.name
+            sys.stderr.write(f"\n{number.name}: {self._announce}\n")
+            sys.stderr.flush()
+
+
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is true on any process of the run; every process must call it, at the same point.
+
+    A signal reaches the processes at different steps, and they must stop at the same one. Costs one small
+    all-gather, so call it every few steps; with one process it costs nothing.
+    """
+    if jax.process_count() == 1:
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """A Python handler must exist for the wake-up descriptor to be written to; the thread does the work."""

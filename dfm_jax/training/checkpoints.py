@@ -1,0 +1,361 @@
+"""Checkpoints of a run: written in the background, complete or absent, checked before they are trusted.
+
+A checkpoint travels through three places of one folder, and only the last has a step's plain name:
+
+    .incoming/STEP.orbax-checkpoint-tmp   orbax writes here, from a copy of the arrays, while training goes on
+    .incoming/STEP                        orbax has committed; the checksums of its files are added
+    STEP                                  one rename: complete, flushed to the disk, with `checksums.json`
+
+So whatever has a plain name was once whole, and a process killed at any moment leaves either that or
+something under `.incoming`, which the next run removes. A plain name whose files do not have their checksums
+(or that has none) was damaged later: it is reported, set aside as `STEP.damaged`, and the one before it is
+used.
+"""
+
+import os
+import pathlib
+import shutil
+import threading
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from dfm_jax import files
+from dfm_jax.errors import WorldError
+from dfm_jax.logging import note, warn
+from dfm_jax.training import checksums, tree_names
+
+_INCOMING = ".incoming"
+_TRASH = ".trash"
+_ITEM = "state"
+
+
+class Checkpoints:
+    """The checkpoints in `directory`.
+
+    With `keep_last` given this is the run's writer: one at a time (see `dfm_jax.lock`), in every process of
+    the
+    run. It keeps the newest `keep_last` checkpoints and every one whose step is a multiple of `keep_every` (0 =
+    none beyond the newest). Without `keep_last` it only reads: nothing on the disk is made, moved or removed.
+
+    Arrays are stored under flat names ("model.blocks.qkv.kernel.value"), one per leaf of the saved tree, so that
+    a part of them can be read alone, on any mesh and any number of processes.
+
+    Raises:
+      WorldError: the folder cannot be written to (writer only).
+    """
+
+    def __init__(self, directory: str | os.PathLike, *, keep_last: int | None = None, keep_every: int = 0):
+        if keep_last is not None and keep_last < 1:
+            raise ValueError(f"keep_last={keep_last}: accepted 1 or more")
+        self.directory = pathlib.Path(directory).absolute()
+        self._keep_last = keep_last
+        self._keep_every = keep_every
+        self._save: _Save | None = None
+        self._trusted: set[int] = set()  # saved or restored by this object
+        if self._writes and _is_main():
+            files.ensure_writable(self.directory, field="checkpoints")
+            for leftover in (_INCOMING, _TRASH):
+                shutil.rmtree(self.directory / leftover, ignore_errors=True)
+
+    @property
+    def _writes(self) -> bool:
+        return self._keep_last is not None
+
+    # Looking
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, ascending; none of them verified."""
+        if not self.directory.is_dir():
+            return []
+        names = (path.name for path in self.directory.iterdir() if path.is_dir())
+        return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+    def latest_step(self) -> int | None:
+        """The newest step that has a checkpoint, or None."""
+        return max(self.steps(), default=None)
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        """What `save` was given as `metadata`.
+
+        Raises:
+          WorldError: there is no such checkpoint, or it cannot be read.
+        """
+        return self._read_metadata(step).custom_metadata or {}
+
+    def arrays(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """The stored arrays' names, shapes and dtypes. Raises as `metadata` does."""
+        stored = self._read_metadata(step).metadata[_ITEM]
+        return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in stored.items()}
+
+    def _read_metadata(self, step: int) -> Any:
+        path = self.directory / str(step)
+        if not path.is_dir():
+            raise WorldError(f"step={step}: accepted {self._describe_steps()}")
+        try:
+            return ocp.checkpointables_metadata(path)
+        except Exception as error:
+            raise WorldError(
+                f"checkpoint={path}: accepted an intact checkpoint ({_first_line(error)})"
+            ) from error
+
+    def _describe_steps(self) -> str:
+        steps = self.steps()
+        return f"a checkpoint in {self.directory}: {', '.join(map(str, steps)) if steps else 'there is none'}"
+
+    # Writing
+
+    def save(
+        self, step: int, state: Any, *, metadata: dict[str, Any] | None = None, block: bool = False
+    ) -> bool:
+        """Saves the arrays of the pytree `state` as checkpoint `step`; every process calls it.
+
+        Returns as soon as the arrays are copied to the host, so `state` may be donated next; waits first for
+        the save before this one. With `block` it returns when the checkpoint is complete.
+
+        A save that fails (a full disk) is reported loudly and leaves the earlier checkpoints as they are;
+        training may go on and the next save tries again.
+
+        Args:
+          step: updates applied so far.
+          state: pytree of `jax.Array`, none of them empty.
+          metadata: a JSON value stored beside the arrays.
+          block: wait until the checkpoint is complete.
+
+        Returns: False if this step already has a checkpoint that this object saved or restored.
+
+        Raises:
+          WorldError: with `block`, if the checkpoint could not be written.
+        """
+        if not self._writes:
+            raise ValueError("save: this Checkpoints has no keep_last, it only reads")
+        self.wait()
+        if step in self._trusted:
+            return False
+        self._save = _Save(self, step, tree_names.flatten(state), metadata)
+        if block:
+            self.wait()
+            if step not in self._trusted:
+                raise WorldError(
+                    f"checkpoint={self.directory / str(step)}: accepted a disk that takes it; not saved"
+                )
+        return True
+
+    def wait(self) -> None:
+        """Waits for the save under way, if any; every process calls it."""
+        if self._save is not None:
+            save, self._save = self._save, None
+            save.join()
+            if _from_main(int(save.succeeded)):
+                self._trusted.add(save.step)
+
+    def close(self) -> None:
+        """Waits for the save under way. The object can be used again."""
+        self.wait()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, exception_type: type[BaseException] | None, *rest) -> None:
+        if exception_type is None:
+            self.close()
+        elif self._save is not None:
+            self._save.join()  # no agreement with the other processes: they may not be here
+
+    # Reading
+
+    def restore(self, abstract: Any, step: int | None = None) -> tuple[int, Any]:
+        """Restores the newest intact checkpoint, or `step`, onto the shardings of `abstract`.
+
+        Every process calls it. Damaged checkpoints are reported, and the writer sets them aside as
+        `STEP.damaged`.
+
+        Args:
+          abstract: pytree of `jax.ShapeDtypeStruct` (or arrays) as saved; a leaf without a sharding goes to
+          one
+            device.
+          step: restore this one or raise.
+
+        Returns: its step, and a tree like `abstract` of arrays.
+
+        Raises:
+          WorldError: no checkpoint is left intact, or its arrays are not those of `abstract`: then every
+            difference has a line.
+        """
+        return self._restore(abstract, "", step)
+
+    def restore_subtree(self, abstract: Any, prefix: str, step: int | None = None) -> tuple[int, Any]:
+        """As `restore`, of the part of the saved tree that lies under `prefix`, such as "ema" or "model".
+
+        Casts to the dtypes of `abstract`.
+        """
+        return self._restore(abstract, prefix, step)
+
+    def _restore(self, abstract: Any, prefix: str, step: int | None) -> tuple[int, Any]:
+        self.wait()
+        chosen, damaged = self._choose(step) if _is_main() else (None, {})
+        chosen = _from_main(-1 if chosen is None else chosen)
+        if chosen < 0:
+            raise WorldError(self._explain_none(step, damaged))
+        wanted = {name: _placed(leaf) for name, leaf in tree_names.flatten(abstract, prefix).items()}
+        self._check_structure(chosen, wanted, part=bool(prefix))
+        context = ocp.Context()
+        context.pytree.loading.partial_load = bool(prefix)
+        path = self.directory / str(chosen)
+        try:
+            with context:
+                loaded = ocp.load_checkpointables(path, {_ITEM: wanted})[_ITEM]
+        except Exception as error:
+            # Its files are as they were written, so it is not damaged and an older one would fare no better.
+            raise WorldError(
+                f"checkpoint={path}: accepted one that orbax can load ({_first_line(error)})"
+            ) from error
+        if self._writes:
+            self._trusted.add(chosen)
+            if _is_main():
+                self._set_aside(damaged)
+        return chosen, tree_names.unflatten(abstract, loaded, prefix)
+
+    def _choose(self, step: int | None) -> tuple[int | None, dict[int, list[str]]]:
+        """The newest intact step, and what is wrong with each that was passed over."""
+        damaged: dict[int, list[str]] = {}
+        for candidate in reversed(self.steps()):
+            if step is not None and candidate != step:
+                continue
+            found = checksums.problems(self.directory / str(candidate))
+            if not found:
+                return candidate, damaged
+            damaged[candidate] = found
+            warn(f"checkpoint {candidate} in {self.directory} is damaged: {'; '.join(found)}")
+        return None, damaged
+
+    def _explain_none(self, step: int | None, damaged: dict[int, list[str]]) -> str:
+        if step is not None and step not in damaged:
+            return f"step={step}: accepted {self._describe_steps()}"
+        reasons = "; ".join(f"{s}: {problem}" for s, found in damaged.items() for problem in found)
+        reasons = reasons or "empty"
+        return f"checkpoints={self.directory}: accepted an intact checkpoint, and none is left ({reasons})"
+
+    def _check_structure(self, step: int, wanted: dict[str, jax.ShapeDtypeStruct], *, part: bool) -> None:
+        stored = self.arrays(step)
+        lines = [f"  {name}: not in the checkpoint" for name in wanted.keys() - stored.keys()]
+        if not part:
+            lines += [f"  {name}: only in the checkpoint" for name in stored.keys() - wanted.keys()]
+        for name in wanted.keys() & stored.keys():
+            here, there = wanted[name], stored[name]
+            if here.shape != there.shape or (not part and here.dtype != there.dtype):
+                lines.append(
+                    f"  {name}: {_describe(there)} in the checkpoint, {_describe(here)} in this model"
+                )
+        if lines:
+            raise WorldError(
+                "\n".join(sorted(lines))
+                + f"\ncheckpoint={self.directory / str(step)}: accepted one of this model's arrays, and "
+                f"{len(lines)} differ (above)"
+            )
+
+    # What only the writer's process 0 does
+
+    def _set_aside(self, damaged: dict[int, list[str]]) -> None:
+        for step in damaged:
+            aside = self.directory / f"{step}.damaged"
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(self.directory / str(step), aside)
+            note(f"checkpoint {step} is kept as {aside.name}, for inspection")
+
+    def _publish(self, incoming: pathlib.Path, step: int) -> None:
+        """Gives a complete checkpoint its plain name, then drops those that need not be kept."""
+        if (self.directory / str(step)).exists():
+            self._discard(step)  # left by a run that this one does not continue
+        os.rename(incoming, self.directory / str(step))
+        files.sync_folder(self.directory)
+        assert self._keep_last is not None
+        newest = self.steps()[-self._keep_last :]
+        for old in self.steps():
+            due = self._keep_every and old % self._keep_every == 0
+            if not due and old not in newest and old != step:
+                self._discard(old)
+
+    def _discard(self, step: int) -> None:
+        # Renamed first: a deletion that is cut short must not leave half a checkpoint under a plain name.
+        trash = self.directory / _TRASH
+        trash.mkdir(exist_ok=True)
+        os.rename(self.directory / str(step), trash / str(step))
+        shutil.rmtree(trash, ignore_errors=True)
+
+
+class _Save:
+    """One save under way: orbax's background write, then (on process 0) checksums and the plain name."""
+
+    def __init__(
+        self, owner: Checkpoints, step: int, arrays: dict[str, Any], metadata: dict[str, Any] | None
+    ):
+        self.step = step
+        self.succeeded = False
+        self._owner = owner
+        self._incoming = owner.directory / _INCOMING / str(step)
+        self._thread: threading.Thread | None = None
+        try:
+            if _is_main():
+                self._incoming.parent.mkdir(exist_ok=True)
+            response = ocp.save_checkpointables_async(
+                self._incoming, {_ITEM: arrays}, overwrite=True, custom_metadata=metadata or {}
+            )
+        except OSError as error:
+            self._report(error)
+            return
+        # Not a daemon: a program that ends waits for its last checkpoint.
+        self._thread = threading.Thread(target=self._finish, args=(response,), name=f"checkpoint {step}")
+        self._thread.start()
+
+    def join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+
+    def _finish(self, response: ocp.AsyncResponse[None]) -> None:
+        try:
+            response.result()
+            if _is_main():
+                checksums.write(self._incoming)
+                self._owner._publish(self._incoming, self.step)
+            self.succeeded = True
+        except Exception as error:  # whatever it is, training is worth more than this one checkpoint
+            self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        latest = self._owner.latest_step()
+        kept = "there is no earlier one" if latest is None else f"the newest complete one is {latest}"
+        warn(
+            f"CHECKPOINT {self.step} WAS NOT SAVED to {self._owner.directory} ({_first_line(error)}); {kept}"
+        )
+        if _is_main():
+            shutil.rmtree(self._incoming.parent, ignore_errors=True)  # gives a full disk its space back
+
+
+def _is_main() -> bool:
+    return jax.process_index() == 0
+
+
+def _from_main(value: int) -> int:
+    """Process 0's value, on every process."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.asarray(value, np.int32)))
+
+
+def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _describe(leaf: jax.ShapeDtypeStruct) -> str:
+    return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__
