@@ -67,7 +67,9 @@ def parse(argv: Sequence[str]) -> Command:
         raise UsageError(f"mode={mode}: accepted is one of {', '.join(MODES)}")
     for name, (modes, _) in {**OPERANDS, **SWITCHES}.items():
         if values[name] is not None and mode not in modes:
-            raise UsageError(f"{name}={values[name]}: accepted with --mode={' or --mode='.join(modes)} only, not with {mode}")
+            raise UsageError(
+                f"{name}={values[name]}: accepted with --mode={' or --mode='.join(modes)} only, not with {mode}"
+            )
     config, workdir = resolve(mode, values["config"], values["workdir"], values)
     apply_overrides(config, overrides)
     for switch, field in (("eval_elbo", "elbo"), ("eval_perplexity", "perplexity")):
@@ -125,7 +127,9 @@ def parse_flags(words: Sequence[str]) -> dict[str, Any]:
     except flags.UnrecognizedFlagError as error:
         close = difflib.get_close_matches(error.flagname, list(values), 1)
         hint = f" (did you mean --{close[0]}?)" if close else ""
-        raise UsageError(f"{error.flagname}={error.flagvalue or ''}: accepted flags are --{', --'.join(values)}{hint}") from error
+        raise UsageError(
+            f"{error.flagname}={error.flagvalue or ''}: accepted flags are --{', --'.join(values)}{hint}"
+        ) from error
     except flags.Error as error:
         # absl's text is 'flag --step=x: why', or a sentence of its own.
         text = " ".join(str(error).split()).removeprefix("flag --")
@@ -135,7 +139,9 @@ def parse_flags(words: Sequence[str]) -> dict[str, Any]:
     return {name: values[name].value for name in values}
 
 
-def resolve(mode: str, config_file: str | None, workdir: str | None, values: dict[str, Any]) -> tuple[ConfigDict, pathlib.Path | None]:
+def resolve(
+    mode: str, config_file: str | None, workdir: str | None, values: dict[str, Any]
+) -> tuple[ConfigDict, pathlib.Path | None]:
     """The config and the run's folder that a command line means."""
     from dfm_jax import config as configs
 
@@ -149,7 +155,9 @@ def resolve(mode: str, config_file: str | None, workdir: str | None, values: dic
             folder = RUNS / pathlib.Path(config_file).stem
         folder = folder or newest_run()
         if folder is None:
-            raise UsageError(f"workdir=(none): accepted is the folder of a run; there is none under {RUNS}/, train one first")
+            raise UsageError(
+                f"workdir=(none): accepted is the folder of a run; there is none under {RUNS}/, train one first"
+            )
         if not is_run(folder):
             raise UsageError(f"workdir={folder}: accepted is the folder of a run, with its config.json")
     if config_file:

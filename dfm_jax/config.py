@@ -3,6 +3,7 @@
 Inside the program modules take frozen dataclasses or plain arguments; the ConfigDict stops here.
 """
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -12,8 +13,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs import base
 from dfm_jax import flow
 from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.training import optimizer
 
 # Names of the reference that have no field here, each with the way to say it now.
 GONE = {
@@ -114,7 +117,9 @@ def load_file(path: str) -> ConfigDict:
     """The config that `get_config()` of the Python file at `path` returns."""
     file = pathlib.Path(path)
     if not file.is_file():
-        raise UsageError(f"config={path}: accepted is a Python file that defines get_config(), such as {known_configs()}")
+        raise UsageError(
+            f"config={path}: accepted is a Python file that defines get_config(), such as {known_configs()}"
+        )
     spec = importlib.util.spec_from_file_location("dfm_jax_config", file)
     if spec is None or spec.loader is None:
         raise UsageError(f"config={path}: accepted is a file that ends in .py")
@@ -123,9 +128,13 @@ def load_file(path: str) -> ConfigDict:
         spec.loader.exec_module(module)
         config = module.get_config()
     except Exception as error:
-        raise UsageError(f"config={path}: accepted is a file whose get_config() runs; it raised {one_line(error)}") from error
+        raise UsageError(
+            f"config={path}: accepted is a file whose get_config() runs; it raised {one_line(error)}"
+        ) from error
     if not isinstance(config, ConfigDict):
-        raise UsageError(f"config={path}: accepted is a get_config() that returns a ConfigDict, not {type(config).__name__}")
+        raise UsageError(
+            f"config={path}: accepted is a get_config() that returns a ConfigDict, not {type(config).__name__}"
+        )
     return config
 
 
@@ -147,8 +156,6 @@ def to_json(config: ConfigDict) -> str:
 
 def from_json(text: str, origin: str = "config.json") -> ConfigDict:
     """The inverse of `to_json`. Fields newer than the text take the value of `configs/base.py`."""
-    from configs import base
-
     try:
         saved = json.loads(text)
     except json.JSONDecodeError as error:
@@ -159,7 +166,9 @@ def from_json(text: str, origin: str = "config.json") -> ConfigDict:
             raise WorldError(f"{origin}: {group} is no group of this version; accepted are {', '.join(config)}")
         for name, value in fields.items():
             if name not in config[group]:
-                raise WorldError(f"{origin}: {group}.{name} is no field of this version; accepted are {', '.join(config[group])}")
+                raise WorldError(
+                    f"{origin}: {group}.{name} is no field of this version; accepted are {', '.join(config[group])}"
+                )
             config[group][name] = tuple(value) if isinstance(value, list) else value
     return config
 
@@ -175,8 +184,6 @@ def refuse(field: str, value: Any, accepted: str):
 
 def check(config: ConfigDict) -> None:
     """Raises UsageError for the first field that this program cannot work with, before any work starts."""
-    from configs import base
-
     known = fields(base.get_config())
     values = fields(config)
     for field in values:
@@ -193,10 +200,6 @@ def check(config: ConfigDict) -> None:
 
 def check_together(config: ConfigDict) -> None:
     """The conditions that tie several fields together."""
-    from dfm_jax.training.optimizer import OPTIMIZERS
-
-    if config.optim.name not in OPTIMIZERS:
-        refuse("optim.name", config.optim.name, f"one of {', '.join(OPTIMIZERS)}")
     if config.optim.warmup > config.optim.n_iters:
         refuse("optim.warmup", config.optim.warmup, f"at most optim.n_iters={config.optim.n_iters}")
     if config.model.hidden_size % (2 * config.model.n_heads):
@@ -206,28 +209,43 @@ def check_together(config: ConfigDict) -> None:
             f"a multiple of 2 * model.n_heads={2 * config.model.n_heads} (rotary pairs per head)",
         )
     if config.training.batch_size % config.training.grad_accum:
-        refuse("training.grad_accum", config.training.grad_accum, f"a divisor of training.batch_size={config.training.batch_size}")
+        refuse(
+            "training.grad_accum",
+            config.training.grad_accum,
+            f"a divisor of training.batch_size={config.training.batch_size}",
+        )
     if list(config.mesh.values()).count(-1) > 1:
         refuse("mesh.fsdp", config.mesh.fsdp, "at most one -1 among mesh.data, mesh.fsdp and mesh.tensor")
-    mask = config.flow.source_distribution == "mask"
-    if not config.model.time_conditioning and not mask:
-        refuse("model.time_conditioning", False, "True for the uniform source, whose posterior depends on the time")
+    if not config.model.time_conditioning and config.flow.source_distribution != "mask":
+        refuse("model.time_conditioning", False, "True for a source whose posterior depends on the time")
     if not config.eval.corpora and config.eval.elbo:
         refuse("eval.corpora", "()", "at least one corpus, or --config.eval.elbo=False")
-    try:
+
+    with naming(f"config.flow.scheduler_type={config.flow.scheduler_type}"):
         scheduler = flow.get_scheduler(config.flow.scheduler_type, exponent=config.flow.exponent)
-    except ValueError as error:
-        raise UsageError(f"config.flow.scheduler_type={config.flow.scheduler_type}: {one_line(error).removeprefix('ValueError: ')}") from error
-    path = flow.MixtureDiscreteProbPath(scheduler)
-    source = flow.get_source(config.flow.source_distribution, 2)
-    try:
-        flow.get_objective(config.flow.loss_function, path=path, source=source, parametrization=config.model.parametrization)
-    except ValueError as error:
-        raise UsageError(f"config.flow.loss_function={config.flow.loss_function}: {one_line(error).removeprefix('ValueError: ')}") from error
-    if config.sampling.method not in flow.STEPS:
-        refuse("sampling.method", config.sampling.method, f"one of {', '.join(flow.STEPS)}")
     if config.sampling.scheduler:
-        try:
+        with naming(f"config.sampling.scheduler={config.sampling.scheduler}"):
             flow.get_scheduler(config.sampling.scheduler, exponent=config.flow.exponent)
-        except ValueError as error:
-            raise UsageError(f"config.sampling.scheduler={config.sampling.scheduler}: {one_line(error).removeprefix('ValueError: ')}") from error
+    source = flow.get_source(config.flow.source_distribution, 2)
+    path = flow.MixtureDiscreteProbPath(scheduler)
+    with naming(f"config.flow.loss_function={config.flow.loss_function}"):
+        flow.get_objective(
+            config.flow.loss_function,
+            path=path,
+            source=source,
+            parametrization=config.model.parametrization,
+        )
+    with naming(f"config.sampling.method={config.sampling.method}"):
+        flow.MixtureDiscreteSolver(lambda x, t: x, path, source, step=config.sampling.method)
+    with naming(f"config.optim.name={config.optim.name}"):
+        optimizer.from_config(config.optim)
+
+
+@contextlib.contextmanager
+def naming(field: str):
+    """Turns a ValueError of the inner layers into a UsageError whose line begins with `field`."""
+    try:
+        yield
+    except ValueError as error:
+        text = " ".join(str(error).split())
+        raise UsageError(f"{field}: {text}") from error

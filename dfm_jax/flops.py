@@ -4,7 +4,15 @@ import jax
 from ml_collections import ConfigDict
 
 # Dense bfloat16 peak per device, operations a second (the makers' data sheets).
-PEAKS = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12, "L40": 181e12, "V100": 125e12}
+PEAKS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "GH200": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40": 181e12,
+    "V100": 125e12,
+}
 
 
 def matrix_parameters(config: ConfigDict, num_states: int) -> int:

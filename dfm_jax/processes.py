@@ -24,9 +24,7 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
         assert num_processes is not None and process_id is not None
         if not 0 <= process_id < num_processes:
             raise UsageError(f"process_id={process_id}: accepted is 0 to {num_processes - 1}, below num_processes")
-        jax.distributed.initialize(
-            coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
-        )
+        jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NODELIST" in os.environ:
         # jax binds one device to a task; a task that has its node to itself takes all of the node's.
         alone = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").split("(")[0] == "1"

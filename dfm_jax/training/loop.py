@@ -3,13 +3,11 @@
 import contextlib
 import dataclasses
 import functools
-import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from dfm_jax import flops, processes, sharding
@@ -20,7 +18,7 @@ from dfm_jax.problem import Problem, get_model_config, get_problem
 from dfm_jax.rng import noise_key
 from dfm_jax.signals import GracefulStop
 from dfm_jax.training.checkpoints import Checkpoints
-from dfm_jax.training.optimizer import learning_rate, make_optimizer
+from dfm_jax.training.optimizer import from_config, learning_rate
 from dfm_jax.training.state import TrainState, create_state
 from dfm_jax.training.step import StepSettings, train_step
 
@@ -38,17 +36,9 @@ class Trainer:
     notes: tuple[str, ...]  # sharding rules that did not divide
 
     def learning_rate(self, step: int) -> float:
-        return float(learning_rate(step, **schedule(self.config)))
-
-
-def schedule(config: ConfigDict) -> dict[str, Any]:
-    return {name: config.optim[name] for name in ("lr", "warmup", "n_iters", "eta_min_ratio")}
-
-
-def get_optimizer(config: ConfigDict):
-    optim = config.optim.to_dict()
-    optim.pop("ema_decay")
-    return make_optimizer(**optim)
+        optim = self.config.optim
+        schedule = {name: optim[name] for name in ("lr", "warmup", "n_iters", "eta_min_ratio")}
+        return float(learning_rate(step, **schedule))
 
 
 def make_trainer(config: ConfigDict, vocab_size: int, mesh: jax.sharding.Mesh) -> Trainer:
@@ -56,7 +46,7 @@ def make_trainer(config: ConfigDict, vocab_size: int, mesh: jax.sharding.Mesh) -
     problem = get_problem(config, vocab_size)
     platform = mesh.devices.flat[0].platform
     model_config = get_model_config(config, problem.source.num_states, platform)
-    optimizer = get_optimizer(config)
+    optimizer = from_config(config.optim)
     settings = StepSettings(
         seed=config.training.seed,
         grad_accum=config.training.grad_accum,

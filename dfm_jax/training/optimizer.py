@@ -1,7 +1,7 @@
 """The optimiser, as an optax transformation, and the learning rate's schedule."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -84,6 +84,11 @@ def make_optimizer(
         return jax.tree.map(lambda u: scale.astype(u.dtype) * u, updates), state
 
     return optax.GradientTransformationExtraArgs(chain.init, update)  # pyright: ignore[reportArgumentType]
+
+
+def from_config(optim: Mapping[str, Any]) -> optax.GradientTransformationExtraArgs:
+    """`make_optimizer` of a config's optim group, whose ema_decay is the training step's concern."""
+    return make_optimizer(**{name: value for name, value in optim.items() if name != "ema_decay"})
 
 
 def decayed(parameters: Any, *, decay: str) -> Any:

@@ -130,9 +130,7 @@ def train_step(
 
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     keep = (state.model, state.ema, state.opt_state)
-    model, ema, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old), (model, ema, opt_state), keep
-    )
+    model, ema, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (model, ema, opt_state), keep)
     bad_steps = jnp.where(finite, 0, state.bad_steps + 1)
     state = TrainState(step=state.step + 1, model=model, ema=ema, opt_state=opt_state, bad_steps=bad_steps)
     return state, {"loss": loss, "grad_norm": grad_norm, "bad_steps": bad_steps}
