@@ -1,0 +1,24 @@
+"""Text to documents to tokens to shards to batches."""
+
+from dfm_jax.data.loader import eval_batches, train_batches
+from dfm_jax.data.prepare import is_complete, missing_units, prepare, summary
+from dfm_jax.data.progress import Printer, Progress
+from dfm_jax.data.shards import Manifest, TokenStream, open_stream, verify
+from dfm_jax.data.tokenizers import Tokenizer, get_tokenizer
+
+__all__ = [
+    "Manifest",
+    "Printer",
+    "Progress",
+    "TokenStream",
+    "Tokenizer",
+    "eval_batches",
+    "get_tokenizer",
+    "is_complete",
+    "missing_units",
+    "open_stream",
+    "prepare",
+    "summary",
+    "train_batches",
+    "verify",
+]
