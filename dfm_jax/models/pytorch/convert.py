@@ -6,6 +6,7 @@ both ways are bitwise. The same functions serve weights, gradients and moments: 
 model.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -91,7 +92,7 @@ def from_tensors(tensors: Mapping[str, np.ndarray], config: TransformerConfig) -
     """
     abstract = abstract_model(config)
     arrays = {path: np.zeros(leaf.shape, np.float32) for path, leaf in _by_path(abstract).items()}
-    places = _places(config)
+    places = list(_places(config))
     _check_names(tensors, {place.name for place in places})
     for name, path, index in places:
         target = arrays[path][index]
@@ -164,23 +165,17 @@ def _check_names(tensors: Mapping[str, np.ndarray], expected: set[str]) -> None:
         raise ValueError(f"{unknown[0]} is unknown ({len(unknown)} tensors are)")
 
 
-def _reference_shape(
-    name: str, path: str, ours: tuple[int, ...], config: TransformerConfig
-) -> tuple[int, ...]:
+def _reference_shape(name: str, path: str, ours: tuple[int, ...], config: TransformerConfig) -> tuple[int, ...]:
     if name == "output_layer.linear.weight":
         return (config.vocab_size, ours[0])
     if name in VOCABULARY:
         return (config.vocab_size, *ours[1:])
     if path.endswith(".kernel"):
-        return (int(np.prod(ours[1:])), ours[0])
-    return (int(np.prod(ours)),)
+        return (math.prod(ours[1:]), ours[0])
+    return (math.prod(ours),)
 
 
-def _places(config: TransformerConfig) -> list[_Place]:
-    return list(_all_places(config))
-
-
-def _all_places(config: TransformerConfig) -> Iterator[_Place]:
+def _places(config: TransformerConfig) -> Iterator[_Place]:
     here = set(_by_path(abstract_model(config)))
     for path, (name,) in _OUTER.items():
         yield _Place(name, path, ())
@@ -196,7 +191,5 @@ def _all_places(config: TransformerConfig) -> Iterator[_Place]:
 
 def _by_path(model: Transformer) -> dict[str, np.ndarray]:
     leaves = jax.tree_util.tree_leaves_with_path(model)
-    names = (
-        jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value") for path, _ in leaves
-    )
+    names = (jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value") for path, _ in leaves)
     return dict(zip(names, (leaf for _, leaf in leaves), strict=True))
