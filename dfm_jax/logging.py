@@ -1,15 +1,6 @@
-"""What a run says: lines on the terminal, `metrics.jsonl`, TensorBoard, Weights & Biases."""
+"""What a run says while it runs: on the terminal, and as metrics in files."""
 
-import sys
+from dfm_jax.metrics import MetricsWriter
+from dfm_jax.terminal import Progress, note, warn
 
-from tqdm import tqdm
-
-
-def note(line: str) -> None:
-    """Writes a line to stderr, above a progress bar if there is one."""
-    tqdm.write(line, file=sys.stderr)
-
-
-def warn(line: str) -> None:
-    """As `note`, marked as a warning."""
-    note(f"warning: {line}")
+__all__ = ["MetricsWriter", "Progress", "note", "warn"]

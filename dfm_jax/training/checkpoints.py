@@ -24,24 +24,25 @@ from orbax.checkpoint import v1 as ocp
 
 from dfm_jax import files
 from dfm_jax.errors import WorldError
-from dfm_jax.logging import note, warn
+from dfm_jax.terminal import note, warn
 from dfm_jax.training import checksums, tree_names
 
 _INCOMING = ".incoming"
 _TRASH = ".trash"
 _ITEM = "state"
+_FEW = 8  # differences that a message spells out
 
 
 class Checkpoints:
     """The checkpoints in `directory`.
 
     With `keep_last` given this is the run's writer: one at a time (see `dfm_jax.lock`), in every process of
-    the
-    run. It keeps the newest `keep_last` checkpoints and every one whose step is a multiple of `keep_every` (0 =
-    none beyond the newest). Without `keep_last` it only reads: nothing on the disk is made, moved or removed.
+    the run. It keeps the newest `keep_last` checkpoints and every one whose step is a multiple of `keep_every`
+    (0 = none beyond the newest). Without `keep_last` it only reads: nothing on the disk is made, moved or
+    removed.
 
-    Arrays are stored under flat names ("model.blocks.qkv.kernel.value"), one per leaf of the saved tree, so that
-    a part of them can be read alone, on any mesh and any number of processes.
+    Arrays are stored under flat names ("model.blocks.qkv.kernel.value"), one per leaf of the saved tree, so
+    that a part of them can be read alone, on any mesh and any number of processes.
 
     Raises:
       WorldError: the folder cannot be written to (writer only).
@@ -54,6 +55,7 @@ class Checkpoints:
         self._keep_last = keep_last
         self._keep_every = keep_every
         self._save: _Save | None = None
+        self._failed: int | None = None  # the newest save, if it failed
         self._trusted: set[int] = set()  # saved or restored by this object
         if self._writes and _is_main():
             files.ensure_writable(self.directory, field="checkpoints")
@@ -95,11 +97,9 @@ class Checkpoints:
         if not path.is_dir():
             raise WorldError(f"step={step}: accepted {self._describe_steps()}")
         try:
-            return ocp.checkpointables_metadata(path)
+            return ocp.checkpointables_metadata(str(path))
         except Exception as error:
-            raise WorldError(
-                f"checkpoint={path}: accepted an intact checkpoint ({_first_line(error)})"
-            ) from error
+            raise WorldError(f"checkpoint={path}: accepted an intact checkpoint ({_first_line(error)})") from error
 
     def _describe_steps(self) -> str:
         steps = self.steps()
@@ -107,9 +107,7 @@ class Checkpoints:
 
     # Writing
 
-    def save(
-        self, step: int, state: Any, *, metadata: dict[str, Any] | None = None, block: bool = False
-    ) -> bool:
+    def save(self, step: int, state: Any, *, metadata: dict[str, Any] | None = None, block: bool = False) -> bool:
         """Saves the arrays of the pytree `state` as checkpoint `step`; every process calls it.
 
         Returns as soon as the arrays are copied to the host, so `state` may be donated next; waits first for
@@ -127,20 +125,18 @@ class Checkpoints:
         Returns: False if this step already has a checkpoint that this object saved or restored.
 
         Raises:
-          WorldError: with `block`, if the checkpoint could not be written.
+          WorldError: with `block`, if the checkpoint could not be written; else `wait` says so.
         """
         if not self._writes:
             raise ValueError("save: this Checkpoints has no keep_last, it only reads")
-        self.wait()
+        self._settle()
         if step in self._trusted:
             return False
         self._save = _Save(self, step, tree_names.flatten(state), metadata)
         if block:
             self.wait()
             if step not in self._trusted:
-                raise WorldError(
-                    f"checkpoint={self.directory / str(step)}: accepted a disk that takes it; not saved"
-                )
+                raise WorldError(f"checkpoint={self.directory / str(step)}: accepted a disk that takes it; not saved")
         return True
 
     def wait(self) -> None:
@@ -152,7 +148,7 @@ class Checkpoints:
                 self._trusted.add(save.step)
 
     def close(self) -> None:
-        """Waits for the save under way. The object can be used again."""
+        """As `wait`."""
         self.wait()
 
     def __enter__(self) -> "Checkpoints":
@@ -174,15 +170,13 @@ class Checkpoints:
 
         Args:
           abstract: pytree of `jax.ShapeDtypeStruct` (or arrays) as saved; a leaf without a sharding goes to
-          one
-            device.
+            one device.
           step: restore this one or raise.
 
         Returns: its step, and a tree like `abstract` of arrays.
 
         Raises:
-          WorldError: no checkpoint is left intact, or its arrays are not those of `abstract`: then every
-            difference has a line.
+          WorldError: no checkpoint is left intact, or its arrays are not those of `abstract`; the line says how.
         """
         return self._restore(abstract, "", step)
 
@@ -194,7 +188,7 @@ class Checkpoints:
         return self._restore(abstract, prefix, step)
 
     def _restore(self, abstract: Any, prefix: str, step: int | None) -> tuple[int, Any]:
-        self.wait()
+        self._settle()
         chosen, damaged = self._choose(step) if _is_main() else (None, {})
         chosen = _from_main(-1 if chosen is None else chosen)
         if chosen < 0:
@@ -206,12 +200,10 @@ class Checkpoints:
         path = self.directory / str(chosen)
         try:
             with context:
-                loaded = ocp.load_checkpointables(path, {_ITEM: wanted})[_ITEM]
+                loaded = ocp.load_checkpointables(str(path), {_ITEM: wanted})[_ITEM]
         except Exception as error:
             # Its files are as they were written, so it is not damaged and an older one would fare no better.
-            raise WorldError(
-                f"checkpoint={path}: accepted one that orbax can load ({_first_line(error)})"
-            ) from error
+            raise WorldError(f"checkpoint={path}: accepted one that orbax can load ({_first_line(error)})") from error
         if self._writes:
             self._trusted.add(chosen)
             if _is_main():
@@ -240,20 +232,18 @@ class Checkpoints:
 
     def _check_structure(self, step: int, wanted: dict[str, jax.ShapeDtypeStruct], *, part: bool) -> None:
         stored = self.arrays(step)
-        lines = [f"  {name}: not in the checkpoint" for name in wanted.keys() - stored.keys()]
+        differences = [f"{name} is missing" for name in wanted.keys() - stored.keys()]
         if not part:
-            lines += [f"  {name}: only in the checkpoint" for name in stored.keys() - wanted.keys()]
+            differences += [f"{name} is not in this model" for name in stored.keys() - wanted.keys()]
         for name in wanted.keys() & stored.keys():
             here, there = wanted[name], stored[name]
             if here.shape != there.shape or (not part and here.dtype != there.dtype):
-                lines.append(
-                    f"  {name}: {_describe(there)} in the checkpoint, {_describe(here)} in this model"
-                )
-        if lines:
+                differences.append(f"{name} is {_describe(there)} and not {_describe(here)}")
+        if differences:
+            few = sorted(differences)[:_FEW]
+            rest = [f"{len(differences) - _FEW} more"] if len(differences) > _FEW else []
             raise WorldError(
-                "\n".join(sorted(lines))
-                + f"\ncheckpoint={self.directory / str(step)}: accepted one of this model's arrays, and "
-                f"{len(lines)} differ (above)"
+                f"checkpoint={self.directory / str(step)}: accepted a checkpoint of this model; {'; '.join(few + rest)}"
             )
 
     # What only the writer's process 0 does
@@ -289,9 +279,7 @@ class Checkpoints:
 class _Save:
     """One save under way: orbax's background write, then (on process 0) checksums and the plain name."""
 
-    def __init__(
-        self, owner: Checkpoints, step: int, arrays: dict[str, Any], metadata: dict[str, Any] | None
-    ):
+    def __init__(self, owner: Checkpoints, step: int, arrays: dict[str, Any], metadata: dict[str, Any] | None):
         self.step = step
         self.succeeded = False
         self._owner = owner
@@ -301,7 +289,7 @@ class _Save:
             if _is_main():
                 self._incoming.parent.mkdir(exist_ok=True)
             response = ocp.save_checkpointables_async(
-                self._incoming, {_ITEM: arrays}, overwrite=True, custom_metadata=metadata or {}
+                str(self._incoming), {_ITEM: arrays}, overwrite=True, custom_metadata=metadata or {}
             )
         except OSError as error:
             self._report(error)
@@ -327,9 +315,7 @@ class _Save:
     def _report(self, error: Exception) -> None:
         latest = self._owner.latest_step()
         kept = "there is no earlier one" if latest is None else f"the newest complete one is {latest}"
-        warn(
-            f"CHECKPOINT {self.step} WAS NOT SAVED to {self._owner.directory} ({_first_line(error)}); {kept}"
-        )
+        warn(f"CHECKPOINT {self.step} WAS NOT SAVED to {self._owner.directory} ({_first_line(error)}); {kept}")
         if _is_main():
             shutil.rmtree(self._incoming.parent, ignore_errors=True)  # gives a full disk its space back
 

@@ -1,0 +1,86 @@
+"""Pictures in a run's folder."""
+
+import io
+import os
+import pathlib
+
+import numpy as np
+
+from dfm_jax import files, metrics
+
+INK, TRAIN, EVAL = "#33383f", "#2a6fbb", "#d9622b"
+
+
+def loss_curve(workdir: str | os.PathLike) -> pathlib.Path | None:
+    """Draws the training and evaluation loss of `workdir/metrics.jsonl`, in nats per token, to `loss.png`.
+
+    Returns its path, or None if there is no loss to draw yet.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    workdir = pathlib.Path(workdir)
+    lines = metrics.read(workdir / metrics.FILE)
+    steps, losses = _series(lines, "train/loss")
+    eval_steps, eval_losses = _series(lines, "eval/loss")
+    if not len(steps) and not len(eval_steps):
+        return None
+
+    figure = Figure(figsize=(8, 4.5), dpi=144, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    if len(steps):
+        smooth = _smooth(losses)
+        many = len(steps) > 10
+        if many:
+            axes.plot(steps, losses, color=TRAIN, alpha=0.25, linewidth=0.8)
+        axes.plot(steps, smooth if many else losses, color=TRAIN, linewidth=1.8, label="train")
+        _annotate(axes, steps[-1], smooth[-1], TRAIN)
+    if len(eval_steps):
+        marker = "o" if len(eval_steps) <= 50 else None
+        axes.plot(eval_steps, eval_losses, color=EVAL, marker=marker, markersize=4.5, linewidth=1.4, label="evaluation")
+        _annotate(axes, eval_steps[-1], eval_losses[-1], EVAL)
+
+    everything = np.concatenate([losses, eval_losses])
+    low, high = everything.min(), np.percentile(everything, 99.5)  # a spike must not flatten the rest
+    margin = 0.05 * (high - low) or 0.5
+    axes.set_ylim(low - margin, high + margin)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats per token)")
+    axes.set_title(workdir.absolute().name, loc="left", color=INK, fontsize=11)
+    axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.02)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color("#b8bec6")
+    axes.tick_params(colors=INK, length=0, labelsize=9)
+    axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}".replace(",", " "))
+    axes.legend(frameon=False, loc="upper right", labelcolor=INK, fontsize=9)
+
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    path = workdir / "loss.png"
+    files.write_atomically(path, picture.getvalue())
+    return path
+
+
+def _series(lines: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
+    points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+    steps, values = zip(*points, strict=True) if points else ((), ())
+    return np.asarray(steps, np.int64), np.asarray(values, np.float64)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """A centred mean over a fiftieth of the points, narrower at the ends, so that it has no lag."""
+    half = max(1, len(values) // 100)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    i = np.arange(len(values))
+    reach = np.minimum(half, np.minimum(i, len(values) - 1 - i))
+    return (sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1)
+
+
+def _annotate(axes, step: int, loss: float, color: str) -> None:
+    axes.annotate(
+        f"{loss:.3f}", (step, loss), xytext=(5, 0), textcoords="offset points", color=color, fontsize=9, va="center"
+    )
