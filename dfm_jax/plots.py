@@ -72,8 +72,8 @@ def _series(lines: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """A centred mean over a fiftieth of the points, narrower at the ends, so that it has no lag."""
-    half = max(1, len(values) // 100)
+    """A centred mean over a thirtieth of the points, narrower at the ends, so that it has no lag."""
+    half = max(1, len(values) // 60)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     i = np.arange(len(values))
     reach = np.minimum(half, np.minimum(i, len(values) - 1 - i))

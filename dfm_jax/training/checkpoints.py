@@ -135,17 +135,29 @@ class Checkpoints:
         self._save = _Save(self, step, tree_names.flatten(state), metadata)
         if block:
             self.wait()
-            if step not in self._trusted:
-                raise WorldError(f"checkpoint={self.directory / str(step)}: accepted a disk that takes it; not saved")
         return True
 
     def wait(self) -> None:
-        """Waits for the save under way, if any; every process calls it."""
+        """Waits for the save under way, if any; every process calls it.
+
+        Raises:
+          WorldError: the newest save has failed. (`save` itself goes on after a failed one before it.)
+        """
+        self._settle()
+        if self._failed is not None:
+            raise WorldError(
+                f"checkpoint={self.directory / str(self._failed)}: accepted a disk with room for it; not saved"
+            )
+
+    def _settle(self) -> None:
         if self._save is not None:
             save, self._save = self._save, None
             save.join()
             if _from_main(int(save.succeeded)):
                 self._trusted.add(save.step)
+                self._failed = None
+            else:
+                self._failed = save.step
 
     def close(self) -> None:
         """As `wait`."""
