@@ -62,9 +62,7 @@ class Judge:
 
     def __init__(self, model: GPT2, tokenizer: Tokenizer, *, batch_size: int = 16, mesh: Mesh | None = None):
         if mesh is not None and batch_size % mesh.size:
-            raise ValueError(
-                f"eval.perplexity_batch_size={batch_size}: accepted a multiple of {mesh.size} devices"
-            )
+            raise ValueError(f"eval.perplexity_batch_size={batch_size}: accepted a multiple of {mesh.size} devices")
         self.tokenizer, self.batch_size = tokenizer, batch_size
         self._rows: NamedSharding | None = None
         self._copy: NamedSharding | None = None
@@ -82,9 +80,7 @@ class Judge:
         """
         vocab_size = self.model.config.vocab_size
         if tokens.min(initial=0) < 0 or tokens.max(initial=0) >= vocab_size:
-            raise ValueError(
-                f"token {tokens.max()}: accepted ids in [0, {vocab_size}), the judge's vocabulary"
-            )
+            raise ValueError(f"token {tokens.max()}: accepted ids in [0, {vocab_size}), the judge's vocabulary")
         # Few widths, so that few programs are compiled; causal attention does not see the filling.
         width = min(-(-tokens.shape[1] // WIDTHS) * WIDTHS, self.model.config.n_positions)
         tokens, weights = (np.pad(x, ((0, 0), (0, width - tokens.shape[1]))) for x in (tokens, weights))
@@ -123,7 +119,7 @@ class Judge:
         return Judgement(float(perplexities.mean()), float(stderr), float(token_mean), len(samples), total)
 
     def _translate(self, rows: list[np.ndarray], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of `tokenizer`'s ids as the judge's: (N, L') ids and whether each of (N, L' - 1) targets is real.
+        """Rows of `tokenizer`'s ids as the judge's: ids (N, L'), and which of the (N, L' - 1) targets are real.
 
         The texts between ends of text are decoded and encoded one by one, so that an end of text stays one
         token of the judge and is never spelled out.

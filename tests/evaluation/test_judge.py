@@ -56,9 +56,9 @@ def test_tokens_after_the_first_end_do_not_count(tiny):
     result = scorer(samples, GPT2_LETTERS)
     assert result.tokens == 5 + 11 + 11
     logits = np.asarray(tiny.logits(samples.astype(np.int32)), np.float64)
-    nll = np.log(np.exp(logits).sum(-1))[:, :-1] - np.take_along_axis(
-        logits[:, :-1], samples[:, 1:, None], 2
-    ).squeeze(2)
+    nll = np.log(np.exp(logits).sum(-1))[:, :-1] - np.take_along_axis(logits[:, :-1], samples[:, 1:, None], 2).squeeze(
+        2
+    )
     expected = np.exp((nll[0, :5].sum() + nll[1].sum() + nll[2].sum()) / 27)
     assert abs(result.ppl_token_mean / expected - 1) < 1e-5
     assert abs(result.ppl_mean_of_exp / np.exp(nll.mean(1)).mean() - 1) < 1e-5

@@ -1,0 +1,63 @@
+"""Prompts: text with gaps, as token ids and a mask of the positions that stay as they are."""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from dfm_jax.data.tokenizers import Tokenizer
+from dfm_jax.errors import UsageError
+
+GAP = re.compile(r"<gap(?::(\d+))?>")
+
+
+class Prompt(NamedTuple):
+    """tokens: (L,) int32, 0 where free; fixed: (L,) bool, True where `tokens` is given."""
+
+    tokens: np.ndarray
+    fixed: np.ndarray
+
+
+def parse_prompt(text: str, tokenizer: Tokenizer, length: int) -> Prompt:
+    """The prompt that `text` describes in a sequence of `length` tokens.
+
+    `<gap:40>` stands for 40 tokens to be generated and `<gap>` for as many as are left; without one, those left
+    follow the text. So `Once upon a time` is a beginning, `<gap> the end.` an end, and
+    `Once upon <gap:40> ever after.` an infilling that then goes on.
+
+    A token of GPT-2 begins with the blank before its word, so the blank before a gap belongs to what is generated.
+
+    Raises:
+        UsageError: more than `length` tokens, an empty gap, or two gaps without a size.
+    """
+    pieces: list[np.ndarray | int | None] = []
+    start, free = 0, 0
+    for gap in GAP.finditer(text):
+        pieces.append(_encode(text[start : gap.start()], tokenizer, before_gap=True))
+        if gap[1] is not None and int(gap[1]) == 0:
+            raise UsageError(f"prompt={text!r}: accepted gaps of one token or more")
+        pieces.append(int(gap[1]) if gap[1] else None)
+        free += not gap[1]
+        start = gap.end()
+    pieces.append(_encode(text[start:], tokenizer, before_gap=free == 0))
+    if free > 1:
+        raise UsageError(f"prompt={text!r}: accepted one <gap> without a size")
+    known = sum(len(p) if isinstance(p, np.ndarray) else p or 0 for p in pieces)
+    if known + free > length:
+        raise UsageError(f"prompt={text!r}: {known + free} tokens: accepted at most {length}")
+
+    tokens, fixed, at = np.zeros(length, np.int32), np.zeros(length, bool), 0
+    for piece in pieces:
+        if isinstance(piece, np.ndarray):
+            tokens[at : at + len(piece)] = piece
+            fixed[at : at + len(piece)] = True
+            at += len(piece)
+        else:
+            at += length - known if piece is None else piece
+    return Prompt(tokens, fixed)
+
+
+def _encode(text: str, tokenizer: Tokenizer, *, before_gap: bool) -> np.ndarray:
+    if before_gap and tokenizer.name != "bytes":
+        text = text.removesuffix(" ")
+    return np.asarray(tokenizer.encode_batch([text])[0], np.int32)
