@@ -6,9 +6,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.typing import DTypeLike
 
 TIME_FEATURES = 256
-_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def precision(dtype: DTypeLike) -> jax.lax.Precision | None:
+    """Products asked for in float32 are float32: by default an NVIDIA GPU rounds their operands to TF32."""
+    return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
 
 
 class Linear(nnx.Module):
@@ -18,9 +23,7 @@ class Linear(nnx.Module):
     is one matrix product whose parts are free to take and whose last axis can be split over devices.
     """
 
-    def __init__(
-        self, key: Array, size_in: int, size_out: tuple[int, ...], *, bias: bool, zero: bool = False
-    ):
+    def __init__(self, key: Array, size_in: int, size_out: tuple[int, ...], *, bias: bool, zero: bool = False):
         """Draws kernel and bias from U(-1/sqrt(size_in), 1/sqrt(size_in)); `zero` makes them zero instead."""
 
         def draw(key: Array, shape: tuple[int, ...]) -> nnx.Param:
@@ -33,10 +36,10 @@ class Linear(nnx.Module):
         self.kernel = draw(key_kernel, (size_in, *size_out))
         self.bias = draw(key_bias, size_out) if bias else None
 
-    def __call__(self, x: Array, dtype: jnp.dtype, precision: jax.lax.Precision | None = None) -> Array:
-        # No preferred_element_type: its transpose would multiply float32 cotangents in the backward pass.
-        # Matrix units accumulate bfloat16 products in float32 anyway and round once, at the end.
-        y = jnp.tensordot(x.astype(dtype), self.kernel[...].astype(dtype), axes=1, precision=precision)
+    def __call__(self, x: Array, dtype: DTypeLike) -> Array:
+        # No preferred_element_type: its transpose would multiply float32 cotangents in the backward pass. Matrix units
+        # accumulate bfloat16 products in float32 anyway and round once, at the end.
+        y = jnp.tensordot(x.astype(dtype), self.kernel[...].astype(dtype), axes=1, precision=precision(dtype))
         if self.bias is None:
             return y
         return y + jnp.broadcast_to(self.bias[...].astype(dtype), y.shape)
@@ -103,8 +106,8 @@ class TimeEmbedding(nnx.Module):
         frequencies = jnp.exp(jnp.arange(half, dtype=jnp.float32) * (-math.log(10000.0) / half))
         angles = (t.astype(jnp.float32) * self.time_scale)[:, None] * frequencies[None]
         features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
-        hidden = jax.nn.silu(self.hidden(features, jnp.float32, _HIGHEST))
-        return jax.nn.silu(self.out(hidden, jnp.float32, _HIGHEST))
+        hidden = jax.nn.silu(self.hidden(features, jnp.float32))
+        return jax.nn.silu(self.out(hidden, jnp.float32))
 
 
 class Modulation(nnx.Module):
@@ -114,7 +117,7 @@ class Modulation(nnx.Module):
         self.linear = Linear(key, width, (count, size), bias=True, zero=True)
 
     def __call__(self, c: Array) -> list[Array]:
-        vectors = self.linear(c, jnp.float32, _HIGHEST)
+        vectors = self.linear(c, jnp.float32)
         return [vectors[:, None, i] for i in range(vectors.shape[1])]
 
 

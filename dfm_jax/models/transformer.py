@@ -17,9 +17,11 @@ from dfm_jax.models.layers import (
     TimeEmbedding,
     dropout,
     modulate,
+    precision,
     rotary_tables,
     rotate,
 )
+from kernels.attention import attention
 
 VOCABULARY_MULTIPLE = 128
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -57,9 +59,7 @@ class TransformerConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: accepted a positive integer")
         if self.hidden_size % (2 * self.n_heads):
-            raise ValueError(
-                f"n_heads={self.n_heads}: accepted n with hidden_size={self.hidden_size} a multiple of 2n"
-            )
+            raise ValueError(f"n_heads={self.n_heads}: accepted n with hidden_size={self.hidden_size} a multiple of 2n")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout}: accepted 0 <= dropout < 1")
         for name, accepted in (("remat", _REMAT), ("compute_dtype", _DTYPES), ("residual_dtype", _DTYPES)):
@@ -112,7 +112,7 @@ class Block(nnx.Module):
             q, k = self.query_norm(q), self.key_norm(k)
         q, k = rotate(q, rotary).astype(dtype), rotate(k, rotary).astype(dtype)
         implementation = None if self.config.attention == "auto" else self.config.attention
-        out = jax.nn.dot_product_attention(q, k, v, implementation=implementation)  # pyright: ignore
+        out = attention(q, k, v, implementation=implementation)
         return self.attention_out(out.reshape(h.shape), dtype)
 
     def _mlp(self, h: Array) -> Array:
@@ -209,6 +209,7 @@ class Transformer(nnx.Module):
             features.astype(dtype),
             self.head_kernel().astype(dtype),
             axes=1,
+            precision=precision(dtype),
             preferred_element_type=jnp.float32,
         )
         logits = (logits + jnp.broadcast_to(self.head_bias(), logits.shape))[..., : self.config.vocab_size]

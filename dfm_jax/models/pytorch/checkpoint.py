@@ -226,7 +226,8 @@ def _moments(
     if _dict(groups[0], "optimizer.param_groups").get("params") != list(range(len(names))):
         raise ValueError(f"optimizer.param_groups: accepted the {len(names)} parameters in the model's order")
     if not states:  # no update yet
-        return 0, *({name: np.zeros_like(tensors[name]) for name in names} for _ in range(2))
+        zeros = {name: np.zeros_like(tensors[name]) for name in names}
+        return 0, zeros, zeros
     if set(states) != set(range(len(names))):
         raise ValueError(f"optimizer.state: accepted a state for each of the {len(names)} parameters")
     counts, moments = set(), ({}, {})

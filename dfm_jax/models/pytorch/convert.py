@@ -6,6 +6,7 @@ both ways are bitwise. The same functions serve weights, gradients and moments: 
 model.
 """
 
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -109,6 +110,7 @@ def from_tensors(tensors: Mapping[str, np.ndarray], config: TransformerConfig) -
     return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[path] for path in _by_path(abstract)])
 
 
+@functools.lru_cache(maxsize=8)
 def abstract_model(config: TransformerConfig) -> Transformer:
     """The model's tree with shapes in place of arrays."""
     return jax.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0)))
