@@ -1,0 +1,103 @@
+"""Couplings of source and data: independent, and conditional on positions that are given (MATH.md B).
+
+With I in {0, 1}^L the kept positions, x_0 = I x_1 + (1 - I) source. Kept positions have x_t = x_1 at every t, carry no
+loss, and the bound is then on log p(x_{I=0} | x_{I=1}).
+"""
+
+import abc
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.flow.noise import bernoulli, by_row, split
+from dfm_jax.flow.sources import Source
+
+
+class CoupledPair(NamedTuple):
+    """x_0, x_1 (B, L) int32 and `kept` (B, L) bool, the positions whose x_0 is x_1 by construction."""
+
+    x_0: jax.Array
+    x_1: jax.Array
+    kept: jax.Array
+
+
+class Coupling(abc.ABC):
+    """A law of the kept positions; x_0 elsewhere is the source's."""
+
+    @abc.abstractmethod
+    def kept(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+        """(B, L) bool; `key` one key, or (B,) keys, one per row."""
+
+    def sample(self, key: jax.Array, x_1: jax.Array, source: Source) -> CoupledPair:
+        """A coupled pair for data x_1 (B, L); `key` one key, or (B,) keys, one per row."""
+        kept_key, source_key = split(key, 2)
+        kept = self.kept(kept_key, x_1.shape)
+        return CoupledPair(conditional_coupling(source.sample(source_key, x_1.shape), x_1, kept), x_1, kept)
+
+
+@dataclasses.dataclass(frozen=True)
+class IndependentCoupling(Coupling):
+    """(x_0, x_1) ~ p q: nothing is kept."""
+
+    def kept(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+        return jnp.zeros(shape, bool)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConditionalCoupling(Coupling):
+    """Prompts and infilling: a row keeps a prefix with probability `prompt_rate`, else scattered tokens.
+
+    The prefix length is uniform on {0, ..., floor(max_fraction L)}; scattered tokens are kept independently with a
+    probability uniform on [0, max_fraction]. At least one token of a row is never kept.
+    """
+
+    prompt_rate: float = 0.5
+    max_fraction: float = 0.9
+
+    def __post_init__(self) -> None:
+        for name, value in (("prompt_rate", self.prompt_rate), ("max_fraction", self.max_fraction)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}={value!r}: accepted values in [0, 1]")
+
+    def kept(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+        rows, length = shape
+        kind_key, prefix_key, rate_key, token_key, spare_key = split(key, 5)
+        rate = jnp.float32(self.prompt_rate)
+        prompt = bernoulli(kind_key, rate, 1 - rate, (rows, 1))
+        longest = int(self.max_fraction * length)
+        prefix = by_row(lambda k, s: jax.random.randint(k, s, 0, longest + 1, jnp.int32), prefix_key, (rows, 1))
+        keep_rate = self.max_fraction * by_row(jax.random.uniform, rate_key, (rows, 1))
+        scattered = by_row(jax.random.uniform, token_key, shape) < keep_rate
+        position = jnp.arange(length, dtype=jnp.int32)[None, :]
+        kept = jnp.where(prompt, position < prefix, scattered)
+        spare = by_row(lambda k, s: jax.random.randint(k, s, 0, length, jnp.int32), spare_key, (rows, 1))
+        return kept & ~(kept.all(axis=-1, keepdims=True) & (position == spare))
+
+
+def conditional_coupling(x_0: jax.Array, x_1: jax.Array, kept: jax.Array) -> jax.Array:
+    """x_0 with x_1 at the `kept` positions, so that a path from it to x_1 never leaves them; all (B, L)."""
+    return jnp.where(kept, x_1, x_0)
+
+
+def uncharged(loss: jax.Array, kept: jax.Array) -> jax.Array:
+    """`loss` (B, L) with 0 at the kept positions, whatever it was there, and no gradient through them."""
+    return jnp.where(kept, 0.0, loss)
+
+
+def mask_uniform_subset(key: jax.Array, x_1: jax.Array, mask_id: int) -> jax.Array:
+    """x_t (B, L) of the count form: n ~ U{1..L} positions of each row, a uniform subset, are masked."""
+    rows, length = x_1.shape
+    count_key, order_key = split(key, 2)
+    count = by_row(lambda k, s: jax.random.randint(k, s, 1, length + 1, jnp.int32), count_key, (rows, 1))
+    rank = jnp.argsort(jnp.argsort(by_row(jax.random.uniform, order_key, (rows, length)), axis=-1), axis=-1)
+    return jnp.where(rank < count, mask_id, x_1)
+
+
+def get_coupling(name: str) -> Coupling:
+    """The coupling called `name` in a config: 'independent' or 'conditional'. Raises ValueError otherwise."""
+    couplings = {"independent": IndependentCoupling, "conditional": ConditionalCoupling}
+    if name not in couplings:
+        raise ValueError(f"coupling={name!r}: accepted {', '.join(couplings)}")
+    return couplings[name]()

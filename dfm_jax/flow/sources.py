@@ -1,0 +1,155 @@
+"""Source laws p(x) of x_0: every token masked, uniform, or any categorical law (MATH.md B)."""
+
+import abc
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax.flow.noise import by_row, split
+
+
+class Source(abc.ABC):
+    """A token law p over S = num_states states, V = vocab_size of which are data."""
+
+    vocab_size: int
+
+    @property
+    def num_states(self) -> int:
+        """S: V + 1 with a mask token, else V."""
+        return self.vocab_size
+
+    @property
+    def num_tokens(self) -> int:
+        """S, under the name that tokenizers use."""
+        return self.num_states
+
+    @property
+    def mask_id(self) -> int | None:
+        """The id of the mask token, None without one."""
+        return None
+
+    @abc.abstractmethod
+    def sample(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """x_0 of `shape`, int32; `key` is one key, or (B,) keys, one per row of the shape."""
+
+    @abc.abstractmethod
+    def probs(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+        """p(x) at `ids`, of their shape."""
+
+    def log_probs(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+        """log p(x) at `ids`, nats; -inf where p = 0."""
+        return jnp.log(self.probs(ids, dtype))
+
+    def table(self, dtype: Any = jnp.float32) -> jax.Array | None:
+        """p as an (S,) array; None when p is the same number for every state."""
+        return self.probs(jnp.arange(self.num_states), dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskSource(Source):
+    """p = delta_m: x_0 is the mask token, whose id is m = V."""
+
+    vocab_size: int
+
+    def __post_init__(self) -> None:
+        _check_vocab_size(self.vocab_size)
+
+    @property
+    def num_states(self) -> int:
+        return self.vocab_size + 1
+
+    @property
+    def mask_id(self) -> int:
+        return self.vocab_size
+
+    def sample(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return jnp.full(shape, self.mask_id, jnp.int32)
+
+    def probs(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+        return (ids == self.mask_id).astype(dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class UniformSource(Source):
+    """p = 1/V; x_0 may coincide with x_1."""
+
+    vocab_size: int
+
+    def __post_init__(self) -> None:
+        _check_vocab_size(self.vocab_size)
+
+    def sample(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return by_row(lambda k, s: jax.random.randint(k, s, 0, self.vocab_size, jnp.int32), key, shape)
+
+    def probs(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+        return jnp.full(jnp.shape(ids), 1 / self.vocab_size, dtype)
+
+    def table(self, dtype: Any = jnp.float32) -> None:
+        return None
+
+
+class CategoricalSource(Source):
+    """p = `probs` (V,), any law over the vocabulary, such as a corpus's unigram.
+
+    Draws take one alias-table look-up, exact to 2^-32 of 1/V. A token with p = 0 is never drawn; where x_t is such a
+    token it can only be x_1, and is carried over. Raises ValueError unless probs >= 0 sum to 1 (to 1e-5).
+    """
+
+    def __init__(self, probs: Any) -> None:
+        law = np.asarray(probs, dtype=np.float64)
+        if law.ndim != 1 or len(law) < 1 or not (law >= 0).all() or abs(law.sum() - 1) > 1e-5:
+            raise ValueError(f"probs with sum {law.sum()}: accepted one vector of values >= 0 that sum to 1")
+        self.vocab_size = len(law)
+        self.law = law / law.sum()
+        self._keep, self._alias = _alias_table(self.law)
+
+    def sample(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        column_key, coin_key = split(key, 2)
+        column = by_row(lambda k, s: jax.random.randint(k, s, 0, self.vocab_size, jnp.int32), column_key, shape)
+        coin = by_row(lambda k, s: jax.random.bits(k, s, jnp.uint32), coin_key, shape)
+        keep, alias = jnp.asarray(self._keep)[column], jnp.asarray(self._alias)[column]
+        return jnp.where(coin < keep, column, alias)
+
+    def probs(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+        return jnp.asarray(self.law, dtype)[ids]
+
+
+def _alias_table(law: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Walker's alias table: threshold of 2^32 (uint32) and alternative (int32) for each column."""
+    size = len(law)
+    height, alias = law * size, np.arange(size, dtype=np.int32)
+    short = [i for i in range(size) if height[i] < 1]
+    tall = [i for i in range(size) if height[i] >= 1]
+    while short and tall:
+        low, high = short.pop(), tall[-1]
+        alias[low] = high
+        height[high] -= 1 - height[low]
+        if height[high] < 1:
+            short.append(tall.pop())
+    # What rounding leaves over has height 1 up to 1e-16 and keeps itself as its alias.
+    keep = np.clip(np.rint(height * 2.0**32), 0, 2.0**32 - 1).astype(np.uint32)
+    return keep, alias
+
+
+def get_source(name: str, vocab_size: int, probs: Any = None) -> Source:
+    """The source called `name` in a config: 'mask', 'uniform', or 'categorical' with `probs` (V,).
+
+    Raises ValueError for an unknown name, or a law of another length than `vocab_size`.
+    """
+    if name == "mask":
+        return MaskSource(vocab_size)
+    if name == "uniform":
+        return UniformSource(vocab_size)
+    if name != "categorical":
+        raise ValueError(f"source={name!r}: accepted mask, uniform, categorical")
+    if probs is None or np.shape(probs) != (vocab_size,):
+        raise ValueError(f"probs of shape {np.shape(probs)}: accepted ({vocab_size},) for source='categorical'")
+    return CategoricalSource(probs)
+
+
+def _check_vocab_size(vocab_size: int) -> None:
+    if not (isinstance(vocab_size, (int, np.integer)) and vocab_size >= 1):
+        raise ValueError(f"vocab_size={vocab_size!r}: accepted an integer >= 1")
