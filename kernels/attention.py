@@ -1,0 +1,72 @@
+"""Full bidirectional attention, softmax(q k^T / sqrt(head_dim)) v: one definition, several implementations."""
+
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+IMPLEMENTATIONS = ("xla", "cudnn")
+_CUDNN_MAX_HEAD_DIM = 128  # 256 on Hopper in the forward pass; 128 is what every GPU trains with
+
+
+def attention(q: Array, k: Array, v: Array, *, implementation: str | None = None) -> Array:
+    """softmax over the keys of q k^T / sqrt(head_dim), times v. No mask: every position sees every other.
+
+    Args:
+        q, k, v: (batch, length, heads, head_dim), one floating dtype. Statistics are float32.
+        implementation: 'xla' | 'cudnn' (NVIDIA GPUs; float16 or bfloat16). None chooses for the platform that
+            the program is traced for (that of the mesh in `jax.set_mesh`, else the default backend).
+
+    Returns:
+        (batch, length, heads, head_dim) in the dtype of q.
+
+    Raises:
+        ValueError: shapes or dtypes differ, an unknown implementation, or one whose limits exclude this call.
+    """
+    if not q.ndim == k.ndim == v.ndim == 4 or not q.shape == k.shape == v.shape:
+        raise ValueError(
+            f"q, k, v of shapes {q.shape}, {k.shape}, {v.shape}: accepted is one shape (batch, length, heads, head_dim)"
+        )
+    if not q.dtype == k.dtype == v.dtype or not jnp.issubdtype(q.dtype, jnp.floating):
+        raise ValueError(f"q, k, v of dtypes {q.dtype}, {k.dtype}, {v.dtype}: accepted is one floating dtype")
+    platform = target_platform()
+    if implementation is None:
+        implementation = "cudnn" if limit("cudnn", q, platform) is None else "xla"
+        _log_choice(implementation, platform, str(q.dtype), q.shape[-1])
+    elif implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation={implementation!r}: accepted {', '.join(IMPLEMENTATIONS)}")
+    elif (reason := limit(implementation, q, platform)) is not None:
+        raise ValueError(f"implementation={implementation!r}: {reason}")
+    return jax.nn.dot_product_attention(q, k, v, implementation=implementation)  # pyright: ignore
+
+
+def limit(implementation: str, q: Array, platform: str) -> str | None:
+    """Why `implementation` cannot take queries like q on `platform`, or None if it can."""
+    if implementation != "cudnn":
+        return None
+    head_dim = q.shape[-1]
+    if platform not in ("cuda", "gpu"):
+        return f"platform {platform}, accepted an NVIDIA GPU"
+    if q.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"dtype {q.dtype}, accepted bfloat16 or float16"
+    if head_dim % 8 or head_dim > _CUDNN_MAX_HEAD_DIM:
+        return f"head_dim {head_dim}, accepted multiples of 8 up to {_CUDNN_MAX_HEAD_DIM}"
+    return None
+
+
+def target_platform() -> str:
+    """'cpu', 'gpu', 'cuda', ...: what the program being traced is for.
+
+    A program compiled ahead of time is for the devices of the mesh in `jax.set_mesh`, not for the default backend.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
+@functools.cache
+def _log_choice(implementation: str, platform: str, dtype: str, head_dim: int) -> None:
+    logging.getLogger(__name__).info(
+        "attention: %s (platform %s, %s, head_dim %d)", implementation, platform, dtype, head_dim
+    )

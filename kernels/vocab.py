@@ -1,0 +1,153 @@
+"""The vocabulary head: features to log-probabilities at a few ids, to a token, to a loss; never to logits.
+
+log p(v) = x . kernel[:, v] + bias_v - log sum_u exp(x . kernel[:, u] + bias_u). Each operation is defined by its
+`dense` implementation (`vocab_dense.py`), which does store the logits.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from kernels import vocab_blocks, vocab_dense
+from kernels.attention import target_platform
+from kernels.vocab_types import LogProbs, Reduction, Settings, Shift, accumulator, check, pad_columns
+
+__all__ = ["LogProbs", "Reduction", "Shift", "log_probs"]
+
+IMPLEMENTATIONS = ("dense", "blocks")
+# Of one block's float32 logits. A CPU is fastest with 25 to 100 MB; a GPU wants large products, and the read and
+# write of the kernel's gradient, once per block, to be small beside them.
+_BLOCK_BYTES = {"cpu": 2**26, "other": 2**30}
+
+
+def log_probs(
+    features: Array,
+    kernel: Array,
+    bias: Array,
+    ids: Array,
+    *,
+    shift: Shift | None = None,
+    suppress: int | None = None,
+    num_valid: int | None = None,
+    reduction: Reduction | None = None,
+    axis_name: str | None = None,
+    block_rows: int | None = None,
+    implementation: str | None = None,
+) -> LogProbs:
+    """Log-softmax at `ids`, its log-sum-exp, and at most one sum over the vocabulary.
+
+    The dtype of `features` is that of the matrix products (the kernel is cast to it); products accumulate, and all
+    statistics are, in float32 (float64 for float64 features). Differentiable in features, kernel, bias,
+    shift.amounts and the arrays of `reduction`; the gradient has the dtype of its argument.
+
+    Args:
+        features: (..., D) with at least one leading axis. Blocks run along the last leading axis, so an array
+            sharded along the others stays local. Under automatic partitioning the kernel's gradient is still
+            reduced once per block: wrap the call in `jax.shard_map` over the data axes and it is reduced once.
+        kernel: (D, V); bias: (V,). ids: (..., K) int32.
+        shift: adds an amount (-inf allowed) to one logit per row. suppress: an id whose logit becomes -inf.
+        num_valid: columns from here on are padding, never part of the vocabulary. Logits of -inf have
+            log-probability -inf and gradient zero.
+        axis_name: the mesh axis over which the vocabulary is split, when called inside `jax.shard_map` (with its
+            default check_vma=True). kernel and bias (and weights, inner) are then this shard's equal part, ids,
+            suppress and num_valid count over the whole, and features must be the same on every shard, as is what is returned.
+        block_rows: rows per block along the last leading axis; None chooses.
+        implementation: 'dense' (stores the logits) | 'blocks' (the default).
+
+    Returns:
+        LogProbs: at_ids (..., K), log_sum_exp (...), reduced (...) or None, in nats.
+
+    Raises:
+        ValueError: shapes that do not fit, or an option outside its range.
+    """
+    implementation = _choose(implementation)
+    shards = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    num_valid = check(
+        features, kernel, bias, ids,
+        shift=shift, suppress=suppress, num_valid=num_valid, reduction=reduction, shards=shards,
+    )  # fmt: skip
+    if implementation == "dense":
+        _no_shards(implementation, axis_name)
+        return vocab_dense.log_probs(
+            features, kernel, bias, ids, shift=shift, suppress=suppress, num_valid=num_valid, reduction=reduction
+        )
+    head, rows = operands(features, kernel, bias, ids, shift, reduction, axis_name)
+    settings = settings_for(
+        rows.features, kernel, suppress, num_valid, reduction, axis_name, block_rows
+    )
+    answer = vocab_blocks.log_probs(settings, head, rows)
+    return jax.tree.map(lambda x: x.reshape(*features.shape[:-1], *x.shape[2:]), answer)
+
+
+def operands(
+    features: Array,
+    kernel: Array,
+    bias: Array,
+    ids: Array,
+    shift: Shift | None,
+    reduction: Reduction | None,
+    axis_name: str | None,
+) -> tuple[vocab_blocks.Head, vocab_blocks.Rows]:
+    """The arguments as (G, L, ...) rows and a head, varying alike over the axes of an enclosing shard_map."""
+    length = features.shape[-2]
+
+    def by_row(x: Array | None, trailing: int) -> Array | None:
+        return None if x is None else x.reshape(-1, length, *x.shape[x.ndim - trailing :])
+
+    acc = accumulator(features.dtype)
+    reduction = Reduction("linear") if reduction is None else reduction
+    rows = vocab_blocks.Rows(
+        features=by_row(features, 1),  # pyright: ignore
+        ids=by_row(ids.astype(jnp.int32), 1),  # pyright: ignore
+        shift_ids=None if shift is None else by_row(shift.ids.astype(jnp.int32), 0),
+        shift_amounts=None if shift is None else by_row(shift.amounts, 0),
+        scale=None if reduction.scale is None else by_row(reduction.scale.astype(acc), 0),
+    )
+    columns = kernel.shape[1]
+    head = vocab_blocks.Head(
+        kernel, bias, pad_columns(reduction.weights, columns, acc), pad_columns(reduction.inner, columns, acc)
+    )
+    axes = frozenset().union(*(vocab_blocks.varying_axes(x) for x in jax.tree.leaves(rows)))
+    rows = jax.tree.map(lambda x: vocab_blocks.vary(x, axes), rows)
+    axes = axes if axis_name is None else axes | {axis_name}
+    return jax.tree.map(lambda x: vocab_blocks.vary(x, axes), head), rows
+
+
+def settings_for(
+    features: Array,
+    kernel: Array,
+    suppress: int | None,
+    num_valid: int,
+    reduction: Reduction | None,
+    axis_name: str | None,
+    block_rows: int | None,
+) -> Settings:
+    platform = target_platform()
+    if block_rows is None:
+        bytes_per_row = features.shape[0] * kernel.shape[1] * 4
+        block_rows = max(1, _BLOCK_BYTES.get(platform, _BLOCK_BYTES["other"]) // bytes_per_row)
+        # Equal blocks: padding the length would be wasted work.
+        block_rows = math.ceil(features.shape[1] / math.ceil(features.shape[1] / block_rows))
+    return Settings(
+        suppress=suppress,
+        num_valid=num_valid,
+        kind=None if reduction is None else reduction.kind,
+        axis_name=axis_name,
+        block_rows=block_rows,
+        fold=platform != "cpu" or features.dtype == jnp.bfloat16,
+    )
+
+
+def _choose(implementation: str | None) -> str:
+    if implementation is None:
+        return "blocks"
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation={implementation!r}: accepted {', '.join(IMPLEMENTATIONS)}")
+    return implementation
+
+
+def _no_shards(implementation: str, axis_name: str | None) -> None:
+    if axis_name is not None:
+        raise ValueError(f"implementation={implementation!r}: axis_name={axis_name!r}, accepted None")

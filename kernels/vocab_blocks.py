@@ -1,0 +1,285 @@
+"""The vocabulary head in blocks of rows: one block's logits exist at a time, forward and backward.
+
+Rows are (G, L): G is never cut, blocks run along L, so that a batch sharded along G stays on its devices. Whole
+rows rather than tiles of the vocabulary: the softmax of a block is then one expression, with no online rescaling,
+and `summed_loss` can go on to the gradient while the block's logits are still there.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from kernels.vocab_types import LogProbs, Settings, accumulator, allowed, masked_bias, matmul, reduce_probs
+
+
+class Head(NamedTuple):
+    """What all rows share. kernel (D, V) in the operands' dtype, the rest (V,) float32."""
+
+    kernel: Array
+    bias: Array
+    weights: Array | None
+    inner: Array | None
+
+
+class Rows(NamedTuple):
+    """What belongs to a row: leaves (G, L, ...)."""
+
+    features: Array
+    ids: Array
+    shift_ids: Array | None
+    shift_amounts: Array | None
+    scale: Array | None
+
+
+# Forward ------------------------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def log_probs(settings: Settings, head: Head, rows: Rows) -> LogProbs:
+    head = _prepare(settings, head, rows.features.dtype)
+    answers = _scan_rows(settings, rows, lambda block: _answer(settings, head, block, _logits(settings, head, block)))
+    return answers
+
+
+def _log_probs_forward(settings: Settings, head: Head, rows: Rows):
+    answer = log_probs(settings, head, rows)
+    return answer, (head, rows, answer.log_sum_exp)
+
+
+def _prepare(settings: Settings, head: Head, dtype) -> Head:
+    """The kernel in the operands' dtype and the bias with -inf where nothing may be, once for all blocks."""
+    bias = masked_bias(
+        head.bias,
+        accumulator(dtype),
+        num_valid=settings.num_valid,
+        suppress=settings.suppress,
+        offset=_offset(settings, head),
+    )
+    return head._replace(kernel=head.kernel.astype(dtype), bias=bias)
+
+
+def _offset(settings: Settings, head: Head) -> Array | int:
+    """The id of this shard's first column."""
+    if settings.axis_name is None:
+        return 0
+    return jax.lax.axis_index(settings.axis_name) * head.kernel.shape[1]
+
+
+def _logits(settings: Settings, head: Head, rows: Rows) -> Array:
+    """(G, R, D) -> (G, R, V): suppressed, padded, shifted."""
+    logits = matmul(rows.features, head.kernel, ((2,), (0,))) + head.bias[None, None, :]
+    if rows.shift_ids is None:
+        return logits
+    columns = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) + _offset(settings, head)
+    shifted = logits + rows.shift_amounts.astype(logits.dtype)[..., None]
+    return jnp.where(columns == rows.shift_ids[..., None], shifted, logits)
+
+
+def _answer(settings: Settings, head: Head, rows: Rows, logits: Array) -> LogProbs:
+    # The floor keeps a shard of padding alone, or a row whose every logit is -inf, from giving inf - inf.
+    peak = jnp.maximum(logits.max(-1), jnp.finfo(logits.dtype).min)
+    mass = jnp.exp(logits - peak[..., None]).sum(-1)
+    local = rows.ids - _offset(settings, head)
+    inside = (local >= 0) & (local < logits.shape[-1])
+    picked = jnp.take_along_axis(logits, jnp.where(inside, local, 0), axis=-1)
+    if settings.axis_name is not None:
+        picked = jnp.where(inside, picked, 0.0)
+        peaks, masses, picked = gather_shards(settings.axis_name, peak, mass, picked)
+        peak, picked = peaks.max(0), picked.sum(0)
+        mass = (masses * jnp.exp(peaks - peak[None])).sum(0)
+    log_sum_exp = peak + jnp.log(mass)
+    reduced = None
+    if settings.kind is not None:
+        reduced = reduce_probs(
+            settings.kind, jnp.exp(logits - log_sum_exp[..., None]), head.weights, rows.scale, head.inner
+        )
+        reduced = _sum_shards(settings, reduced)
+    return LogProbs(picked - log_sum_exp[..., None], log_sum_exp, reduced)
+
+
+def gather_shards(axis_name: str, *values: Array) -> list[Array]:
+    """Each (...) -> (shards, ...), the same on every shard, in one collective.
+
+    A sum of one-hot slots, and not an all-gather, because its result is known to be replicated.
+    """
+    flat = jnp.concatenate([value.reshape(-1) for value in values])
+    slots = jnp.zeros((jax.lax.axis_size(axis_name), flat.size), flat.dtype)
+    slots = jax.lax.psum(
+        jax.lax.dynamic_update_index_in_dim(slots, flat, jax.lax.axis_index(axis_name), 0), axis_name
+    )
+    parts = jnp.split(slots, list(_offsets([value.size for value in values])), axis=1)
+    return [part.reshape(slots.shape[0], *value.shape) for part, value in zip(parts, values, strict=True)]
+
+
+def _offsets(sizes: list[int]) -> list[int]:
+    return [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
+
+
+def _sum_shards(settings: Settings, value: Array) -> Array:
+    return value if settings.axis_name is None else jax.lax.psum(value, settings.axis_name)
+
+
+# Backward -----------------------------------------------------------------------------------------------------
+
+
+class Gradients(NamedTuple):
+    """Of one block: rows' part (G, R, ...) and the head's part, both without the gathered logits' if not `fold`."""
+
+    features: Array
+    shift_amounts: Array | None
+    scale: Array | None
+    head: Head
+
+
+def _gradients(
+    settings: Settings, head: Head, rows: Rows, logits: Array, log_sum_exp: Array, cotangent: LogProbs
+) -> Gradients:
+    """dlogits = softmax (g_lse - sum_k g_k + reduction's part) + scatter(g), and its products."""
+    g = cotangent.at_ids
+    probs = jnp.exp(logits - log_sum_exp[..., None])
+    dlogits = probs * (cotangent.log_sum_exp - g.sum(-1))[..., None]
+    dweights = dscale = dinner = None
+    if settings.kind is not None:
+        kind = settings.kind
+        _, pullback = jax.vjp(
+            lambda p, weights, scale, inner: reduce_probs(kind, p, weights, scale, inner),
+            probs, head.weights, rows.scale, head.inner,
+        )  # fmt: skip
+        dprobs, dweights, dscale, dinner = pullback(cotangent.reduced)
+        mean = _sum_shards(settings, (probs * dprobs).sum(-1))
+        dlogits += probs * (dprobs - mean[..., None])
+        dscale = None if dscale is None else _sum_shards(settings, dscale)
+    offset = _offset(settings, head)
+    if settings.fold:
+        columns = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) + offset
+        kept = _kept(settings, rows.ids, g)
+        for k in range(g.shape[-1]):
+            dlogits += jnp.where(columns == rows.ids[..., k : k + 1], kept[..., k : k + 1], 0.0)
+    damounts = None
+    if rows.shift_ids is not None:
+        local = rows.shift_ids - offset
+        inside = (local >= 0) & (local < logits.shape[-1])
+        damounts = jnp.take_along_axis(dlogits, jnp.where(inside, local, 0)[..., None], axis=-1)[..., 0]
+        damounts = _sum_shards(settings, jnp.where(inside, damounts, 0.0))
+        if not settings.fold:
+            hit = rows.ids == rows.shift_ids[..., None]
+            damounts += jnp.where(hit, _kept(settings, rows.ids, g), 0.0).sum(-1)
+    operand = dlogits.astype(rows.features.dtype)
+    dfeatures = _sum_shards(settings, matmul(operand, head.kernel, ((2,), (1,))))
+    dkernel = matmul(rows.features, operand, ((0, 1), (0, 1)))
+    return Gradients(dfeatures, damounts, dscale, Head(dkernel, dlogits.sum((0, 1)), dweights, dinner))
+
+
+def _kept(settings: Settings, ids: Array, g: Array) -> Array:
+    """The cotangents of the gathered logits that depend on something: not those of suppressed ids."""
+    return jnp.where(allowed(ids, num_valid=settings.num_valid, suppress=settings.suppress), g, 0.0)
+
+
+def _scatter(settings: Settings, head: Head, rows: Rows, gradients: Gradients, g: Array) -> Gradients:
+    """Adds the gathered logits' part in float32, on the few columns concerned.
+
+    Folding it into dlogits costs a CPU half as much again as the rest. With bfloat16 operands it must be folded,
+    since p - 1 is small where p is near 1 and has to be formed before it is rounded; on a GPU folding is free, and
+    a scatter's order of additions is not deterministic.
+    """
+    kernel, bias = head.kernel, gradients.head.bias
+    local = rows.ids - _offset(settings, head)
+    inside = (local >= 0) & (local < kernel.shape[1])
+    g = jnp.where(inside, _kept(settings, rows.ids, g), 0.0)
+    local = jnp.where(inside, local, 0)
+    columns = jnp.take(kernel.T, local, axis=0)  # (G, L, K, D)
+    dfeatures = _sum_shards(settings, (columns * g[..., None]).sum(-2))
+    flat = local.reshape(-1)
+    products = (rows.features[..., None, :] * g[..., None]).reshape(flat.size, -1)
+    dkernel = gradients.head.kernel.at[:, flat].add(products.T)
+    return gradients._replace(
+        features=gradients.features + dfeatures,
+        head=gradients.head._replace(kernel=dkernel, bias=bias.at[flat].add(g.reshape(-1))),
+    )
+
+
+def _log_probs_backward(settings: Settings, residuals, cotangent: LogProbs):
+    head, rows, log_sum_exp = residuals
+    ready = _prepare(settings, head, rows.features.dtype)
+
+    def block(operands):
+        rows, log_sum_exp, cotangent = operands
+        found = _gradients(settings, ready, rows, _logits(settings, ready, rows), log_sum_exp, cotangent)
+        return found._replace(head=None), found.head
+
+    by_row, total = _scan_rows(settings, (rows, log_sum_exp, cotangent), block, like=ready)
+    gradients = by_row._replace(head=total)
+    if not settings.fold:
+        gradients = _scatter(settings, ready, rows, gradients, cotangent.at_ids)
+    return _as_cotangents(gradients, head, rows)
+
+
+def _as_cotangents(gradients: Gradients, head: Head, rows: Rows) -> tuple[Head, Rows]:
+    dhead = jax.tree.map(lambda g, x: g.astype(x.dtype), gradients.head, head)
+    drows = Rows(
+        features=gradients.features.astype(rows.features.dtype),
+        ids=None,  # pyright: ignore
+        shift_ids=None,
+        shift_amounts=_cast(gradients.shift_amounts, rows.shift_amounts),
+        scale=_cast(gradients.scale, rows.scale),
+    )
+    return dhead, drows
+
+
+def _cast(value: Array | None, like: Array | None) -> Array | None:
+    return None if value is None or like is None else value.astype(like.dtype)
+
+
+log_probs.defvjp(_log_probs_forward, _log_probs_backward)
+
+
+# Blocks -------------------------------------------------------------------------------------------------------
+
+
+def _scan_rows(settings: Settings, rows: Any, function: Callable, *, like: Head | None = None) -> Any:
+    """`function` on every block of rows: its results by row, and (with `like`) the sum of its second results."""
+    length = jax.tree.leaves(rows)[0].shape[1]
+    size = min(settings.block_rows, length)
+    count = math.ceil(length / size)
+
+    def cut(x: Array) -> Array:
+        x = jnp.pad(x, [(0, 0), (0, count * size - length)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.swapaxes(x.reshape(x.shape[0], count, size, *x.shape[2:]), 0, 1)
+
+    def join(x: Array) -> Array:
+        x = jnp.swapaxes(x, 0, 1)
+        return x.reshape(x.shape[0], count * size, *x.shape[3:])[:, :length]
+
+    if like is None:
+        if count == 1:
+            return function(rows)
+        _, answers = jax.lax.scan(lambda carry, block: (carry, function(block)), None, jax.tree.map(cut, rows))
+        return jax.tree.map(join, answers)
+    if count == 1:
+        return function(rows)
+
+    def step(total, block):
+        answer, part = function(block)
+        return jax.tree.map(jnp.add, total, part), answer
+
+    acc = accumulator(like.kernel.dtype)
+    zeros = jax.tree.map(lambda x: vary(jnp.zeros(x.shape, acc), varying_axes(x)), like)
+    total, answers = jax.lax.scan(step, zeros, jax.tree.map(cut, rows))
+    return jax.tree.map(join, answers), total
+
+
+def vary(x: Array, axes) -> Array:
+    """x as differing between the devices along `axes` of an enclosing shard_map; the gradient is then summed there."""
+    missing = tuple(sorted(frozenset(axes) - varying_axes(x)))
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+
+def varying_axes(x: Array) -> frozenset[str]:
+    """The axes of an enclosing shard_map along which x may differ between devices."""
+    return jax.typeof(x).manual_axis_type.varying

@@ -1,0 +1,44 @@
+"""The vocabulary head as its definition: the logits, their log-softmax, gradients by differentiation."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from kernels.vocab_types import LogProbs, Reduction, Shift, accumulator, masked_bias, matmul, pad_columns, reduce_probs
+
+
+def logits(
+    features: Array, kernel: Array, bias: Array, *, shift: Shift | None, suppress: int | None, num_valid: int
+) -> Array:
+    """(..., D) -> (..., V): -inf at padding and at the suppressed id, one logit of each row shifted."""
+    rows = features.reshape(-1, features.shape[-1])
+    out = matmul(rows, kernel.astype(features.dtype), ((1,), (0,)))
+    out = out + masked_bias(bias, accumulator(features.dtype), num_valid=num_valid, suppress=suppress)[None]
+    if shift is not None:
+        at = jnp.arange(kernel.shape[1])[None] == shift.ids.reshape(-1, 1)
+        out = jnp.where(at, out + shift.amounts.reshape(-1, 1).astype(out.dtype), out)
+    return out.reshape(*features.shape[:-1], kernel.shape[1])
+
+
+def log_probs(
+    features: Array,
+    kernel: Array,
+    bias: Array,
+    ids: Array,
+    *,
+    shift: Shift | None,
+    suppress: int | None,
+    num_valid: int,
+    reduction: Reduction | None,
+) -> LogProbs:
+    values = logits(features, kernel, bias, shift=shift, suppress=suppress, num_valid=num_valid)
+    log_sum_exp = jax.nn.logsumexp(values, axis=-1)
+    at_ids = jnp.take_along_axis(values, ids, axis=-1) - log_sum_exp[..., None]
+    if reduction is None:
+        return LogProbs(at_ids, log_sum_exp, None)
+    probs = jnp.exp(values - log_sum_exp[..., None]).reshape(1, -1, kernel.shape[1])
+    scale = None if reduction.scale is None else reduction.scale.reshape(1, -1).astype(probs.dtype)
+    weights = pad_columns(reduction.weights, kernel.shape[1], probs.dtype)
+    inner = pad_columns(reduction.inner, kernel.shape[1], probs.dtype)
+    reduced = reduce_probs(reduction.kind, probs, weights, scale, inner)
+    return LogProbs(at_ids, log_sum_exp, reduced.reshape(log_sum_exp.shape))
