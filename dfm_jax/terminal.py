@@ -1,5 +1,6 @@
 """What a run says on the terminal: lines, and how far it is."""
 
+import os
 import sys
 import time
 
@@ -35,7 +36,7 @@ class Progress:
         self._last_line = start
         self._began = time.monotonic()
         self._bar: tqdm | None = None
-        if enabled and sys.stderr.isatty():
+        if enabled and sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns:
             self._bar = tqdm(
                 total=total,
                 initial=start,
