@@ -67,7 +67,8 @@ def first_hitting(
         return event + 1, x, jnp.where(active, later, -jnp.inf), saved
 
     saved = jnp.broadcast_to(x[None], (len(saved_sigma), batch, length))
-    start = (jnp.int32(0), x, jnp.broadcast_to(first, (batch,)), saved)
+    log_sigma = first + 0.0 * x[:, 0].astype(jnp.float32)
+    start = (jnp.int32(0), x, log_sigma, saved)
     _, x, log_sigma, saved = jax.lax.while_loop(unfinished, reveal_one, start)
     rest = lowest[:, None] <= log_sigma[None, :]
     return x, jnp.where(rest[:, :, None], x[None], saved)

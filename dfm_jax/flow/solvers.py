@@ -89,7 +89,8 @@ class MixtureDiscreteSolver:
 
     @functools.cached_property
     def _hit_program(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
-        return jax.jit(functools.partial(first_hitting, self.model, self.path.scheduler, self.source.mask_id))
+        denoiser: Any = self.model
+        return jax.jit(functools.partial(first_hitting, denoiser, self.path.scheduler, self.source.mask_id))
 
     def sample(
         self,
@@ -151,7 +152,9 @@ class MixtureDiscreteSolver:
         if key.ndim == 0:
             key = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(x.shape[0]))
         free = jnp.ones(x.shape, jnp.bool_) if fixed is None else jnp.logical_not(fixed)
-        return x.astype(jnp.int32), key, free
+        # Under shard_map a constant x_init must vary over the mesh axes that its noise varies over.
+        zero = (jax.random.key_data(key)[:, :1] & jnp.uint32(0)).astype(jnp.int32)
+        return x.astype(jnp.int32) + zero, key, free
 
     def _with_div_free(self, div_free: DivFree) -> Step:
         step: Any = self.step
@@ -170,7 +173,7 @@ class MixtureDiscreteSolver:
         if self.scheduler is not None:
             value = own.float64(plan.time.t, plan.time.r)
             time = self.path.scheduler.float64_inverse(value.kappa, value.sigma).t
-        rows = {name: np.asarray(value, np.float32) for name, value in plan.scalars.items()}
+        rows: dict[str, np.ndarray] = {name: np.asarray(value, np.float32) for name, value in plan.scalars.items()}
         where = {int(index): slot for slot, index in enumerate(slots)}
         rows["time"] = np.asarray(time, np.float32)
         rows["slot"] = np.array([where.get(int(index), len(slots)) for index in plan.index], np.int32)
@@ -247,6 +250,8 @@ class MixtureDiscreteEulerSolver(MixtureDiscreteSolver):
     Unlike the reference, a grid that ends before t = 1 leaves the state where it is, and div_free counts as 0 at t
     = 0.
     """
+
+    _source_known: bool
 
     def __init__(
         self,
