@@ -39,7 +39,10 @@ def attention(q: Array, k: Array, v: Array, *, implementation: str | None = None
         raise ValueError(f"implementation={implementation!r}: accepted {', '.join(IMPLEMENTATIONS)}")
     elif (reason := limit(implementation, q, platform)) is not None:
         raise ValueError(f"implementation={implementation!r}: {reason}")
-    return jax.nn.dot_product_attention(q, k, v, implementation=implementation)  # pyright: ignore
+    # Float32 operands are multiplied as float32, not as TF32; and jax's own code promotes bfloat16 implicitly.
+    precision = "highest" if q.dtype == jnp.float32 else None
+    with jax.numpy_dtype_promotion("standard"), jax.default_matmul_precision(precision):
+        return jax.nn.dot_product_attention(q, k, v, implementation=implementation)  # pyright: ignore
 
 
 def limit(implementation: str, q: Array, platform: str) -> str | None:
