@@ -54,3 +54,12 @@ from dfm_jax.flow.steps import Corrector, Euler, Exact, TwoStage
 from dfm_jax.flow.steps_stochastic import Ancestral, DivFreeEuler, Multiflow, Remask
 from dfm_jax.flow.time import Time, as_time
 from dfm_jax.flow.time_laws import sample_times, unit_samples
+from dfm_jax.flow.velocities import (
+    CorrectorVelocity,
+    DetailedBalanceVelocity,
+    ForwardVelocity,
+    TimeReversalVelocity,
+    Velocity,
+    bound_of,
+    divergence_free,
+)

@@ -27,7 +27,7 @@ class Coupling(abc.ABC):
     """A law of the kept positions; x_0 elsewhere is the source's."""
 
     @abc.abstractmethod
-    def kept(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    def kept(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """(B, L) bool; `key` one key, or (B,) keys, one per row."""
 
     def sample(self, key: jax.Array, x_1: jax.Array, source: Source) -> CoupledPair:
@@ -41,7 +41,7 @@ class Coupling(abc.ABC):
 class IndependentCoupling(Coupling):
     """(x_0, x_1) ~ p q: nothing is kept."""
 
-    def kept(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    def kept(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         return jnp.zeros(shape, bool)
 
 
@@ -61,7 +61,7 @@ class ConditionalCoupling(Coupling):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}={value!r}: accepted values in [0, 1]")
 
-    def kept(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    def kept(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         rows, length = shape
         kind_key, prefix_key, rate_key, token_key, spare_key = split(key, 5)
         rate = jnp.float32(self.prompt_rate)

@@ -62,7 +62,7 @@ class MixtureDiscreteProbPath:
 
 
 def times_rate(rate: jax.Array, change: jax.Array) -> jax.Array:
-    """rate * change; 0 where change = 0 even at an infinite rate, and no gradient (never NaN) through an infinite one."""
+    """rate * change; 0 where change = 0 even at an infinite rate, through which no gradient passes (never NaN)."""
     rate = jnp.broadcast_to(rate.astype(change.dtype), change.shape)
     endless = jnp.isinf(rate)
     limit = jnp.where(change == 0, 0.0, jnp.copysign(jnp.inf, change))

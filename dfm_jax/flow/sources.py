@@ -145,8 +145,9 @@ def get_source(name: str, vocab_size: int, probs: Any = None) -> Source:
         return UniformSource(vocab_size)
     if name != "categorical":
         raise ValueError(f"source={name!r}: accepted mask, uniform, categorical")
-    if probs is None or np.shape(probs) != (vocab_size,):
-        raise ValueError(f"probs of shape {np.shape(probs)}: accepted ({vocab_size},) for source='categorical'")
+    shape = None if probs is None else np.shape(probs)
+    if shape != (vocab_size,):
+        raise ValueError(f"probs of shape {shape}: accepted ({vocab_size},) for source='categorical'")
     return CategoricalSource(probs)
 
 

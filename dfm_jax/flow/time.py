@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 class Time(NamedTuple):
@@ -68,7 +69,7 @@ def floating(x: Any) -> jax.Array:
 
 def check_unit_interval(name: str, x: Any) -> None:
     """Raises ValueError unless every value of `x` is in [0, 1]; a traced value passes unseen."""
-    if isinstance(x, jax.core.Tracer):
+    if isinstance(x, Tracer):
         return
     values = np.asarray(x)
     good = (values >= 0) & (values <= 1)
