@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from kernels import vocab_blocks, vocab_dense
+from kernels import vocab_blocks, vocab_dense, vocab_sample
 from kernels.attention import target_platform
 from kernels.vocab_types import LogProbs, Reduction, Settings, Shift, accumulator, check, pad_columns
 
-__all__ = ["LogProbs", "Reduction", "Shift", "log_probs"]
+__all__ = ["LogProbs", "Reduction", "Shift", "argmax", "log_probs", "sample"]
 
 IMPLEMENTATIONS = ("dense", "blocks")
 # Of one block's float32 logits. A CPU is fastest with 25 to 100 MB; a GPU wants large products, and the read and
@@ -81,6 +81,108 @@ def log_probs(
     return jax.tree.map(lambda x: x.reshape(*features.shape[:-1], *x.shape[2:]), answer)
 
 
+def sample(
+    key: Array,
+    features: Array,
+    kernel: Array,
+    bias: Array,
+    *,
+    shift: Shift | None = None,
+    suppress: int | None = None,
+    num_valid: int | None = None,
+    temperature: Array | float = 1.0,
+    top_p: float = 1.0,
+    axis_name: str | None = None,
+    block_rows: int | None = None,
+    implementation: str | None = None,
+) -> Array:
+    """One token per row from softmax(logits / temperature), as `log_probs` defines the logits.
+
+    A two-level inverse CDF, two 32-bit words per row: the law is that of the float32 probabilities to 1e-5 in total
+    variation, tokens of mass 2^-22 included, and an excluded token is never drawn.
+
+    Args:
+        key: one typed key, or keys of the shape (...) of the rows. With one per row, a row's draw depends on its own
+            key and features only, not on its neighbours, the blocks or the mesh.
+        temperature: a number > 0, or (...) float32 of them, one per row.
+        top_p: draws from the smallest set of most probable tokens that has this mass (after the temperature);
+            tokens as probable as its last one are in it too. 1 is off.
+        Others as in `log_probs`; with `axis_name`, the key too must be the same on every shard.
+
+    Returns:
+        (...) int32.
+
+    Raises:
+        ValueError: as `log_probs`; temperature or top_p out of range; a key that is not a typed one or of another shape.
+    """
+    rows = features.shape[:-1]
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape not in ((), rows):
+        raise ValueError(f"key of shape {key.shape}, dtype {key.dtype}: accepted one typed PRNG key or {rows} of them")
+    if not 0.0 < top_p <= 1.0:
+        raise ValueError(f"top_p={top_p}: accepted 0 < top_p <= 1")
+    if isinstance(temperature, float | int):
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature}: accepted temperature > 0; argmax is its limit at 0")
+        temperature = None if temperature == 1 else jnp.full(rows, temperature, jnp.float32)
+    else:
+        temperature = jnp.broadcast_to(temperature.astype(jnp.float32), rows)
+    if key.shape == ():
+        words = jax.random.bits(key, (*rows, 2), jnp.uint32)
+    else:
+        words = jax.vmap(lambda k: jax.random.bits(k, (2,), jnp.uint32))(key.reshape(-1)).reshape(*rows, 2)
+    draw = vocab_sample.Draw(words, temperature)
+    return _draw(
+        features, kernel, bias, draw, top_p, shift, suppress, num_valid, axis_name, block_rows, implementation
+    )
+
+
+def argmax(
+    features: Array,
+    kernel: Array,
+    bias: Array,
+    *,
+    shift: Shift | None = None,
+    suppress: int | None = None,
+    num_valid: int | None = None,
+    axis_name: str | None = None,
+    block_rows: int | None = None,
+    implementation: str | None = None,
+) -> Array:
+    """The most probable token of each row, (...) int32, the lowest id among equals. Arguments as in `log_probs`."""
+    draw = vocab_sample.Draw(None, None)
+    return _draw(features, kernel, bias, draw, 1.0, shift, suppress, num_valid, axis_name, block_rows, implementation)
+
+
+def _draw(
+    features: Array,
+    kernel: Array,
+    bias: Array,
+    draw: vocab_sample.Draw,
+    top_p: float,
+    shift: Shift | None,
+    suppress: int | None,
+    num_valid: int | None,
+    axis_name: str | None,
+    block_rows: int | None,
+    implementation: str | None,
+) -> Array:
+    implementation = _choose(implementation)
+    shards = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    num_valid = check(features, kernel, bias, shift=shift, suppress=suppress, num_valid=num_valid, shards=shards)
+    shape, length = features.shape[:-1], features.shape[-2]
+    if implementation == "dense":
+        _no_shards(implementation, axis_name)
+        logits = vocab_dense.logits(features, kernel, bias, shift=shift, suppress=suppress, num_valid=num_valid)
+        return vocab_dense.draw(logits, draw.words, draw.temperature, top_p)
+    ids = jnp.zeros((*shape, 0), jnp.int32)
+    head, rows = operands(features, kernel, bias, ids, shift, None, axis_name)
+    draw = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[len(shape) :]), draw)
+    axes = vocab_blocks.varying_axes(rows.features)
+    draw = jax.tree.map(lambda x: vocab_blocks.vary(x, axes), draw)
+    settings = settings_for(rows.features, kernel, suppress, num_valid, None, axis_name, block_rows)
+    return vocab_sample.sample(settings, head, rows, draw, top_p).reshape(shape)
+
+
 def operands(
     features: Array,
     kernel: Array,
@@ -92,9 +194,10 @@ def operands(
 ) -> tuple[vocab_blocks.Head, vocab_blocks.Rows]:
     """The arguments as (G, L, ...) rows and a head, varying alike over the axes of an enclosing shard_map."""
     length = features.shape[-2]
+    groups = math.prod(features.shape[:-2])
 
     def by_row(x: Array | None, trailing: int) -> Array | None:
-        return None if x is None else x.reshape(-1, length, *x.shape[x.ndim - trailing :])
+        return None if x is None else x.reshape(groups, length, *x.shape[x.ndim - trailing :])
 
     acc = accumulator(features.dtype)
     reduction = Reduction("linear") if reduction is None else reduction

@@ -5,7 +5,6 @@ rows rather than tiles of the vocabulary: the softmax of a block is then one exp
 and `summed_loss` can go on to the gradient while the block's logits are still there.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -42,8 +41,8 @@ class Rows(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def log_probs(settings: Settings, head: Head, rows: Rows) -> LogProbs:
-    head = _prepare(settings, head, rows.features.dtype)
-    answers = _scan_rows(settings, rows, lambda block: _answer(settings, head, block, _logits(settings, head, block)))
+    head = prepare(settings, head, rows.features.dtype)
+    answers = scan_rows(settings, rows, lambda block: _answer(settings, head, block, logits_of(settings, head, block)))
     return answers
 
 
@@ -52,7 +51,7 @@ def _log_probs_forward(settings: Settings, head: Head, rows: Rows):
     return answer, (head, rows, answer.log_sum_exp)
 
 
-def _prepare(settings: Settings, head: Head, dtype) -> Head:
+def prepare(settings: Settings, head: Head, dtype) -> Head:
     """The kernel in the operands' dtype and the bias with -inf where nothing may be, once for all blocks."""
     bias = masked_bias(
         head.bias,
@@ -71,7 +70,7 @@ def _offset(settings: Settings, head: Head) -> Array | int:
     return jax.lax.axis_index(settings.axis_name) * head.kernel.shape[1]
 
 
-def _logits(settings: Settings, head: Head, rows: Rows) -> Array:
+def logits_of(settings: Settings, head: Head, rows: Rows) -> Array:
     """(G, R, D) -> (G, R, V): suppressed, padded, shifted."""
     logits = matmul(rows.features, head.kernel, ((2,), (0,))) + head.bias[None, None, :]
     if rows.shift_ids is None:
@@ -206,14 +205,14 @@ def _scatter(settings: Settings, head: Head, rows: Rows, gradients: Gradients, g
 
 def _log_probs_backward(settings: Settings, residuals, cotangent: LogProbs):
     head, rows, log_sum_exp = residuals
-    ready = _prepare(settings, head, rows.features.dtype)
+    ready = prepare(settings, head, rows.features.dtype)
 
     def block(operands):
         rows, log_sum_exp, cotangent = operands
-        found = _gradients(settings, ready, rows, _logits(settings, ready, rows), log_sum_exp, cotangent)
+        found = _gradients(settings, ready, rows, logits_of(settings, ready, rows), log_sum_exp, cotangent)
         return found._replace(head=None), found.head
 
-    by_row, total = _scan_rows(settings, (rows, log_sum_exp, cotangent), block, like=ready)
+    by_row, total = scan_rows(settings, (rows, log_sum_exp, cotangent), block, like=ready)
     gradients = by_row._replace(head=total)
     if not settings.fold:
         gradients = _scatter(settings, ready, rows, gradients, cotangent.at_ids)
@@ -242,7 +241,7 @@ log_probs.defvjp(_log_probs_forward, _log_probs_backward)
 # Blocks -------------------------------------------------------------------------------------------------------
 
 
-def _scan_rows(settings: Settings, rows: Any, function: Callable, *, like: Head | None = None) -> Any:
+def scan_rows(settings: Settings, rows: Any, function: Callable, *, like: Head | None = None) -> Any:
     """`function` on every block of rows: its results by row, and (with `like`) the sum of its second results."""
     length = jax.tree.leaves(rows)[0].shape[1]
     size = min(settings.block_rows, length)

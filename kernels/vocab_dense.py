@@ -42,3 +42,25 @@ def log_probs(
     inner = pad_columns(reduction.inner, kernel.shape[1], probs.dtype)
     reduced = reduce_probs(reduction.kind, probs, weights, scale, inner)
     return LogProbs(at_ids, log_sum_exp, reduced.reshape(log_sum_exp.shape))
+
+
+def draw(values: Array, words: Array | None, temperature: Array | None, top_p: float) -> Array:
+    """(..., V) logits -> (...) int32: the most probable token, or one from their softmax by two 32-bit words.
+
+    The definition of the law: the probabilities in order of size, those after mass `top_p` removed (of equal ones
+    none), an exponential race for the draw, with noise from the words.
+    """
+    if words is None:
+        return jnp.argmax(values, axis=-1).astype(jnp.int32)
+    values = values.astype(jnp.float32)
+    if temperature is not None:
+        values = values / temperature[..., None]
+    probs = jax.nn.softmax(values, axis=-1)
+    if top_p < 1.0:
+        ordered = jnp.sort(probs, axis=-1, descending=True)
+        before = jnp.cumsum(ordered, axis=-1) - ordered
+        last = jnp.take_along_axis(ordered, (before < top_p).sum(-1, keepdims=True) - 1, axis=-1)
+        values = jnp.where(probs >= last, values, -jnp.inf)
+    keys = jax.random.wrap_key_data(words.reshape(-1, 2), impl="threefry2x32")
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, values.shape[-1:], mode="high"))(keys)
+    return jnp.argmax(values + noise.reshape(values.shape), axis=-1).astype(jnp.int32)
