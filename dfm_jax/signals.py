@@ -8,9 +8,6 @@ import threading
 from types import FrameType
 from typing import Any
 
-import jax
-import numpy as np
-
 
 class GracefulStop:
     """While the context is open, SIGTERM and SIGINT set `requested` instead of ending the process.
@@ -70,19 +67,6 @@ class GracefulStop:
             self.signal_name = number.name
             sys.stderr.write(f"\n{number.name}: {self._announce}\n")
             sys.stderr.flush()
-
-
-def any_process(flag: bool) -> bool:
-    """Whether `flag` is true on any process of the run; every process must call it, at the same point.
-
-    A signal reaches the processes at different steps, and they must stop at the same one. Costs one small
-    all-gather, so call it every few steps; with one process it costs nothing.
-    """
-    if jax.process_count() == 1:
-        return flag
-    from jax.experimental import multihost_utils
-
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
