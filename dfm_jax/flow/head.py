@@ -9,6 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dfm_jax.flow.time import floating
+
 
 class VocabReduction(NamedTuple):
     """One sum over the S states of the probabilities p_v of a position n.
@@ -49,8 +51,8 @@ def answer_from_logits(logits: jax.Array, query: HeadQuery) -> HeadAnswer:
     """
     if logits.shape[:-1] != query.ids.shape[:-1]:
         raise ValueError(f"logits of shape {logits.shape}: accepted (*{query.ids.shape[:-1]}, S)")
-    logits = wide(logits)
-    states = jnp.arange(logits.shape[-1], dtype=jnp.int32).reshape((1,) * (logits.ndim - 1) + (-1,))
+    logits = floating(logits)
+    states = jnp.arange(logits.shape[-1], dtype=query.ids.dtype).reshape((1,) * (logits.ndim - 1) + (-1,))
     if query.shift is not None and query.shift_ids is not None:
         shift = query.shift.astype(logits.dtype)[..., None]
         logits = logits + jnp.where(states == query.shift_ids[..., None], shift, 0.0)
@@ -79,8 +81,3 @@ def _reduce(probs: jax.Array, reduction: VocabReduction) -> jax.Array:
 
 def _over_states(vector: jax.Array, probs: jax.Array) -> jax.Array:
     return vector.astype(probs.dtype).reshape((1,) * (probs.ndim - 1) + (-1,))
-
-
-def wide(x: jax.Array) -> jax.Array:
-    """`x` in at least float32: bfloat16 logits are widened before any softmax."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

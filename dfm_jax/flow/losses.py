@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax.flow.evidence import evidence
-from dfm_jax.flow.head import answer_from_logits, wide
+from dfm_jax.flow.head import answer_from_logits
 from dfm_jax.flow.objectives import CrossEntropy, GeneralizedKL, MaskedELBO, Objective, TimeReversal
 from dfm_jax.flow.paths import MixtureDiscreteProbPath, check_tokens
 from dfm_jax.flow.schedulers_polynomial import CondOTScheduler
 from dfm_jax.flow.sources import Source, UniformSource
-from dfm_jax.flow.time import TimeLike, as_time, expand
+from dfm_jax.flow.time import TimeLike, as_time, expand, floating
 
 
 def loss_from_logits(objective: Objective, logits: jax.Array, x_1: jax.Array, x_t: jax.Array, t: TimeLike) -> jax.Array:
@@ -62,8 +62,8 @@ def to_posterior(
     evidence is infinite, delta_z up to exp(-60). Raises ValueError when the last axis is not S.
     """
     check_tokens(logits, x_t, source.num_states)
-    logits = wide(logits)
-    states = jnp.arange(source.num_states, dtype=jnp.int32).reshape((1,) * x_t.ndim + (-1,))
+    logits = floating(logits)
+    states = jnp.arange(source.num_states, dtype=x_t.dtype).reshape((1,) * x_t.ndim + (-1,))
     here = states == x_t[..., None]
     if source.mask_id is not None:
         absent = states == source.mask_id

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from dfm_jax.flow.noise import bernoulli
 from dfm_jax.flow.scheduler_base import Scheduler
-from dfm_jax.flow.time import TimeLike, as_time, expand
+from dfm_jax.flow.time import TimeLike, as_time, expand, floating
 
 
 class PathSample(NamedTuple):
@@ -57,7 +57,7 @@ class MixtureDiscreteProbPath:
         """
         check_tokens(logits, x_t)
         rate = expand(as_time(t), logits.ndim)
-        post = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1)
+        post = jax.nn.softmax(floating(logits), axis=-1)
         return times_rate(self.scheduler.jump_rate(rate), post - one_hot_like(x_t, post))
 
 

@@ -11,11 +11,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.flow.head import wide
 from dfm_jax.flow.objectives import GeneralizedKL, Objective, TimeReversal
 from dfm_jax.flow.paths import MixtureDiscreteProbPath, check_tokens, one_hot_like, times_rate
 from dfm_jax.flow.sources import Source
-from dfm_jax.flow.time import Time, TimeLike, as_time, expand
+from dfm_jax.flow.time import Time, TimeLike, as_time, expand, floating
 
 Schedule = float | Callable[[jax.Array], jax.Array]  # a constant, or a function of t
 
@@ -34,7 +33,7 @@ class Velocity(abc.ABC):
     ) -> jax.Array:
         """u_t(., x_t), (B, L, S), from posterior logits (B, L, S). Raises ValueError for another last axis."""
         check_tokens(logits, x_t, source.num_states)
-        post = jax.nn.softmax(wide(logits), axis=-1)
+        post = jax.nn.softmax(floating(logits), axis=-1)
         here = one_hot_like(x_t, post) > 0
         rates = jnp.where(here, 0.0, self.rates(post, x_t, expand(as_time(t), logits.ndim), path, source))
         return jnp.where(here, -rates.sum(axis=-1, keepdims=True), rates)
