@@ -19,12 +19,16 @@ class Problem:
     source: flow.Source
     objective: flow.Objective
     parametrization: str
-    suppress_mask: bool
     time_input: str
     time_epsilon: float
     time_law: str
     time_sampling: str
-    coupling: str
+    coupling: flow.Coupling
+
+    @property
+    def suppress(self) -> int | None:
+        """The state that has probability 0 in all that samples or scores, if any."""
+        return self.objective.suppress
 
     def network_time(self, t: Array | flow.Time) -> Array:
         """(B,) float32 time that the network is told: t, or kappa_t with `model.time_input='kappa'`."""
@@ -41,25 +45,23 @@ def get_problem(config: ConfigDict, vocab_size: int) -> Problem:
     """The problem of a checked config on `vocab_size` data tokens."""
     path = flow.MixtureDiscreteProbPath(get_scheduler(config))
     source = flow.get_source(config.flow.source_distribution, vocab_size)
-    suppress = config.model.suppress_mask_logit and source.mask_id is not None
     objective = flow.get_objective(
         config.flow.loss_function,
         path=path,
         source=source,
         parametrization=config.model.parametrization,
-        suppress_mask=suppress,
+        suppress_mask=config.model.suppress_mask_logit and source.mask_id is not None,
     )
     return Problem(
         path=path,
         source=source,
         objective=objective,
         parametrization=config.model.parametrization,
-        suppress_mask=suppress,
         time_input=config.model.time_input,
         time_epsilon=config.flow.time_epsilon,
         time_law=config.flow.time_law,
         time_sampling=config.flow.time_sampling,
-        coupling=config.flow.coupling,
+        coupling=flow.get_coupling(config.flow.coupling),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dfm_jax.errors import UsageError
@@ -58,7 +58,7 @@ class MeshShape:
             sizes[free[0]] = num_devices // known
         elif known != num_devices:
             raise UsageError(
-                f"config.mesh={self.describe()}: accepted are axes whose product is {num_devices}, the devices there are"
+                f"config.mesh={self.describe()}: accepted are axes whose product is {num_devices}, as many as devices"
             )
         return MeshShape(**sizes)
 
@@ -73,7 +73,7 @@ def make_mesh(shape: MeshShape, devices: Any = None) -> Mesh:
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
-def check_mesh(mesh: Mesh, *, batch_size: int, grad_accum: int, n_heads: int) -> None:
+def check_mesh(mesh: Mesh | AbstractMesh, *, batch_size: int, grad_accum: int, n_heads: int) -> None:
     """UsageError where the mesh does not divide the batch or the heads."""
     rows, tensor = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
     if batch_size % (rows * grad_accum):
@@ -85,7 +85,7 @@ def check_mesh(mesh: Mesh, *, batch_size: int, grad_accum: int, n_heads: int) ->
         raise UsageError(f"config.mesh.tensor={tensor}: accepted are divisors of model.n_heads={n_heads}")
 
 
-def leaf_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> tuple[P, str | None]:
+def leaf_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> tuple[P, str | None]:
     """The spec of one leaf, and a line that names the axes of its rule that had to be left out, if any had."""
     if np.prod(shape, dtype=int) < MIN_SIZE:
         return P(), None
@@ -104,23 +104,29 @@ def leaf_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> tuple[P, str | N
     return P(), None
 
 
-def axis_size(mesh: Mesh, axis: str | tuple[str, ...]) -> int:
+def axis_size(mesh: Mesh | AbstractMesh, axis: str | tuple[str, ...]) -> int:
     """Devices along one axis, or along several taken together."""
     return math.prod(mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis))
 
 
-def state_shardings(abstract: Any, mesh: Mesh) -> tuple[Any, list[str]]:
-    """A NamedSharding for each leaf of `abstract` (shapes and dtypes), and the notes on rules that did not divide."""
+def state_specs(abstract: Any, mesh: Mesh | AbstractMesh) -> tuple[Any, list[str]]:
+    """A PartitionSpec for each leaf of `abstract` (shapes and dtypes), and the notes on rules that did not divide."""
     notes = []
 
-    def place(path: Any, leaf: Any) -> NamedSharding:
+    def place(path: Any, leaf: Any) -> P:
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         spec, note = leaf_spec(name, leaf.shape, mesh)
         if note and name.startswith("model."):  # moments and average follow, and need not be told again
             notes.append(note)
-        return NamedSharding(mesh, spec)
+        return spec
 
     return jax.tree_util.tree_map_with_path(place, abstract), notes
+
+
+def state_shardings(abstract: Any, mesh: Mesh) -> tuple[Any, list[str]]:
+    """`state_specs` as a NamedSharding for each leaf."""
+    specs, notes = state_specs(abstract, mesh)
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, P)), notes
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

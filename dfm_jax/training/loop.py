@@ -14,6 +14,7 @@ from dfm_jax import flops, processes, sharding
 from dfm_jax.data import TokenStream, train_batches
 from dfm_jax.errors import WorldError
 from dfm_jax.logging import MetricsWriter, Progress, note, warn
+from dfm_jax.models.transformer import TransformerConfig
 from dfm_jax.problem import Problem, get_model_config, get_problem
 from dfm_jax.rng import noise_key
 from dfm_jax.signals import GracefulStop
@@ -29,6 +30,7 @@ class Trainer:
 
     config: ConfigDict
     problem: Problem
+    model_config: TransformerConfig
     mesh: jax.sharding.Mesh
     abstract: TrainState  # shapes and dtypes, each with its sharding
     create: Callable[[], TrainState]
@@ -73,6 +75,7 @@ def make_trainer(config: ConfigDict, vocab_size: int, mesh: jax.sharding.Mesh) -
     return Trainer(
         config=config,
         problem=problem,
+        model_config=model_config,
         mesh=mesh,
         abstract=abstract,
         create=jax.jit(create, out_shardings=shardings),
@@ -104,9 +107,12 @@ def is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Reports:
-    """What happens at intervals, given from outside: the loop knows when, the caller knows what."""
+    """What happens at intervals, given from outside: the loop knows when, the caller knows what.
+
+    Each takes the state and its step and returns scalars to log.
+    """
 
     evaluate: Callable[[TrainState, int], dict[str, float]]
     generate: Callable[[TrainState, int], dict[str, float]]
@@ -150,9 +156,9 @@ def train(
         if values["bad_steps"] >= config.training.max_bad_steps:
             saved = checkpoints.latest_step()
             raise WorldError(
-                f"training.max_bad_steps={config.training.max_bad_steps}: updates up to step {at} had a non-finite loss or "
-                f"gradient; the last good checkpoint is {'none' if saved is None else f'step {saved}'}; "
-                "accepted: a lower optim.lr, a longer optim.warmup or a smaller optim.grad_clip, and the same command again"
+                f"training.max_bad_steps={config.training.max_bad_steps}: updates up to step {at} had a non-finite "
+                f"loss or gradient; the last good checkpoint is {'none' if saved is None else f'step {saved}'}; "
+                "accepted: a lower optim.lr, a longer optim.warmup or a smaller optim.grad_clip, and the same command"
             )
         if at % config.logging.log_freq == 0 or at == n_iters or values["bad_steps"]:
             seconds = (time.monotonic() - started) / max(at - last_line, 1)

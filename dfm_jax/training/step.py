@@ -33,8 +33,9 @@ class NoisyBatch(NamedTuple):
 
     x_1: Array  # (B, L) int32
     x_t: Array  # (B, L) int32
+    kept: Array  # (B, L) bool, positions that were given and carry no loss
     time: flow.Time  # t and r of (B,) float32
-    weight: Array  # (B, L) float32, of each position's loss; 0 where the coupling kept x_1
+    weight: Array  # (B,) float32, of the losses at that time
     dropout_keys: Array | None  # (B,) typed keys
 
 
@@ -44,19 +45,19 @@ def corrupt(tokens: Array, step: Array | int, problem: Problem, settings: StepSe
     def key(purpose: str) -> Array:
         return noise_key(settings.seed, purpose, step)
 
-    batch, length = tokens.shape
+    batch = tokens.shape[0]
     time, time_weight = flow.sample_times(
         key("time"), batch, law=problem.time_law, method=problem.time_sampling, epsilon=problem.time_epsilon
     )
-    x_0 = problem.source.sample(key("source"), tokens.shape)
-    x_t = problem.path.sample(key("path"), x_0, tokens, time).x_t
-    weight = jnp.broadcast_to(time_weight[:, None], tokens.shape)
-    if problem.coupling == "conditional":
-        kept = flow.sample_kept(key("coupling"), tokens.shape)
-        x_t = jnp.where(kept, tokens, x_t)
-        weight = jnp.where(kept, 0.0, weight)
+    pair = problem.coupling.sample(key("coupling"), tokens, problem.source)
+    if isinstance(problem.objective, flow.MaskedCount):
+        x_t = flow.conditional_coupling(
+            flow.mask_uniform_subset(key("path"), tokens, problem.source.mask_id), tokens, pair.kept
+        )
+    else:
+        x_t = problem.path.sample(key("path"), pair.x_0, tokens, time).x_t
     keys = jax.random.split(key("dropout"), batch) if settings.dropout else None
-    return NoisyBatch(tokens, x_t, time, weight, keys)
+    return NoisyBatch(tokens, x_t, pair.kept, time, time_weight, keys)
 
 
 def loss_sum(
@@ -66,16 +67,15 @@ def loss_sum(
     features = model(batch.x_t, problem.network_time(batch.time), dropout_keys=batch.dropout_keys)
     query = problem.objective.query(batch.x_1, batch.x_t, batch.time)
     answer = head.answer(model, features, query, implementation=settings.head, mesh=mesh)
-    nats = problem.objective(answer, batch.x_1, batch.x_t, batch.time)
-    # where, not a product: a kept position's loss may be infinite.
-    return jnp.where(batch.weight > 0, nats * batch.weight, 0.0).sum()
+    nats = flow.uncharged(problem.objective(answer, batch.x_1, batch.x_t, batch.time), batch.kept)
+    return (nats * batch.weight[:, None]).sum()
 
 
 def loss_and_gradient(
     model: Transformer, batch: NoisyBatch, problem: Problem, settings: StepSettings, mesh: Mesh | None
 ) -> tuple[Array, Transformer]:
     """Mean loss in nats per predicted token of the global batch and its gradient, in `grad_accum` parts."""
-    predicted = jnp.maximum((batch.weight > 0).sum(), 1).astype(jnp.float32)
+    predicted = (~batch.kept).sum().astype(jnp.float32)
     value_and_grad = jax.value_and_grad(loss_sum)
     if settings.grad_accum == 1:
         total, gradient = value_and_grad(model, batch, problem, settings, mesh)

@@ -1,0 +1,26 @@
+"""One module per mode: it puts the pieces together, and holds no mathematics of its own."""
+
+import importlib
+
+from dfm_jax import processes
+from dfm_jax.command_line import Command
+
+# Imported when asked for: a command pays only for what it uses.
+MODES = {
+    "train": "train",
+    "prepare": "prepare",
+    "eval": "evaluate",
+    "sample": "sample",
+    "import": "convert",
+    "export": "convert",
+}
+
+
+def run(command: Command) -> int:
+    """Carries out a command; the exit status. Raises UsageError or WorldError with one line."""
+    from dfm_jax import config
+
+    config.check(command.config)
+    operands = command.operands
+    processes.initialize(operands["coordinator"], operands["num_processes"], operands["process_id"])
+    return importlib.import_module(f"dfm_jax.commands.{MODES[command.mode]}").run(command)

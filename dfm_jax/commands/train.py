@@ -1,0 +1,135 @@
+"""`--mode=train`: begins a run, or continues the one in its folder; ends with its evaluation and its samples."""
+
+import pathlib
+
+import jax
+from ml_collections import ConfigDict
+
+from dfm_jax import config as configs
+from dfm_jax import files, plots, processes, sharding
+from dfm_jax.command_line import Command
+from dfm_jax.corpora import get_stream
+from dfm_jax.data import TokenStream, get_tokenizer
+from dfm_jax.errors import WorldError
+from dfm_jax.lock import RunLock
+from dfm_jax.logging import MetricsWriter, note
+from dfm_jax.models.transformer import count_parameters
+from dfm_jax.run import evaluated_part, split_reference
+from dfm_jax.training import resume
+from dfm_jax.training.checkpoints import Checkpoints
+from dfm_jax.training.loop import Reports, Trainer, make_trainer, train
+from dfm_jax.training.state import TrainState
+
+
+def run(command: Command) -> int:
+    config, workdir = command.config, command.workdir
+    assert workdir is not None
+    mesh = get_mesh(config)
+    if processes.is_first():
+        files.ensure_writable(workdir)
+    processes.wait("workdir")
+    with RunLock(workdir, process_index=jax.process_index()):
+        earlier = Checkpoints(workdir / "checkpoints")
+        check_continues(earlier, config, workdir)
+        tokenizer = get_tokenizer(config.tokenizer.name)
+        stream = get_stream(config, "data.train", tokenizer)
+        validation = get_stream(config, "data.valid", tokenizer)
+        check_continues(earlier, config, workdir, stream)
+        trainer = make_trainer(config, tokenizer.vocab_size, mesh)
+        with Checkpoints(
+            workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_every=config.checkpoint.keep_every
+        ) as checkpoints:
+            state = first_state(trainer, checkpoints)
+            if processes.is_first():
+                files.write_atomically(workdir / "config.json", configs.to_json(config))
+            announce(trainer, stream, workdir, int(state.step))
+            with MetricsWriter(
+                workdir,
+                resume_step=int(state.step),
+                wandb={"name": workdir.name, "config": config.to_dict()} if config.logging.enable_wandb else None,
+                enabled=processes.is_first(),
+            ) as writer:
+                state, finished = train(
+                    trainer,
+                    state,
+                    stream,
+                    checkpoints=checkpoints,
+                    metadata={"config": config.to_dict(), "fingerprint": stream.fingerprint},
+                    writer=writer,
+                    reports=Reports(evaluate=lambda s, n: {}, generate=lambda s, n: {}),
+                )
+        if processes.is_first():
+            plots.loss_curve(workdir)
+    return 0
+
+
+def get_mesh(config: ConfigDict) -> jax.sharding.Mesh:
+    """The config's mesh over all devices of all processes, checked against the batch and the model."""
+    mesh = sharding.make_mesh(sharding.MeshShape(**config.mesh))
+    sharding.check_mesh(
+        mesh,
+        batch_size=config.training.batch_size,
+        grad_accum=config.training.grad_accum,
+        n_heads=config.model.n_heads,
+    )
+    return mesh
+
+
+def check_continues(
+    earlier: Checkpoints, config: ConfigDict, workdir: pathlib.Path, stream: TokenStream | None = None
+) -> None:
+    """WorldError where the folder holds the checkpoints of another run than `config` on `stream`."""
+    newest = earlier.latest_step()
+    if newest is None:
+        return
+    saved = earlier.metadata(newest)
+    notes = resume.check(
+        saved.get("config", {}),
+        config.to_dict(),
+        workdir=workdir,
+        saved_fingerprint=saved.get("fingerprint"),
+        fingerprint=None if stream is None else stream.fingerprint,
+    )
+    if stream is None and processes.is_first():
+        for line in notes:
+            note(f"changed since the last checkpoint: {line}")
+
+
+def first_state(trainer: Trainer, checkpoints: Checkpoints) -> TrainState:
+    """The newest intact checkpoint's state, or that of step 0, with another run's weights if the config says so."""
+    if checkpoints.latest_step() is not None:
+        return checkpoints.restore(trainer.abstract)[1]
+    origin = trainer.config.checkpoint.restore_from
+    if not origin:
+        return trainer.create()
+    folder, step = split_reference(origin)
+    source = Checkpoints(folder / "checkpoints")
+    newest = source.latest_step() if step is None else step
+    if newest is None:
+        raise WorldError(f"config.checkpoint.restore_from={origin}: accepted the folder of a run with a checkpoint")
+    part = evaluated_part(source, newest)
+    state = trainer.create()
+    _, model = source.restore_subtree(trainer.abstract.model, part, newest)
+    ema = None if state.ema is None else jax.tree.map(jax.numpy.copy, model)
+    note(f"weights of {folder}, step {newest} ({part})")
+    return TrainState(step=state.step, model=model, ema=ema, opt_state=state.opt_state, bad_steps=state.bad_steps)
+
+
+def announce(trainer: Trainer, stream: TokenStream, workdir: pathlib.Path, step: int) -> None:
+    """Says what is about to run, and why each choice is what it is."""
+    if not processes.is_first():
+        return
+    config, mesh = trainer.config, trainer.mesh
+    model = trainer.model_config
+    kind = mesh.devices.flat[0].device_kind
+    sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    epoch = stream.num_tokens // config.model.length / config.training.batch_size
+    note(f"run {workdir}: {'begins' if step == 0 else f'continues from step {step}'}")
+    note(f"model: {count_parameters(model):,} parameters, products in {model.compute_dtype}")
+    note(f"devices: {mesh.size} x {kind} in {jax.process_count()} processes, mesh {sizes}")
+    note(
+        f"data: {stream.manifest.corpus}, {stream.num_tokens:,} tokens of {stream.manifest.tokenizer}, "
+        f"{epoch:,.1f} steps an epoch"
+    )
+    for line in trainer.notes:
+        note(f"sharding: {line}")

@@ -1,0 +1,51 @@
+"""The token streams that a config names, prepared on first use."""
+
+import pathlib
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from dfm_jax import processes
+from dfm_jax.data import Printer, Tokenizer, TokenStream, open_stream, prepare
+from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.signals import any_process
+
+
+def get_stream(config: ConfigDict, field: str, tokenizer: Tokenizer, corpus: str = "") -> TokenStream:
+    """The corpus of a config field ('data.train', 'data.valid', 'eval.corpora'), or `corpus` in that field's place.
+
+    Process 0 prepares what is not prepared; the others wait for it and then open the same shards. Raises
+    UsageError or WorldError, on every process, where there is no such text.
+    """
+    folder = failure = None
+    if processes.is_first():
+        try:
+            folder = prepare_corpus(config, field, tokenizer, corpus)
+        except (UsageError, WorldError) as error:
+            failure = error
+    # Only process 0 may prepare; if it could not, the others must not wait for what never comes.
+    if any_process(failure is not None):
+        raise failure or WorldError(f"config.{field}={corpus or config[field]}: process 0 could not prepare it")
+    if folder is None:
+        folder = prepare_corpus(config, field, tokenizer, corpus)
+    return open_stream(folder, tokenizer.name)
+
+
+def prepare_corpus(
+    config: ConfigDict, field: str, tokenizer: Tokenizer, corpus: str = "", **options: Any
+) -> pathlib.Path:
+    """Prepares the corpus of a field (see `get_stream`) and returns the folder of its shards."""
+    training = field == "data.train"
+    return prepare(
+        corpus or config[field],
+        "train" if training else "valid",
+        tokenizer,
+        config.data.cache_dir,
+        num_workers=config.data.num_workers,
+        # The published run packed its validation text alone in its own way.
+        packing="continuous" if training else config.data.packing,
+        progress=Printer() if jax.process_index() == 0 else None,
+        field=f"config.{field}",
+        **options,
+    )
