@@ -30,6 +30,7 @@ from dfm_jax.training import checksums, tree_names
 _INCOMING = ".incoming"
 _TRASH = ".trash"
 _ITEM = "state"
+_METADATA = "_CHECKPOINT_METADATA"  # the file of orbax that holds what `save` was given
 _FEW = 8  # differences that a message spells out
 
 
@@ -79,12 +80,19 @@ class Checkpoints:
         """The newest step that has a checkpoint, or None."""
         return max(self.steps(), default=None)
 
-    def metadata(self, step: int) -> dict[str, Any]:
-        """What `save` was given as `metadata`.
+    def metadata(self, step: int | None = None) -> dict[str, Any]:
+        """What `save` was given as `metadata`; without `step`, the newest that is undamaged (reads no array).
 
         Raises:
           WorldError: there is no such checkpoint, or it cannot be read.
         """
+        if step is None:
+            intact = (
+                s for s in reversed(self.steps()) if not checksums.problems(self.directory / str(s), only=_METADATA)
+            )
+            step = next(intact, None)
+        if step is None:
+            raise WorldError(f"checkpoints={self.directory}: accepted an intact checkpoint, and none is left")
         return self._read_metadata(step).custom_metadata or {}
 
     def arrays(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -26,15 +26,20 @@ def write(folder: str | os.PathLike) -> None:
     files.write_json_atomically(folder / NAME, {"files": entries}, durable=True)
 
 
-def problems(folder: str | os.PathLike) -> list[str]:
+def problems(folder: str | os.PathLike, *, only: str = "") -> list[str]:
     """What is wrong with `folder` compared with its checksums, a line per file; empty if it is intact.
 
     Sizes and names are compared before any content is read. A file that has no checksum is no problem.
+
+    Args:
+      only: look at this file alone.
     """
     folder = pathlib.Path(folder)
     try:
         entries = files.read_json(folder / NAME)["files"]
         expected = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in entries.items()}
+        if only:
+            expected = {only: expected[only]}
     except Exception as error:  # a damaged file may hold any JSON at all
         return [f"{NAME} is missing or unreadable ({type(error).__name__})"]
     found = []

@@ -51,7 +51,7 @@ def test_comes_back_bit_for_bit_with_its_metadata(saved):
     step, state = checkpoints.restore(abstract(make_state(0)))
     assert step == 20
     assert_same(state, make_state(20))
-    assert checkpoints.metadata(20) == {"config": {"a": [20, 2.5, None]}}
+    assert checkpoints.metadata(20) == checkpoints.metadata() == {"config": {"a": [20, 2.5, None]}}
     step, state = checkpoints.restore(abstract(make_state(0)), step=10)
     assert step == 10
     assert_same(state, make_state(10))
@@ -136,6 +136,8 @@ def test_nothing_there_is_an_error(tmp_path, saved):
         Checkpoints(tmp_path / "empty", keep_last=1).restore(abstract(make_state(0)))
     with pytest.raises(WorldError, match=r"step=15: accepted a checkpoint in .*run: 10, 20"):
         Checkpoints(saved).restore(abstract(make_state(0)), step=15)
+    with pytest.raises(WorldError, match="none is left"):
+        Checkpoints(tmp_path / "empty").metadata()
     with pytest.raises(WorldError, match="step=15: accepted"):
         Checkpoints(saved).metadata(15)
 
@@ -165,6 +167,8 @@ def test_damage_to_any_file_is_reported_and_the_one_before_used(saved, tmp_path,
         run = tmp_path / str(number)
         shutil.copytree(saved, run)
         damage(run / "20" / name)
+        in_use = 10 if name.name in ("_CHECKPOINT_METADATA", checksums.NAME) else 20
+        assert Checkpoints(run).metadata()["config"]["a"][0] == in_use
         step, state = Checkpoints(run, keep_last=5).restore(abstract(make_state(0)))
         assert step == 10
         assert_same(state, make_state(10))
