@@ -24,16 +24,23 @@ def uniform(bits: jax.Array) -> jax.Array:
     return jnp.minimum((bits.astype(jnp.float32) + 0.5) * 2.0**-32, 1.0 - 2.0**-24)
 
 
-def _pick(masses: jax.Array, word: jax.Array) -> jax.Array:
-    """Index drawn with probability proportional to `masses` (N, K) float32 >= 0, by `word` (N,) uint32."""
+def integer_masses(masses: jax.Array) -> jax.Array:
+    """`masses` (N, K) float32 >= 0 as uint32 (N, K) in proportion, with sum 2^32 - 1 in each row; 0 stays 0.
+
+    The exact law of a level of `draw`: category k has probability integer_masses[k] / (2^32 - 1), to 2^-32.
+    """
     share = masses / masses.sum(-1, keepdims=True)
-    count = jnp.minimum(share * 2.0**32, _LARGEST).astype(jnp.uint32)
+    count = jnp.minimum(jnp.round(share * 2.0**32), _LARGEST).astype(jnp.uint32)
     # Rounding leaves the sum a little off 2^32 - 1; the largest category absorbs it (arithmetic modulo 2^32).
-    largest = jnp.argmax(masses, -1)
     missing = jnp.uint32(_FULL) - count.sum(-1, dtype=jnp.uint32)
     columns = jax.lax.broadcasted_iota(jnp.int32, masses.shape, 1)
-    count = jnp.where(columns == largest[:, None].astype(jnp.int32), count + missing[:, None], count)
-    upper = jnp.cumsum(count, -1, dtype=jnp.uint32)
+    largest = columns == jnp.argmax(masses, -1).astype(jnp.int32)[:, None]
+    return jnp.where(largest, count + missing[:, None], count)
+
+
+def _pick(masses: jax.Array, word: jax.Array) -> jax.Array:
+    """Index drawn with probability proportional to `masses` (N, K) float32 >= 0, by `word` (N,) uint32."""
+    upper = jnp.cumsum(integer_masses(masses), -1, dtype=jnp.uint32)
     level = jnp.minimum(word, jnp.uint32(_FULL - 1))
     return (level[:, None] >= upper).sum(-1, dtype=jnp.int32)
 
