@@ -178,11 +178,13 @@ class GeneralizedKL(Objective):
         kappa, sigma, d_kappa, rate = self._schedule(t, log_1)
         changed = x_t != x_1
         if not self.leave_one_out:
-            return times_rate(rate, -jnp.expm1(log_z) - jnp.where(changed, 1.0 + log_1, 0.0))
+            return times_rate(rate, jnp.where(changed, -jnp.exp(log_z) - log_1, -jnp.expm1(log_z)))
         p = self.source.probs(x_t, log_1.dtype)
         e = evidence(kappa, sigma, p)
-        arrived = jnp.where(changed, log_evidence(e, log_z) - log_1 - 1.0, 0.0)
-        return d_kappa * p * replaced(e, log_z) + times_rate(rate, arrived)
+        # Where z != x_1 the 1 of 1 - post(z) cancels that of 1 + log post(x_1), here and not in float32.
+        post_z = jnp.exp(log_z - log_mixture(e, log_z))
+        arrived = jnp.where(changed, log_evidence(e, log_z) - log_1 - post_z, 0.0)
+        return jnp.where(changed, 0.0, d_kappa * p * replaced(e, log_z)) + times_rate(rate, arrived)
 
 
 @dataclasses.dataclass(frozen=True)
