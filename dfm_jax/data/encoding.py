@@ -7,7 +7,7 @@ start-up time.
 import collections
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -48,7 +48,7 @@ class Encoder:
         self._workers = num_workers or len(os.sched_getaffinity(0))
         self.dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"  # of the shards
 
-    def __call__(self, rows: Iterable[Row | None]) -> Iterator[Encoded]:
+    def __call__(self, rows: Iterable[Row | None]) -> Generator[Encoded, None, None]:
         pending: collections.deque[Future[Encoded]] = collections.deque()
         with ThreadPoolExecutor(self._workers, "encode") as pool:
             try:

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from dfm_jax.data.local import column_rows, missing_column
@@ -135,9 +135,9 @@ class SavedUnit:
             raise WorldError(f"{self._where}: {self._folder} cannot be loaded ({_line(error)})") from error
         if self._column not in dataset.column_names:
             raise missing_column(self._where, self._column, dataset.column_names, str(self._folder))
-        table_of: Callable[[int, int], Any] = dataset.select_columns([self._column]).with_format("arrow").__getitem__
+        tables: Any = dataset.select_columns([self._column]).with_format("arrow")
         for start in range(skip, len(dataset), _BATCH):
-            yield from _rows(table_of(slice(start, start + _BATCH)), self._column, self._where)
+            yield from _rows(tables[start : start + _BATCH], self._column, self._where)
             self._read = min(1.0, (start + _BATCH) / len(dataset))
 
 

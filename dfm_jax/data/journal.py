@@ -1,8 +1,12 @@
 """Writes one unit's shards so that a killed run goes on where its last finished shard ends."""
 
+import contextlib
 import dataclasses
+import errno
+import fcntl
 import json
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -45,6 +49,17 @@ def _path(folder: pathlib.Path, index: int) -> pathlib.Path:
     return folder / f"unit-{index:05d}.json"
 
 
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # some cluster file systems have no locks: there, one run at a time
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+        yield
+
+
 class UnitWriter:
     """Encodes units and writes them to a folder, each to its own shards."""
 
@@ -53,7 +68,11 @@ class UnitWriter:
         self._capacity = shard_bytes // np.dtype(encoder.dtype).itemsize
 
     def write(self, index: int, unit: Unit, meter: Meter) -> None:
-        """Does what is left of unit number `index`."""
+        """Does what is left of unit number `index`; waits while another process is at it."""
+        with _locked(self._folder / f".unit-{index:05d}.lock"):
+            self._write(index, unit, meter)
+
+    def _write(self, index: int, unit: Unit, meter: Meter) -> None:
         journal = Journal.load(self._folder, index)
         for shard in journal.shards:
             check_size(self._folder, shard, self._encoder.dtype)

@@ -12,7 +12,7 @@ import grain
 import numpy as np
 
 from dfm_jax.data.shards import Blocks, TokenStream
-from dfm_jax.errors import UsageError
+from dfm_jax.errors import UsageError, WorldError
 
 # Batches read ahead: enough to hide a slow disk; grain's defaults would hold 500.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
@@ -70,6 +70,8 @@ def _local_rows(batch_size: int, process_index: int, process_count: int) -> rang
 class _TrainBatches(Sequence):
     def __init__(self, blocks: Blocks, batch_size: int, rows: range, seed: int):
         self._blocks, self._batch_size, self._rows = blocks, batch_size, rows
+        if len(blocks) > 1 << 32:  # the permutation's limit, which grain does not check
+            raise WorldError(f"{len(blocks)} blocks: accepted at most 2^32; a larger model.length gives fewer")
         # An index-based permutation: no array of the corpus's size, and position r costs the same for every r.
         self._order = grain.MapDataset.range(len(blocks)).seed(seed).shuffle().repeat()
 

@@ -222,7 +222,7 @@ def _jsonl(file: BinaryIO, column: str, path: pathlib.Path, where: str) -> Itera
         if not isinstance(row, dict):
             raise WorldError(f"{path}, line {number}: not a JSON object: accepted one object a line")
         if column not in row:
-            raise missing_column(where, column, sorted(row), f"{path}, line {number}")
+            raise missing_column(where, column, list(row), f"{path}, line {number}")
         value = row[column]
         if value is None:
             yield None

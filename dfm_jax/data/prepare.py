@@ -7,13 +7,12 @@ When all units are done, by whichever process, the manifest is written, and the 
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from dfm_jax.data.corpora import Corpus, resolve
 from dfm_jax.data.encoding import Encoder
@@ -60,7 +59,9 @@ def prepare(
         raise UsageError(f"shard={shard[0]}/{shard[1]}: accepted i/n with 0 <= i < n")
     given = pathlib.Path(corpus).expanduser()
     if (given / MANIFEST).is_file():
-        open_stream(given, tokenizer.name)
+        made = open_stream(given, tokenizer.name).manifest.packing
+        if made != packing:
+            raise WorldError(f"{given}: made with data.packing={made}: accepted {packing}, as this run's config says")
         return given
     resolved = resolve(corpus, split, field)
     folder = pathlib.Path(cache_dir).expanduser() / _folder_name(resolved, split, tokenizer.name, packing, shard_bytes)
@@ -69,15 +70,13 @@ def prepare(
         return folder
     with _disk_errors(cache_dir):
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder, "lock" if shard is None else f"lock-{shard[0]}-{shard[1]}"):
-            if not is_complete(folder):
-                units = resolved.units()
-                _agree_on_plan(folder, units)
-                encoder = Encoder(tokenizer, resolved.detokenize, resolved.keep_empty, num_workers)
-                writer = UnitWriter(folder, encoder, shard_bytes, keep_lengths=packing == "reference")
-                part = range(len(units)) if shard is None else _part(len(units), *shard)
-                _write(writer, units, part, progress)
-                _finish(folder, len(units), encoder, packing, {"corpus": resolved.name, "split": split}, field)
+        units = resolved.units()
+        _agree_on_plan(folder, units)
+        encoder = Encoder(tokenizer, resolved.detokenize, resolved.keep_empty, num_workers)
+        writer = UnitWriter(folder, encoder, shard_bytes, keep_lengths=packing == "reference")
+        part = range(len(units)) if shard is None else _part(len(units), *shard)
+        _write(writer, units, part, progress)
+        _finish(folder, len(units), encoder, packing, resolved.name, split, field)
     return folder
 
 
@@ -100,7 +99,7 @@ def _part(count: int, index: int, parts: int) -> range:
 def _folder_name(corpus: Corpus, split: str, tokenizer: str, packing: str, shard_bytes: int) -> str:
     key = [FORMAT, CODE_VERSION, corpus.identity, split, tokenizer, packing, shard_bytes]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
-    name = re.sub(r"[^\w.-]+", "_", corpus.name).strip("_.")[-60:]
+    name = re.sub(r"[^\w.-]+", "_", re.sub(r"[^@]*/", "", corpus.name)).strip("_.")[:60]
     return f"{name}-{split}-{tokenizer}-{digest}"
 
 
@@ -113,14 +112,6 @@ def _disk_errors(cache_dir: str | os.PathLike) -> Iterator[None]:
             f"data.cache_dir={cache_dir}: {error.strerror or error}: accepted a folder that can be written, "
             "on a disk with room; what is prepared stays, run again to continue"
         ) from error
-
-
-@contextlib.contextmanager
-def _locked(folder: pathlib.Path, name: str) -> Iterator[None]:
-    """One process at a time; a second one waits, and then finds the work done."""
-    with open(folder / f".{name}", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _agree_on_plan(folder: pathlib.Path, units: Sequence[Unit]) -> None:
@@ -143,7 +134,7 @@ def _write(writer: UnitWriter, units: Sequence[Unit], part: range, progress: Cal
 
 
 def _finish(
-    folder: pathlib.Path, num_units: int, encoder: Encoder, packing: str, names: Mapping[str, str], field: str
+    folder: pathlib.Path, num_units: int, encoder: Encoder, packing: str, corpus: str, split: str, field: str
 ) -> None:
     """Writes the manifest if all units are done; leaves the folder incomplete if other parts have yet to come."""
     journals = [Journal.load(folder, i) for i in range(num_units)]
@@ -152,13 +143,14 @@ def _finish(
     shards = tuple(shard for journal in journals for shard in journal.shards)
     if not shards:
         skipped = sum(journal.skipped for journal in journals)
-        raise WorldError(f"{field}={names['corpus']}: no text in it ({skipped} rows are empty): accepted some text")
+        raise WorldError(f"{field}={corpus}: no text in it ({skipped} rows are empty): accepted some text")
     for shard in shards:
         check_size(folder, shard, encoder.dtype)
     tokenizer = encoder.tokenizer
     segments = reference_segments([n for j in journals for n in j.lengths]) if packing == "reference" else ()
     Manifest(
-        **names,
+        corpus=corpus,
+        split=split,
         tokenizer=tokenizer.name,
         vocab_size=tokenizer.vocab_size,
         eos_id=tokenizer.eos_id,

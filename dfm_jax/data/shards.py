@@ -12,7 +12,6 @@ import json
 import mmap
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -82,15 +81,15 @@ class Manifest:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes `value` so that the file appears whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".tmp-", delete=False) as file:
-        try:
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        with open(temporary, "w") as file:
             json.dump(value, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def header(dtype: str, num_tokens: int) -> bytes:

@@ -1,0 +1,85 @@
+"""Tokenizers: bytes and GPT-2 BPE, special tokens as ordinary text, and how long texts are cut."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dfm_jax.data import get_tokenizer, tokenizers
+from dfm_jax.errors import UsageError, WorldError
+
+
+@given(st.lists(st.text(max_size=40), max_size=5))
+def test_bytes_round_trip(texts):
+    tokenizer = get_tokenizer("bytes")
+    for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+        assert tokenizer.decode(ids) == text
+        assert tokenizer.decode_bytes(ids) == text.encode()
+        assert ids.size == 0 or ids.max() < tokenizer.eos_id
+
+
+def test_bytes_shows_the_end_of_a_document_but_does_not_count_it():
+    tokenizer = get_tokenizer("bytes")
+    assert (tokenizer.vocab_size, tokenizer.eos_id) == (257, 256)
+    ids = [104, 105, tokenizer.eos_id, 33]
+    assert tokenizer.decode(ids) == "hi<|endoftext|>!"
+    assert tokenizer.decode_bytes(ids) == b"hi!"
+    assert tokenizer.decode([0xC3]) == "\ufffd"
+
+
+@pytest.mark.parametrize("ids", [[257], [-1], np.array([3, 300])])
+def test_ids_outside_the_vocabulary(ids):
+    with pytest.raises(ValueError, match="accepted 0 to 256"):
+        get_tokenizer("bytes").decode(ids)
+
+
+def test_unknown_name():
+    with pytest.raises(UsageError, match=r"tokenizer\.name=gpt3: accepted bytes, gpt2"):
+        get_tokenizer("gpt3")
+
+
+def test_without_tables_and_network_the_error_names_the_way_out(monkeypatch):
+    import tiktoken
+
+    def no_network(name):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(tiktoken, "get_encoding", no_network)
+    tokenizers._gpt2.cache_clear()
+    with pytest.raises(WorldError, match="TIKTOKEN_CACHE_DIR") as caught:
+        get_tokenizer("gpt2")
+    assert "\n" not in str(caught.value)
+
+
+def test_gpt2(gpt2):
+    assert (gpt2.vocab_size, gpt2.eos_id) == (50257, 50256)
+    (ids,) = gpt2.encode_batch(["Hello world"])
+    assert ids.tolist() == [15496, 995]
+    assert gpt2.decode([15496, gpt2.eos_id]) == "Hello<|endoftext|>"
+    assert gpt2.decode_bytes([15496, gpt2.eos_id]) == b"Hello"
+
+
+def test_gpt2_takes_a_special_token_in_a_text_for_ordinary_text(gpt2):
+    (ids,) = gpt2.encode_batch(["a<|endoftext|>b"])
+    assert gpt2.eos_id not in ids
+    assert gpt2.decode(ids) == "a<|endoftext|>b"
+
+
+TEXT = st.text(st.sampled_from("ab1é漢 \n\t\xa0\u3000\x1c.,'s<|>"), max_size=80)
+
+
+@given(TEXT, st.integers(1, 20))
+def test_cutting_a_long_text_loses_nothing(text, size):
+    pieces = tokenizers.split_long(text, size)
+    assert "".join(pieces) == text
+    assert all(len(piece) >= size for piece in pieces[:-1])
+
+
+def test_cutting_a_long_text_does_not_change_its_tokens(gpt2):
+    @given(TEXT, st.integers(1, 20))
+    def check(text, size):
+        whole = gpt2.encode_batch([text])[0]
+        parts = gpt2.encode_batch(tokenizers.split_long(text, size))
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+    check()
