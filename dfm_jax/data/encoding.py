@@ -45,7 +45,7 @@ class Encoder:
     ):
         """num_workers: threads; 0 for one per core that this process may use."""
         self.tokenizer, self._detokenize, self._keep_empty = tokenizer, detokenize, keep_empty
-        self._workers = num_workers or len(os.sched_getaffinity(0))
+        self._workers = num_workers or num_cores()
         self.dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"  # of the shards
 
     def __call__(self, rows: Iterable[Row | None]) -> Generator[Encoded, None, None]:
@@ -83,6 +83,11 @@ class Encoder:
             counts[i + 1, :SKIPPED] = row.end, _num_bytes(text), row.repaired
         tokens = np.concatenate(parts) if parts else np.zeros(0, self.dtype)
         return Encoded(tokens, np.cumsum(sizes), np.cumsum(counts, axis=0))
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _num_bytes(text: str) -> int:

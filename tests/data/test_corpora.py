@@ -83,7 +83,7 @@ def test_a_dataset_saved_to_disk(tmp_path):
     assert texts(f"{tmp_path}/both:split=train", "valid") == ["a", "b", None, "c"]
     with pytest.raises(UsageError, match="no split test: accepted :split= one of train, validation"):
         texts(f"{tmp_path}/both:split=test")
-    with pytest.raises(UsageError, match="no column content in .*: accepted :column= one of text, n"):
+    with pytest.raises(UsageError, match=r"no column content in .*: accepted :column= one of text, n"):
         texts(f"{tmp_path}/one:column=content")
     (unit,) = resolve(f"{tmp_path}/one", "train", "").units()
     assert [row.text for row in unit.rows(3)] == ["c"]
@@ -114,7 +114,7 @@ def test_specs_without_meaning(tmp_path, spec, message):
 
 def test_a_corpus_without_a_validation_split():
     with pytest.raises(
-        UsageError, match="data.valid=fineweb-edu: it has no split for this: accepted fineweb-edu:split="
+        UsageError, match=r"data\.valid=fineweb-edu: it has no split for this: accepted fineweb-edu:split="
     ):
         resolve("fineweb-edu", "valid", "data.valid")
 

@@ -12,10 +12,11 @@ from dfm_jax.data import corpora, local
 from dfm_jax.data.rows import Row, Rules
 from dfm_jax.errors import UsageError, WorldError
 
+PLAIN = Rules()
 TEXTS = ["first", "naïve 漢字\nsecond line", "", "<|endoftext|> is text"]
 
 
-def rows(path, rules=Rules(), skip=0):
+def rows(path, rules=PLAIN, skip=0):
     files = local.find(str(path), "data.train=x")
     return [row for unit in local.units(files, rules, "data.train=x") for row in unit.rows(skip)]
 
@@ -34,9 +35,13 @@ def write_jsonl(path, values, column="text", suffix=""):
     return path
 
 
-def write_parquet(path, values, column="text", kind=pyarrow.string(), **kwargs):
+def write_parquet(path, values, column="text", kind=None, **kwargs):
     table = pyarrow.table(
-        {"id": list(range(len(values))), column: pyarrow.array(values, kind), "score": [0.5] * len(values)}
+        {
+            "id": list(range(len(values))),
+            column: pyarrow.array(values, kind or pyarrow.string()),
+            "score": [0.5] * len(values),
+        }
     )
     pyarrow.parquet.write_table(table, path, **kwargs)
     return path
@@ -133,7 +138,7 @@ def test_missing_column_lists_those_there_are(tmp_path, name):
 def test_a_column_of_numbers_is_no_text(tmp_path):
     with pytest.raises(UsageError, match="column=id holds int64"):
         rows(write_parquet(tmp_path / "a.parquet", ["x"]), Rules(column="id"))
-    with pytest.raises(UsageError, match="column=id of .*line 1 is no text"):
+    with pytest.raises(UsageError, match=r"column=id of .*line 1 is no text"):
         rows(write_jsonl(tmp_path / "a.jsonl", ["x"]), Rules(column="id"))
 
 
