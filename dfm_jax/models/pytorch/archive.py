@@ -12,6 +12,8 @@ import numpy as np
 
 from dfm_jax.models.pytorch import restricted_pickle
 
+# What zipfile raises on a file that is no zip or was cut or overwritten; OSError: a place outside the file.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, RuntimeError, OSError)
 _ALIGNMENT = 64  # of tensors in the file, as PyTorch's own, so that it can map them
 
 
@@ -23,17 +25,14 @@ def read_archive(path: str | os.PathLike) -> Any:
         executed.
         OSError: the file cannot be read.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return _Reader(archive).read()
-    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError) as error:
-        raise ValueError(f"{path}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ValueError):
-        return str(error)
-    return f"not a whole file of torch.save's zip format ({error})"
+    with pathlib.Path(path).open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return _Reader(archive).read()
+        except _DAMAGE as error:
+            raise ValueError(f"{path}: not a whole file of torch.save's zip format ({error})") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
 
 class _Reader:

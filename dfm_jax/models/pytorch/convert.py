@@ -7,6 +7,7 @@ model.
 """
 
 import functools
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -140,12 +141,14 @@ def infer_config(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
     mlp = _shape(tensors, "blocks.0.mlp.0.weight", 2)[0]
     if mlp % hidden:
         raise ValueError(f"blocks.0.mlp.0.weight=[{mlp}, ...]: accepted a multiple of hidden_size={hidden}")
-    blocks = {int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))}
+    # Up to the first gap: a number beyond it is an unknown tensor, not a request for that many blocks.
+    blocks = {match[1] for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))}
+    n_blocks = next(i for i in itertools.count() if str(i) not in blocks)
     return {
         "vocab_size": table[0],
         "hidden_size": hidden,
         "cond_dim": _shape(tensors, "time_embedding.mlp.0.weight", 2)[0],
-        "n_blocks": max(blocks) + 1,
+        "n_blocks": n_blocks,
         "n_heads": hidden // head_dim,
         "mlp_ratio": mlp // hidden,
     }

@@ -158,6 +158,8 @@ class _Machine:
 
     def _setitems(self) -> None:
         items = self._items()
+        if len(items) % 2:
+            raise ValueError("damaged pickle (a key without a value)")
         target = _expect(self.stack[-1], dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[_expect(key, str, int)] = value
