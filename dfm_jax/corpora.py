@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 from dfm_jax import processes
 from dfm_jax.data import Printer, Tokenizer, TokenStream, open_stream, prepare
 from dfm_jax.errors import UsageError, WorldError
-from dfm_jax.signals import any_process
 
 
 def get_stream(config: ConfigDict, field: str, tokenizer: Tokenizer, corpus: str = "") -> TokenStream:
@@ -25,7 +24,7 @@ def get_stream(config: ConfigDict, field: str, tokenizer: Tokenizer, corpus: str
         except (UsageError, WorldError) as error:
             failure = error
     # Only process 0 may prepare; if it could not, the others must not wait for what never comes.
-    if any_process(failure is not None):
+    if processes.any_process(failure is not None):
         raise failure or WorldError(f"config.{field}={corpus or config[field]}: process 0 could not prepare it")
     if folder is None:
         folder = prepare_corpus(config, field, tokenizer, corpus)

@@ -46,6 +46,13 @@ def wait(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is true on any process; all of them have to ask, and wait for each other."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
 class Agreement:
     """Whether any process wants to stop, asked without waiting: the answer is read one step late.
 

@@ -49,7 +49,7 @@ def run(command: Command) -> int:
                 wandb={"name": workdir.name, "config": config.to_dict()} if config.logging.enable_wandb else None,
                 enabled=processes.is_first(),
             ) as writer:
-                state, finished = train(
+                state, _ = train(
                     trainer,
                     state,
                     stream,

@@ -46,8 +46,9 @@ def answer(
     )
     if mesh is None or mesh.size == 1:
         return call(*arguments)
-    rows, columns = P(("data", "fsdp")), P("tensor")
-    sharded = jax.shard_map(call, mesh=mesh, in_specs=(rows, P(None, "tensor"), columns, rows, columns), out_specs=rows)
+    rows, axis = P(("data", "fsdp")), "tensor" if tensor > 1 else None
+    specs = (rows, P(None, axis), P(axis), rows, P(axis))
+    sharded = jax.shard_map(call, mesh=mesh, in_specs=specs, out_specs=rows)
     return sharded(*arguments)
 
 

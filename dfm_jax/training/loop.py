@@ -11,6 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from dfm_jax import flops, processes, sharding
+from dfm_jax.compiler_options import compiler_options
 from dfm_jax.data import TokenStream, train_batches
 from dfm_jax.errors import WorldError
 from dfm_jax.logging import MetricsWriter, Progress, note, warn
@@ -31,6 +32,7 @@ class Trainer:
     config: ConfigDict
     problem: Problem
     model_config: TransformerConfig
+    settings: StepSettings
     mesh: jax.sharding.Mesh
     abstract: TrainState  # shapes and dtypes, each with its sharding
     create: Callable[[], TrainState]
@@ -71,11 +73,13 @@ def make_trainer(config: ConfigDict, vocab_size: int, mesh: jax.sharding.Mesh) -
         in_shardings=(shardings, sharding.batch_sharding(mesh)),
         out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,
+        compiler_options=compiler_options(platform),
     )
     return Trainer(
         config=config,
         problem=problem,
         model_config=model_config,
+        settings=settings,
         mesh=mesh,
         abstract=abstract,
         create=jax.jit(create, out_shardings=shardings),

@@ -1,0 +1,97 @@
+"""The same run on any mesh and any number of processes: simulated devices, and real processes over gloo."""
+
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dfm_jax import sharding
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+WORKER = ROOT / "tests" / "mesh" / "worker.py"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("cache")
+    rng = np.random.default_rng(0)
+    words = ["flow", "matching", "on", "a", "discrete", "state", "space", "is", "a", "jump", "process", "."]
+    (folder / "text.txt").write_text("\n".join(" ".join(rng.choice(words, 12)) for _ in range(600)))
+    return folder
+
+
+def start(cache: pathlib.Path, name: str, mesh: str, *flags: str) -> tuple[subprocess.Popen, pathlib.Path]:
+    out = cache / f"{name}.npz"
+    command = [sys.executable, str(WORKER), str(out), str(cache), mesh, *flags]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment())
+    return process, out
+
+
+def environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def finish(*started: tuple[subprocess.Popen, pathlib.Path]) -> dict[str, np.ndarray]:
+    for process, _ in started:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-3000:]
+    return dict(np.load(started[0][1]))
+
+
+def run(cache: pathlib.Path, name: str, mesh: str, *flags: str) -> dict[str, np.ndarray]:
+    return finish(start(cache, name, mesh, *flags))
+
+
+def run_processes(cache: pathlib.Path, name: str, mesh: str, count: int, devices: int) -> dict[str, np.ndarray]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = [f"--devices={devices}", f"--coordinator=localhost:{port}", f"--num_processes={count}"]
+    return finish(*(start(cache, f"{name}-{i}", mesh, *flags, f"--process_id={i}") for i in range(count)))
+
+
+@pytest.fixture(scope="module")
+def alone(cache) -> dict[str, np.ndarray]:
+    return run(cache, "alone", "1x1x1", "--devices=1")
+
+
+def assert_same_run(result: dict[str, np.ndarray], alone: dict[str, np.ndarray]) -> None:
+    for name, value in alone.items():
+        if name.startswith("noise/"):
+            np.testing.assert_array_equal(result[name], value, err_msg=name)
+        elif name.startswith("model/"):
+            np.testing.assert_allclose(result[name], value, rtol=0, atol=1e-4, err_msg=name)
+    np.testing.assert_allclose(result["losses"], alone["losses"], rtol=1e-5)
+    assert result["traces"] == 1
+
+
+@pytest.mark.parametrize("mesh", ["8x1x1", "1x8x1", "2x2x2", "1x2x4"])
+def test_a_mesh_changes_nothing(mesh, cache, alone):
+    assert_same_run(run(cache, mesh, mesh), alone)
+
+
+@pytest.mark.parametrize("mesh, count, devices", [("8x1x1", 2, 4), ("2x2x1", 4, 1)])
+def test_processes_change_nothing(mesh, count, devices, cache, alone):
+    assert_same_run(run_processes(cache, f"{count}-processes", mesh, count, devices), alone)
+
+
+def test_accumulation_is_the_large_batch(cache, alone):
+    result = run(cache, "accumulated", "2x1x1", "--devices=2", "--config.training.grad_accum=4")
+    assert_same_run(result, alone)
+
+
+def test_fsdp_holds_an_eighth_of_everything_large(cache):
+    wide = ("--config.model.hidden_size=256", "--config.model.cond_dim=64")
+    result = run(cache, "fsdp", "1x8x1", *wide)
+    shares = {name: value for name, value in result.items() if name.startswith("bytes/")}
+    large = {name: value for name, value in shares.items() if value[1] >= 4 * sharding.MIN_SIZE}
+    assert any("opt_state" in name for name in large) and any("ema" in name for name in large)
+    for name, (local, whole) in large.items():
+        assert local == whole / 8, name
+    total = np.sum([value for value in shares.values()], axis=0)
+    assert total[0] < 0.16 * total[1]

@@ -1,0 +1,85 @@
+"""Trains a tiny model for some steps on one mesh, as one process of several if told so, and saves what came of it.
+
+    python tests/mesh/worker.py OUT.npz CACHE MESH [--devices=N] [--coordinator=.. --num_processes=.. --process_id=..]
+        [--config.group.field=value ...]
+
+Each run has a program of its own because the number of simulated devices is fixed when jax starts.
+"""
+
+import os
+import sys
+
+devices = next((a.split("=")[1] for a in sys.argv if a.startswith("--devices=")), "8")
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import numpy as np
+
+from configs import quickstart
+from dfm_jax import command_line, processes, sharding
+from dfm_jax.corpora import get_stream
+from dfm_jax.data import get_tokenizer
+from dfm_jax.training import tree_names
+from dfm_jax.training.loop import batches_from, make_trainer
+from dfm_jax.training.step import corrupt
+
+STEPS = 20
+
+
+def make_config(cache: str, mesh: str, overrides: list[str]):
+    config = quickstart.get_config()
+    config.data.cache_dir = cache
+    config.data.train = config.data.valid = os.path.join(cache, "text.txt")
+    config.model.update(hidden_size=64, cond_dim=16, length=32, n_blocks=2, n_heads=4, dropout=0.1)
+    config.training.batch_size = 16
+    config.optim.update(lr=3e-4, warmup=5, n_iters=STEPS, ema_decay=0.9)
+    config.mesh.update(dict(zip(sharding.AXES, map(int, mesh.split("x")), strict=True)))
+    words, pairs = command_line.split_overrides(overrides)
+    command_line.apply_overrides(config, pairs)
+    return config, words
+
+
+def main() -> None:
+    out, cache, mesh = sys.argv[1:4]
+    config, words = make_config(cache, mesh, [a for a in sys.argv[4:] if not a.startswith("--devices=")])
+    flags = command_line.parse_flags(words)
+    processes.initialize(flags["coordinator"], flags["num_processes"], flags["process_id"])
+    tokenizer = get_tokenizer("bytes")
+    stream = get_stream(config, "data.train", tokenizer)
+    trainer = make_trainer(config, tokenizer.vocab_size, sharding.make_mesh(sharding.MeshShape(**config.mesh)))
+    state = trainer.create()
+
+    @jax.jit
+    def draw_noise(tokens):
+        batch = corrupt(tokens, 3, trainer.problem, trainer.settings)
+        return batch.x_t, batch.time, jax.random.key_data(batch.dropout_keys)
+
+    losses, batches = [], batches_from(trainer, stream, 0)
+    noise = gather(draw_noise(next(batches)))
+    batches = batches_from(trainer, stream, 0)
+    for _ in range(STEPS):
+        state, metrics = trainer.step(state, next(batches))
+        losses.append(float(metrics["loss"]))
+    parameters = gather(tree_names.flatten(state.model))
+    if processes.is_first():
+        shares = {
+            f"bytes/{name}": np.array([leaf.addressable_shards[0].data.nbytes, leaf.nbytes])
+            for name, leaf in tree_names.flatten(state).items()
+        }
+        leaves = {f"noise/{i}": leaf for i, leaf in enumerate(jax.tree.leaves(noise))}
+        model = {f"model/{name}": value for name, value in parameters.items()}
+        np.savez(out, losses=losses, traces=trainer.step._cache_size(), **leaves, **model, **shares)
+
+
+def gather(tree):
+    """Every array whole, on every process."""
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return jax.tree.map(np.asarray, tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+if __name__ == "__main__":
+    main()
