@@ -1,0 +1,14 @@
+"""MD4's objective on our model: mask source, cosine schedule, masked ELBO, revealed tokens carried over."""
+
+from configs import base
+
+
+def get_config():
+    config = base.get_config()
+    config.flow.source_distribution = "mask"
+    config.flow.loss_function = "masked_elbo"
+    config.flow.scheduler_type = "cosine_md4"
+    config.flow.time_epsilon = 0.0
+    config.flow.time_sampling = "stratified"
+    config.model.parametrization = "leave_one_out"
+    return config

@@ -1,0 +1,13 @@
+"""Trained to continue and to fill in: parts of each sequence are given (conditional coupling)."""
+
+from configs import base
+
+
+def get_config():
+    config = base.get_config()
+    config.flow.source_distribution = "mask"
+    config.flow.coupling = "conditional"
+    config.flow.time_epsilon = 0.0
+    config.flow.time_sampling = "stratified"
+    config.model.parametrization = "leave_one_out"
+    return config
