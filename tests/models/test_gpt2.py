@@ -51,9 +51,7 @@ def test_files_of_the_hub_lack_the_prefix_and_may_be_sharded(tmp_path):
     weight_map = {}
     for shard, part in enumerate((names[:9], names[9:])):
         file = f"model-{shard}.safetensors"
-        write_safetensors(
-            tmp_path / file, {name.removeprefix("transformer."): tensors[name] for name in part}
-        )
+        write_safetensors(tmp_path / file, {name.removeprefix("transformer."): tensors[name] for name in part})
         weight_map |= dict.fromkeys(part, file)
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     judge = np.load(FIXTURES / "judge.npz")

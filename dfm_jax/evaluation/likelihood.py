@@ -1,0 +1,332 @@
+"""Likelihood of a corpus: bounds on -log p per token, each with the standard error over its blocks.
+
+Every block counts once. Noise and time points are keyed by a block's number in the corpus, so a figure depends neither
+on the batch size nor on the mesh, and two runs are compared on the same noise.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from dfm_jax import flow, sharding
+from dfm_jax.flow import likelihood as points
+from dfm_jax.models import head
+from dfm_jax.problem import Problem
+
+SENSITIVITY = (1e-2, 1e-3, 1e-4)
+# Time points of the tails between the eps of SENSITIVITY, and of the average over random orders, which varies less.
+TAIL_SHARE, COUNT_SHARE = 16, 8
+
+Batches = Iterable[tuple[np.ndarray, np.ndarray]]
+
+
+class Network(Protocol):
+    """How a model is asked; `TransformerNetwork` is the trained one, tests have exact posteriors."""
+
+    def features(self, model: Any, x_t: jax.Array, t: jax.Array) -> jax.Array: ...
+    def answer(self, model: Any, features: jax.Array, query: flow.HeadQuery) -> flow.HeadAnswer: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerNetwork:
+    """The transformer's trunk and its fused vocabulary head."""
+
+    implementation: str | None = None
+    mesh: Mesh | None = None
+
+    def features(self, model: Any, x_t: jax.Array, t: jax.Array) -> jax.Array:
+        return model(x_t, t)
+
+    def answer(self, model: Any, features: jax.Array, query: flow.HeadQuery) -> flow.HeadAnswer:
+        return head.answer(model, features, query, implementation=self.implementation, mesh=self.mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class LikelihoodResult:
+    """One bound on -log p of one corpus, in nats per token.
+
+    Attributes:
+        bound: the objective's name; process: whose -log p it bounds.
+        nats_per_token, stderr: mean over blocks of the mean integrand on kappa in [0, 1 - eps] (the reference's
+            figure), and its standard error over blocks (nan for one block).
+        perplexity: exp(nats_per_token).
+        bits_per_byte: total bits over the bytes of the decoded text; nan if the bytes are not known.
+        blocks, tokens, time_points, eps: what the figure averages over.
+        by_eps: nats per token for other eps, from the same points and a few more in the tails.
+        exact: (nats per token, standard error) up to kappa = 1, None where that is not finite for every network.
+        curve: (time_points,) mean integrand, nats per token, in equal steps of kappa on [0, 1 - eps]; its mean is
+            nats_per_token.
+    """
+
+    bound: str
+    process: str
+    nats_per_token: float
+    stderr: float
+    perplexity: float
+    bits_per_byte: float
+    blocks: int
+    tokens: int
+    time_points: int
+    eps: float
+    by_eps: dict[float, float] = dataclasses.field(default_factory=dict)
+    exact: tuple[float, float] | None = None
+    curve: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0), repr=False)
+
+
+class Segment(NamedTuple):
+    """An interval of sigma, and how it is integrated."""
+
+    sigma: tuple[float, float]
+    points: int
+    law: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LikelihoodEstimator:
+    """The bounds of a problem, compiled once per shape of batch.
+
+    bounds: names of objectives; None for those reported for the source (`flow.likelihood.bound_names`), and for the
+    mask source the average over random orders. eps: where the reference's figure ends.
+    """
+
+    problem: Problem
+    time_points: int = 1024
+    eps: float = 1e-3
+    bounds: Sequence[str] | None = None
+    network: Network | None = None
+    mesh: Mesh | None = None
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        if self.bounds is not None:
+            return tuple(self.bounds)
+        extra = () if self.problem.source.mask_id is None else ("masked_count",)
+        return (*points.bound_names(self.problem.source), *extra)
+
+    @functools.cached_property
+    def objectives(self) -> dict[str, flow.Objective]:
+        p = self.problem
+        return {
+            name: points.linear_objective(name, p.source, p.parametrization, p.objective.suppress_mask)
+            for name in self.names
+        }
+
+    @functools.cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """The reference's interval, the decades of SENSITIVITY around its end, and the rest up to kappa = 1."""
+        few = max(1, self.time_points // TAIL_SHARE)
+        ends = sorted({*SENSITIVITY, self.eps}, reverse=True)
+        return (
+            Segment((1.0, self.eps), self.time_points, "uniform"),
+            *(Segment((high, low), few, "log") for high, low in itertools.pairwise(ends)),
+            Segment((ends[-1], 0.0), few, "squared"),
+        )
+
+    def __call__(
+        self,
+        model: Any,
+        batches: Batches,
+        *,
+        key: jax.Array,
+        count_bytes: Callable[[np.ndarray], int] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> dict[str, LikelihoodResult]:
+        """Every bound on the corpus of `batches`.
+
+        Args:
+            model: what `network` asks (a Transformer).
+            batches: (tokens (B, L) int32, weights (B,) of 0 or 1) of this process, all of one shape.
+            key: of all the noise.
+            count_bytes: bytes of the text of tokens (L,), for bits per byte.
+            progress: told the number of blocks done after every batch.
+
+        Raises:
+            ValueError: there is no block.
+        """
+        rows: list[tuple[np.ndarray, ...]] = []
+        curves: list[np.ndarray] = []
+        blocks = length = num_bytes = first = 0
+        for tokens, weights in batches:
+            length = tokens.shape[1]
+            if count_bytes is not None:
+                num_bytes += sum(count_bytes(row) for row, weight in zip(tokens, weights, strict=True) if weight)
+            given = (jnp.asarray(tokens), jnp.asarray(weights))
+            if self.mesh is not None:
+                given = sharding.global_batch((tokens, weights), self.mesh)
+            values, counts, curve, kept = self._program(model, *given, np.int32(first), key)
+            counted = np.asarray(kept) > 0
+            rows.append(tuple(np.asarray(v, np.float64)[..., counted] for v in (values, counts)))
+            curves.append(np.asarray(curve, np.float64))
+            first += len(counted)
+            blocks += int(counted.sum())
+            if progress is not None:
+                progress(blocks)
+        if not blocks:
+            raise ValueError("batches: accepted at least one block of weight 1")
+        if jax.process_count() > 1:
+            num_bytes = int(multihost_utils.process_allgather(np.asarray(num_bytes)).sum())
+        values, counts = (np.concatenate(part, axis=-1) for part in zip(*rows, strict=True))
+        return self._results(values, counts, sum(curves) / blocks, blocks, length, num_bytes)
+
+    @functools.cached_property
+    def _program(self):
+        replicated = None if self.mesh is None else sharding.replicated(self.mesh)
+        return jax.jit(self._batch, out_shardings=replicated)
+
+    def _batch(self, model: Any, tokens: jax.Array, weights: jax.Array, first: jax.Array, key: jax.Array):
+        """Integrals (K, B) per segment and of the count form, nats per token; the main curve, summed over rows."""
+        index = first + jnp.arange(tokens.shape[0], dtype=jnp.int32)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+        timed = tuple(o for name, o in self.objectives.items() if name != "masked_count")
+        values, curve = jnp.zeros((len(self.segments), 0, len(tokens))), jnp.zeros((0, self.time_points))
+        if timed:
+            values, curve = self._integrate(model, tokens, weights, keys, timed)
+        counts = jnp.zeros((0, len(tokens)))
+        if "masked_count" in self.objectives:
+            counts = self._orders(model, tokens, fold(keys, len(self.segments)))
+        return values, counts, curve, weights
+
+    def _integrate(self, model, tokens, weights, keys, objectives) -> tuple[jax.Array, jax.Array]:
+        """(segments, K, B) integrals, and (K, time_points) the mean integrand of segment 0 summed over rows."""
+        # One loop over the points of all segments, so that the network is compiled once.
+        drawn = [
+            points.kappa_points(fold(keys, number), segment.points, sigma=segment.sigma, law=segment.law)
+            for number, segment in enumerate(self.segments)
+        ]
+        place: points.KappaPoints = jax.tree.map(lambda *parts: jnp.concatenate(parts), *drawn)
+        owner = np.repeat(np.arange(len(drawn), dtype=np.int32), [segment.points for segment in self.segments])
+
+        def one(total, at):
+            number, segment, linear, weight = at
+            source_keys, path_keys = noise_keys(keys, number)
+            x_0 = self.problem.source.sample(source_keys, tokens.shape)
+            x_t = objectives[0].path.sample(path_keys, x_0, tokens, linear).x_t
+            nats = self._ask(model, tokens, x_t, linear, objectives)
+            return total.at[segment].add(nats * weight[None]), (nats * weights[None]).sum(1)
+
+        zero = jnp.zeros((len(drawn), len(objectives), len(tokens)))
+        numbers = np.arange(len(owner), dtype=np.int32)
+        total, at_point = jax.lax.scan(one, zero, (numbers, owner, place.linear, place.weight))
+        return total, at_point[: self.time_points].T
+
+    def _ask(self, model, x_1, x_t, linear: flow.Time, objectives) -> jax.Array:
+        """(K, B) nats per token of the linear path's bounds, from one trunk pass."""
+        network = self.network or TransformerNetwork(mesh=self.mesh)
+        t = self.problem.network_time(points.training_time(self.problem.path.scheduler, linear))
+        features = network.features(model, x_t, t)
+        queries = [o.query(x_1, x_t, linear) for o in objectives]
+        by_number: dict[int, flow.HeadAnswer] = {}
+        losses = []
+        for objective, number in zip(objectives, points.shared_queries(queries), strict=True):
+            if number not in by_number:
+                by_number[number] = network.answer(model, features, queries[number])
+            losses.append(objective(by_number[number], x_1, x_t, linear).mean(-1))
+        return jnp.stack(losses)
+
+    def _orders(self, model, tokens, keys) -> jax.Array:
+        """(1, B) nats per token of the average over random orders; no time in it but what the network is told."""
+        number = max(1, self.time_points // COUNT_SHARE)
+        length, mask_id = tokens.shape[1], self.problem.source.vocab_size  # the mask comes after the data
+        counts = points.mask_counts(fold(keys, 0), number, length)
+        objective = self.objectives["masked_count"]
+
+        def one(total, at):
+            index, count = at
+            x_t = points.mask_subset(noise_keys(keys, index)[0], tokens, count, mask_id)
+            sigma = count.astype(jnp.float32) / length
+            linear = flow.Time((length - count).astype(jnp.float32) / length, sigma)
+            return total + self._ask(model, tokens, x_t, linear, (objective,)), None
+
+        indices = jnp.arange(number, dtype=jnp.int32)
+        total, _ = jax.lax.scan(one, jnp.zeros((1, tokens.shape[0])), (indices, counts))
+        return total / number
+
+    def _results(self, values, counts, curve, blocks: int, length: int, num_bytes: int) -> dict[str, LikelihoodResult]:
+        def result(name: str, per_block: np.ndarray, time_points: int, eps: float, **more) -> LikelihoodResult:
+            nats = float(per_block.mean())
+            total_bits = nats * blocks * length / math.log(2)
+            return LikelihoodResult(
+                bound=name,
+                process=self.objectives[name].bounds or "",
+                nats_per_token=nats,
+                stderr=standard_error(per_block),
+                perplexity=float(np.exp(nats)),
+                bits_per_byte=total_bits / num_bytes if num_bytes else math.nan,
+                blocks=blocks,
+                tokens=blocks * length,
+                time_points=time_points,
+                eps=eps,
+                **more,
+            )
+
+        results = {}
+        for number, name in enumerate(n for n in self.names if n != "masked_count"):
+            main, *decades, tail = values[:, number]
+            ends = [segment.sigma for segment in self.segments[1:-1]]
+            # Beyond eps the decades add to the integral, before it they are taken away.
+            by_eps = {}
+            for eps in SENSITIVITY:
+                total = main.copy()
+                for (high, low), part in zip(ends, decades, strict=True):
+                    total += part * ((low >= eps and high <= self.eps) * 1.0 - (high <= eps and low >= self.eps) * 1.0)
+                by_eps[eps] = float(total.mean()) / (1 - eps)
+            exact = None
+            if points.has_exact_tail(self.objectives[name]):
+                after = sum((p for (high, _), p in zip(ends, decades, strict=True) if high <= self.eps), start=tail)
+                exact = float((main + after).mean()), standard_error(main + after)
+            results[name] = result(
+                name,
+                main / (1 - self.eps),
+                self.time_points,
+                self.eps,
+                by_eps=by_eps,
+                exact=exact,
+                curve=curve[number],
+            )
+        if "masked_count" in self.names:
+            orders = max(1, self.time_points // COUNT_SHARE)
+            results["masked_count"] = result("masked_count", counts[0], orders, 0.0)
+        return {name: results[name] for name in self.names}
+
+
+def fold(keys: jax.Array, number: Any) -> jax.Array:
+    """fold_in of each of the keys (B,)."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
+def noise_keys(keys: jax.Array, number: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Keys (B,) of x_0 and of the path at a point; small numbers of `keys` are taken by the points themselves."""
+    at = fold(keys, number + 1000)
+    return fold(at, 0), fold(at, 1)
+
+
+def standard_error(per_block: np.ndarray) -> float:
+    """Of the mean of independent values (n,); nan for one."""
+    return float(per_block.std(ddof=1) / math.sqrt(len(per_block))) if len(per_block) > 1 else math.nan
+
+
+def estimate_likelihood(
+    model: Any,
+    problem: Problem,
+    batches: Batches,
+    *,
+    key: jax.Array,
+    time_points: int = 1024,
+    eps: float = 1e-3,
+    bounds: Sequence[str] | None = None,
+    network: Network | None = None,
+    mesh: Mesh | None = None,
+    count_bytes: Callable[[np.ndarray], int] | None = None,
+) -> dict[str, LikelihoodResult]:
+    """`LikelihoodEstimator` for one corpus; keep the estimator where there are several."""
+    estimator = LikelihoodEstimator(problem, time_points, eps, bounds, network, mesh)
+    return estimator(model, batches, key=key, count_bytes=count_bytes)
