@@ -45,6 +45,19 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         ValueError: the file is truncated, its header is not one, or a tensor lies outside the file.
     """
     path = pathlib.Path(path)
+    header, start = _header(path)
+    size = path.stat().st_size - start
+    body = np.memmap(path, np.uint8, "r", start, (size,)) if size > 0 else np.zeros(0, np.uint8)
+    return {name: _tensor(path, name, entry, body) for name, entry in header.items() if name != "__metadata__"}
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """The strings that a file's header keeps beside its tensors. Raises ValueError where there is no such header."""
+    return dict(_header(pathlib.Path(path))[0].get("__metadata__", {}))
+
+
+def _header(path: pathlib.Path) -> tuple[dict, int]:
+    """The header and where the tensors begin."""
     size = path.stat().st_size
     with path.open("rb") as file:
         header_size = int.from_bytes(file.read(8), "little")
@@ -54,13 +67,9 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
             header = json.loads(file.read(header_size))
         except ValueError as error:
             raise ValueError(f"{path}: not a safetensors file (its header is not JSON)") from error
-    start = 8 + header_size
     if not isinstance(header, dict):
         raise ValueError(f"{path}: not a safetensors file (its header is not an object)")
-    body = np.memmap(path, np.uint8, "r", start, (size - start,)) if size > start else np.zeros(0, np.uint8)
-    return {
-        name: _tensor(path, name, entry, body) for name, entry in header.items() if name != "__metadata__"
-    }
+    return header, 8 + header_size
 
 
 def _tensor(path: pathlib.Path, name: str, entry: dict, body: np.ndarray) -> np.ndarray:

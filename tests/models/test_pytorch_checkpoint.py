@@ -1,7 +1,6 @@
 """The reference's checkpoints in and out: bitwise, and refused with one clear line when something is wrong."""
 
 import json
-import struct
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from dfm_jax.models import pytorch
 from dfm_jax.models.pytorch import convert
 from dfm_jax.models.pytorch.archive import read_archive, write_archive
-from dfm_jax.models.safetensors import read_safetensors
+from dfm_jax.models.safetensors import read_metadata, read_safetensors, write_safetensors
 from dfm_jax.models.transformer import TransformerConfig
 
 HYPERPARAMETERS = {"lr": 3e-4, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.03}
@@ -125,10 +124,10 @@ def test_the_source_is_inferred_for_gpt2_vocabularies_only():
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"n_heads": 4}, "n_heads=4 in the config: accepted 2, as the file"),
+        ({"n_heads": 4}, "n_heads=4 in the config: accepted 2, as the file says"),
         ({"hidden_size": 768}, "hidden_size=768 in the config: accepted 32, as the file"),
         ({"vocab_size": 37}, "vocab_size=37 in the config: accepted 38, as the file"),
-        ({"qk_norm": True}, "qk_norm=True in the config: accepted False, as in the reference"),
+        ({"qk_norm": True}, "qk_norm=True in the config: accepted False, as the file says"),
     ],
 )
 def test_a_config_that_says_otherwise(option, message):
@@ -228,15 +227,16 @@ def test_a_flipped_bit_is_refused_or_harmless(place, bit, tmp_path_factory):
     "option", [{"qk_norm": True}, {"tie_embeddings": True}, {"time_scale": 1000.0}, {"time_conditioning": False}]
 )
 def test_a_model_that_the_reference_lacks_goes_out_as_safetensors_only(option, tmp_path):
-    config = TransformerConfig(37, hidden_size=32, cond_dim=8, n_blocks=2, n_heads=2, **option)
+    config = TransformerConfig(37, hidden_size=32, cond_dim=8, n_blocks=2, n_heads=2, length=16, **option)
     model = new_model(config)
     with pytest.raises(ValueError, match=f"model.{next(iter(option))}=.*accepted .*--format=safetensors"):
         export(tmp_path / "out.pth", pytorch.ImportedCheckpoint(config, model, model, model, 0, 0))
     assert not list(tmp_path.iterdir())
     pytorch.write_weights(tmp_path / "out.safetensors", model, config=config, step=3)
-    tensors = read_safetensors(tmp_path / "out.safetensors")
-    np.testing.assert_array_equal(tensors.pop(convert.INV_FREQ), convert.inverse_frequencies(config))
-    assert_same_bits(convert.from_tensors(tensors, config), model)
+    again = pytorch.read_weights(tmp_path / "out.safetensors")
+    assert (again.config, again.step, again.count) == (config, 3, 0)
+    assert_same_bits(again.model, model)
+    assert not any(leaf.any() for leaf in jax.tree.leaves((again.mu, again.nu)))
 
 
 def test_safetensors_have_the_references_names_and_say_what_they_are(tmp_path):
@@ -246,6 +246,26 @@ def test_safetensors_have_the_references_names_and_say_what_they_are(tmp_path):
     tensors, expected = read_safetensors(path), content()["model"]
     assert list(tensors) == list(expected)
     assert_same_bits(tensors, dict(expected))
-    data = path.read_bytes()
-    metadata = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])["__metadata__"]
+    metadata = read_metadata(path)
     assert metadata["step"] == "7" and TransformerConfig(**json.loads(metadata["config"])) == state.config
+    with pytest.raises(ValueError, match=r"model.safetensors: n_heads=4 in the config: accepted 2, as the file says"):
+        pytorch.read_weights(path, {"n_heads": 4})
+    assert pytorch.read_weights(path, {"length": 12, "dropout": 0.0}).config == reference.config("mask", dropout=0.0)
+
+
+def test_any_safetensors_file_of_the_references_tensors_is_read(tmp_path):
+    path, tensors = tmp_path / "a.safetensors", dict(content()["model"])
+    write_safetensors(path, {"_orig_mod." + name: tensor for name, tensor in tensors.items()})
+    read = pytorch.read_weights(path)
+    assert read.step == 0
+    assert_same_bits(read.model, pytorch.read_checkpoint(fixture()).model)
+    del tensors["output_layer.linear.weight"]
+    write_safetensors(path, tensors)
+    with pytest.raises(ValueError, match=r"a.safetensors: output_layer.linear.weight is missing"):
+        pytorch.read_weights(path)
+    write_safetensors(path, tensors, {"config": "[]"})
+    with pytest.raises(ValueError, match=r"a.safetensors: metadata config=\[\]"):
+        pytorch.read_weights(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="do not hold"):
+        pytorch.read_weights(path)

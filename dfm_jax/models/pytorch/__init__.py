@@ -6,14 +6,15 @@ from dfm_jax.models.pytorch.checkpoint import (
     infer_source,
     read_checkpoint,
     write_checkpoint,
-    write_weights,
 )
+from dfm_jax.models.pytorch.weights import read_weights, write_weights
 
 __all__ = [
     "ImportedCheckpoint",
     "check_exportable",
     "infer_source",
     "read_checkpoint",
+    "read_weights",
     "write_checkpoint",
     "write_weights",
 ]

@@ -1,7 +1,6 @@
 """The reference's training checkpoint in and out: weights, step and AdamW's moments."""
 
 import dataclasses
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -11,7 +10,6 @@ import numpy as np
 
 from dfm_jax.models.pytorch import convert
 from dfm_jax.models.pytorch.archive import read_archive, write_archive
-from dfm_jax.models.safetensors import write_safetensors
 from dfm_jax.models.transformer import Transformer, TransformerConfig
 
 _KEYS = ("optimizer", "model", "step", "train_sampler", "test_sampler")
@@ -129,7 +127,7 @@ def write_checkpoint(
     }
     content = {
         "optimizer": {"state": moments, "param_groups": [group]},
-        "model": _with_buffer(tensors, config),
+        "model": with_buffer(tensors, config),
         "step": int(step),
         # Its data order is not ours, so no position of ours means anything there: it starts an epoch.
         "train_sampler": {"yielded": 0},
@@ -138,18 +136,7 @@ def write_checkpoint(
     write_archive(path, content)
 
 
-def write_weights(path: str | os.PathLike, model: Transformer, *, config: TransformerConfig, step: int) -> None:
-    """Writes the weights alone as safetensors, under the reference's names; any model, whatever its options.
-
-    The header's metadata has `config` (JSON of `TransformerConfig`) and `step`. A model with qk_norm has two
-    tensors more per block, `query_norm.weight` and `key_norm.weight`; one with tied embeddings lacks
-    `output_layer.linear.weight`.
-    """
-    metadata = {"format": "pt", "config": json.dumps(dataclasses.asdict(config)), "step": str(step)}
-    write_safetensors(path, _with_buffer(convert.to_tensors(model, config), config), metadata)
-
-
-def _with_buffer(tensors: dict[str, np.ndarray], config: TransformerConfig) -> OrderedDict[str, np.ndarray]:
+def with_buffer(tensors: dict[str, np.ndarray], config: TransformerConfig) -> OrderedDict[str, np.ndarray]:
     """`tensors` with the buffer of rotary frequencies at its place in the reference's order."""
     result = OrderedDict()
     for name, tensor in tensors.items():
@@ -167,9 +154,9 @@ def _training_state(content: Any, options: dict[str, Any]) -> ImportedCheckpoint
     for key in content:
         if key not in _KEYS:
             raise ValueError(f"key {key} is unknown: accepted {', '.join(_KEYS)}")
-    tensors = _state_dict(content["model"])
-    config = _config(convert.infer_config(tensors), options)
-    _check_frequencies(tensors.pop(convert.INV_FREQ), config)
+    tensors = state_dict(content["model"])
+    config = agreed_config(convert.infer_config(tensors) | _OURS_ONLY, options)
+    check_frequencies(tensors.pop(convert.INV_FREQ), config)
     model = convert.from_tensors(tensors, config)
     count, first, second = _moments(content["optimizer"], tensors, config)
     step = content["step"]
@@ -185,7 +172,7 @@ def _training_state(content: Any, options: dict[str, Any]) -> ImportedCheckpoint
     )
 
 
-def _state_dict(value: Any) -> dict[str, np.ndarray]:
+def state_dict(value: Any) -> dict[str, np.ndarray]:
     tensors = {}
     for name, tensor in _dict(value, "model").items():
         while isinstance(name, str) and name.startswith(_PREFIXES):
@@ -198,17 +185,15 @@ def _state_dict(value: Any) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _config(inferred: dict[str, int], options: dict[str, Any]) -> TransformerConfig:
-    for name, value in inferred.items():
+def agreed_config(told: Mapping[str, Any], options: Mapping[str, Any]) -> TransformerConfig:
+    """The config of `told` (what the file says) and `options` (what the user says), where they do not disagree."""
+    for name, value in told.items():
         if options.get(name, value) != value:
-            raise ValueError(f"{name}={options[name]} in the config: accepted {value}, as the file's tensors say")
-    for name, value in _OURS_ONLY.items():
-        if options.get(name, value) != value:
-            raise ValueError(f"{name}={options[name]} in the config: accepted {value}, as in the reference")
-    return TransformerConfig(**{**options, **inferred})
+            raise ValueError(f"{name}={options[name]} in the config: accepted {value}, as the file says")
+    return TransformerConfig(**{**options, **told})
 
 
-def _check_frequencies(buffer: np.ndarray, config: TransformerConfig) -> None:
+def check_frequencies(buffer: np.ndarray, config: TransformerConfig) -> None:
     expected = convert.inverse_frequencies(config)
     if buffer.dtype != np.float32 or not np.allclose(buffer, expected, rtol=1e-5, atol=0):
         raise ValueError(f"{convert.INV_FREQ}={buffer.tolist()}: accepted 10000^(-2i/head_dim) in float32")
