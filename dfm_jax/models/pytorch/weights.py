@@ -15,6 +15,7 @@ from dfm_jax.models.pytorch.checkpoint import (
     agreed_config,
     check_frequencies,
     state_dict,
+    with_buffer,
 )
 from dfm_jax.models.safetensors import read_metadata, read_safetensors, write_safetensors
 from dfm_jax.models.transformer import Transformer, TransformerConfig
