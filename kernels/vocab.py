@@ -5,16 +5,18 @@ log p(v) = x . kernel[:, v] + bias_v - log sum_u exp(x . kernel[:, u] + bias_u).
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from kernels import vocab_blocks, vocab_dense, vocab_sample
+from kernels import vocab_blocks, vocab_dense, vocab_loss, vocab_sample
 from kernels.attention import target_platform
 from kernels.vocab_types import LogProbs, Reduction, Settings, Shift, accumulator, check, pad_columns
 
-__all__ = ["LogProbs", "Reduction", "Shift", "argmax", "log_probs", "sample"]
+__all__ = ["LogProbs", "Reduction", "Shift", "argmax", "log_probs", "sample", "summed_loss"]
 
 IMPLEMENTATIONS = ("dense", "blocks")
 # Of one block's float32 logits. A CPU is fastest with 25 to 100 MB; a GPU wants large products, and the read and
@@ -52,7 +54,7 @@ def log_probs(
             log-probability -inf and gradient zero.
         axis_name: the mesh axis over which the vocabulary is split, when called inside `jax.shard_map` (with its
             default check_vma=True). kernel and bias (and weights, inner) are then this shard's equal part, ids,
-            suppress and num_valid count over the whole, and features must be the same on every shard, as is what is returned.
+            suppress and num_valid count over the whole; features must be the same on every shard, as the result is.
         block_rows: rows per block along the last leading axis; None chooses.
         implementation: 'dense' (stores the logits) | 'blocks' (the default).
 
@@ -62,23 +64,69 @@ def log_probs(
     Raises:
         ValueError: shapes that do not fit, or an option outside its range.
     """
-    implementation = _choose(implementation)
-    shards = 1 if axis_name is None else jax.lax.axis_size(axis_name)
-    num_valid = check(
-        features, kernel, bias, ids,
-        shift=shift, suppress=suppress, num_valid=num_valid, reduction=reduction, shards=shards,
-    )  # fmt: skip
-    if implementation == "dense":
-        _no_shards(implementation, axis_name)
+    if _choose(implementation) == "dense":
+        _no_shards(axis_name)
+        num_valid = check(
+            features, kernel, bias, ids, shift=shift, suppress=suppress, num_valid=num_valid, reduction=reduction
+        )
         return vocab_dense.log_probs(
             features, kernel, bias, ids, shift=shift, suppress=suppress, num_valid=num_valid, reduction=reduction
         )
-    head, rows = operands(features, kernel, bias, ids, shift, reduction, axis_name)
-    settings = settings_for(
-        rows.features, kernel, suppress, num_valid, reduction, axis_name, block_rows
+    settings, head, rows = _prepare(
+        features, kernel, bias, ids, shift, suppress, num_valid, reduction, axis_name, block_rows
     )
     answer = vocab_blocks.log_probs(settings, head, rows)
     return jax.tree.map(lambda x: x.reshape(*features.shape[:-1], *x.shape[2:]), answer)
+
+
+def summed_loss(
+    features: Array,
+    kernel: Array,
+    bias: Array,
+    ids: Array,
+    loss: Callable[[LogProbs, Any, Any], Array],
+    data: Any = (),
+    shared: Any = (),
+    *,
+    shift: Shift | None = None,
+    suppress: int | None = None,
+    num_valid: int | None = None,
+    reduction: Reduction | None = None,
+    axis_name: str | None = None,
+    block_rows: int | None = None,
+    implementation: str | None = None,
+) -> tuple[Array, Array]:
+    """sum over rows of loss(log_probs(...), data, shared): a quarter less arithmetic than the two apart.
+
+    Differentiating it costs three products with the kernel where `log_probs` and a loss after it cost four, since
+    the gradient is taken in the forward pass, block by block. Undifferentiated it costs one.
+
+    Args:
+        features: (B, L, D). Others, and `implementation`, as in `log_probs`.
+        loss: maps a LogProbs of (B, R) rows, `data` cut to the same rows and the whole of `shared` to (B, R) float32,
+            row by row: R consecutive positions of the L. It must not close over arrays that are differentiated.
+        data: a pytree of (B, L, ...) arrays; shared: a pytree of arrays. No gradient flows to either.
+
+    Returns:
+        The sum, () float32, differentiable as `log_probs` is, and the losses (B, L), which are not.
+
+    Raises:
+        ValueError: as `log_probs`, or features that are not (B, L, D).
+    """
+    if features.ndim != 3:
+        raise ValueError(f"features {features.shape}: accepted (B, L, D)")
+    data, shared = jax.lax.stop_gradient((data, shared))
+    if _choose(implementation) == "dense":
+        answer = log_probs(
+            features, kernel, bias, ids, shift=shift, suppress=suppress, num_valid=num_valid,
+            reduction=reduction, axis_name=axis_name, implementation=implementation,
+        )  # fmt: skip
+        by_row = loss(answer, data, shared)
+        return by_row.sum(), jax.lax.stop_gradient(by_row)
+    settings, head, rows = _prepare(
+        features, kernel, bias, ids, shift, suppress, num_valid, reduction, axis_name, block_rows
+    )
+    return vocab_loss.summed_loss(settings, loss, head, rows, data, shared)
 
 
 def sample(
@@ -113,27 +161,22 @@ def sample(
         (...) int32.
 
     Raises:
-        ValueError: as `log_probs`; temperature or top_p out of range; a key that is not a typed one or of another shape.
+        ValueError: as `log_probs`; temperature or top_p out of range; a key that is not typed or of another shape.
     """
     rows = features.shape[:-1]
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape not in ((), rows):
         raise ValueError(f"key of shape {key.shape}, dtype {key.dtype}: accepted one typed PRNG key or {rows} of them")
     if not 0.0 < top_p <= 1.0:
         raise ValueError(f"top_p={top_p}: accepted 0 < top_p <= 1")
-    if isinstance(temperature, float | int):
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature}: accepted temperature > 0; argmax is its limit at 0")
-        temperature = None if temperature == 1 else jnp.full(rows, temperature, jnp.float32)
-    else:
-        temperature = jnp.broadcast_to(temperature.astype(jnp.float32), rows)
+    if isinstance(temperature, float | int) and not temperature > 0:
+        raise ValueError(f"temperature={temperature}: accepted temperature > 0; argmax is its limit at 0")
+    by_row = jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), rows)
     if key.shape == ():
         words = jax.random.bits(key, (*rows, 2), jnp.uint32)
     else:
         words = jax.vmap(lambda k: jax.random.bits(k, (2,), jnp.uint32))(key.reshape(-1)).reshape(*rows, 2)
-    draw = vocab_sample.Draw(words, temperature)
-    return _draw(
-        features, kernel, bias, draw, top_p, shift, suppress, num_valid, axis_name, block_rows, implementation
-    )
+    draw = vocab_sample.Draw(words, by_row)
+    return _draw(features, kernel, bias, draw, top_p, shift, suppress, num_valid, axis_name, block_rows, implementation)
 
 
 def argmax(
@@ -149,15 +192,14 @@ def argmax(
     implementation: str | None = None,
 ) -> Array:
     """The most probable token of each row, (...) int32, the lowest id among equals. Arguments as in `log_probs`."""
-    draw = vocab_sample.Draw(None, None)
-    return _draw(features, kernel, bias, draw, 1.0, shift, suppress, num_valid, axis_name, block_rows, implementation)
+    return _draw(features, kernel, bias, None, 1.0, shift, suppress, num_valid, axis_name, block_rows, implementation)
 
 
 def _draw(
     features: Array,
     kernel: Array,
     bias: Array,
-    draw: vocab_sample.Draw,
+    draw: vocab_sample.Draw | None,
     top_p: float,
     shift: Shift | None,
     suppress: int | None,
@@ -166,74 +208,74 @@ def _draw(
     block_rows: int | None,
     implementation: str | None,
 ) -> Array:
-    implementation = _choose(implementation)
-    shards = 1 if axis_name is None else jax.lax.axis_size(axis_name)
-    num_valid = check(features, kernel, bias, shift=shift, suppress=suppress, num_valid=num_valid, shards=shards)
     shape, length = features.shape[:-1], features.shape[-2]
-    if implementation == "dense":
-        _no_shards(implementation, axis_name)
+    if _choose(implementation) == "dense":
+        _no_shards(axis_name)
+        num_valid = check(features, kernel, bias, shift=shift, suppress=suppress, num_valid=num_valid)
         logits = vocab_dense.logits(features, kernel, bias, shift=shift, suppress=suppress, num_valid=num_valid)
+        if draw is None:
+            return jnp.argmax(logits, axis=-1).astype(jnp.int32)
         return vocab_dense.draw(logits, draw.words, draw.temperature, top_p)
-    ids = jnp.zeros((*shape, 0), jnp.int32)
-    head, rows = operands(features, kernel, bias, ids, shift, None, axis_name)
-    draw = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[len(shape) :]), draw)
-    axes = vocab_blocks.varying_axes(rows.features)
-    draw = jax.tree.map(lambda x: vocab_blocks.vary(x, axes), draw)
-    settings = settings_for(rows.features, kernel, suppress, num_valid, None, axis_name, block_rows)
+    settings, head, rows = _prepare(
+        features,
+        kernel,
+        bias,
+        jnp.zeros((*shape, 0), jnp.int32),
+        shift,
+        suppress,
+        num_valid,
+        None,
+        axis_name,
+        block_rows,
+    )
+    groups, axes = rows.features.shape[0], vocab_blocks.varying_axes(rows.features)
+    draw = jax.tree.map(lambda x: vocab_blocks.vary(x.reshape(groups, length, *x.shape[len(shape) :]), axes), draw)
     return vocab_sample.sample(settings, head, rows, draw, top_p).reshape(shape)
 
 
-def operands(
+def _prepare(
     features: Array,
     kernel: Array,
     bias: Array,
     ids: Array,
     shift: Shift | None,
-    reduction: Reduction | None,
-    axis_name: str | None,
-) -> tuple[vocab_blocks.Head, vocab_blocks.Rows]:
-    """The arguments as (G, L, ...) rows and a head, varying alike over the axes of an enclosing shard_map."""
-    length = features.shape[-2]
-    groups = math.prod(features.shape[:-2])
-
-    def by_row(x: Array | None, trailing: int) -> Array | None:
-        return None if x is None else x.reshape(groups, length, *x.shape[x.ndim - trailing :])
-
-    acc = accumulator(features.dtype)
-    reduction = Reduction("linear") if reduction is None else reduction
-    rows = vocab_blocks.Rows(
-        features=by_row(features, 1),  # pyright: ignore
-        ids=by_row(ids.astype(jnp.int32), 1),  # pyright: ignore
-        shift_ids=None if shift is None else by_row(shift.ids.astype(jnp.int32), 0),
-        shift_amounts=None if shift is None else by_row(shift.amounts, 0),
-        scale=None if reduction.scale is None else by_row(reduction.scale.astype(acc), 0),
-    )
-    columns = kernel.shape[1]
-    head = vocab_blocks.Head(
-        kernel, bias, pad_columns(reduction.weights, columns, acc), pad_columns(reduction.inner, columns, acc)
-    )
-    axes = frozenset().union(*(vocab_blocks.varying_axes(x) for x in jax.tree.leaves(rows)))
-    rows = jax.tree.map(lambda x: vocab_blocks.vary(x, axes), rows)
-    axes = axes if axis_name is None else axes | {axis_name}
-    return jax.tree.map(lambda x: vocab_blocks.vary(x, axes), head), rows
-
-
-def settings_for(
-    features: Array,
-    kernel: Array,
     suppress: int | None,
-    num_valid: int,
+    num_valid: int | None,
     reduction: Reduction | None,
     axis_name: str | None,
     block_rows: int | None,
-) -> Settings:
+) -> tuple[Settings, vocab_blocks.Head, vocab_blocks.Rows]:
+    """The arguments checked, as (G, L, ...) rows and a head, varying alike over the axes of an enclosing shard_map."""
+    num_valid = check(
+        features, kernel, bias, ids, shift=shift, suppress=suppress, num_valid=num_valid, reduction=reduction,
+        shards=1 if axis_name is None else jax.lax.axis_size(axis_name),
+    )  # fmt: skip
+    groups, length, columns = math.prod(features.shape[:-2]), features.shape[-2], kernel.shape[1]
+
+    def by_row(x: Array, trailing: int) -> Array:
+        return x.reshape(groups, length, *x.shape[x.ndim - trailing :])
+
+    acc = accumulator(features.dtype)
+    weights, scale, inner = (None, None, None) if reduction is None else reduction[1:]
+    rows = vocab_blocks.Rows(
+        features=by_row(features, 1),
+        ids=by_row(ids.astype(jnp.int32), 1),
+        shift_ids=None if shift is None else by_row(shift.ids.astype(jnp.int32), 0),
+        shift_amounts=None if shift is None else by_row(shift.amounts, 0),
+        scale=None if scale is None else by_row(scale.astype(acc), 0),
+    )
+    head = vocab_blocks.Head(kernel, bias, pad_columns(weights, columns, acc), pad_columns(inner, columns, acc))
+    axes = frozenset().union(*(vocab_blocks.varying_axes(x) for x in jax.tree.leaves((rows, head))))
+    axes = axes - {axis_name}
+    rows = jax.tree.map(lambda x: vocab_blocks.vary(x, axes), rows)
+    head = jax.tree.map(lambda x: vocab_blocks.vary(x, axes if axis_name is None else axes | {axis_name}), head)
+
     platform = target_platform()
     if block_rows is None:
-        bytes_per_row = features.shape[0] * kernel.shape[1] * 4
-        block_rows = max(1, _BLOCK_BYTES.get(platform, _BLOCK_BYTES["other"]) // bytes_per_row)
-        # Equal blocks: padding the length would be wasted work.
-        block_rows = math.ceil(features.shape[1] / math.ceil(features.shape[1] / block_rows))
-    return Settings(
+        # Equal blocks: a length padded to a multiple of an unlucky size would be wasted work.
+        most = max(1, _BLOCK_BYTES.get(platform, _BLOCK_BYTES["other"]) // (groups * columns * 4))
+        block_rows = math.ceil(length / math.ceil(length / most))
+    settings = Settings(
         suppress=suppress,
         num_valid=num_valid,
         kind=None if reduction is None else reduction.kind,
@@ -241,6 +283,7 @@ def settings_for(
         block_rows=block_rows,
         fold=platform != "cpu" or features.dtype == jnp.bfloat16,
     )
+    return settings, head, rows
 
 
 def _choose(implementation: str | None) -> str:
@@ -251,6 +294,6 @@ def _choose(implementation: str | None) -> str:
     return implementation
 
 
-def _no_shards(implementation: str, axis_name: str | None) -> None:
+def _no_shards(axis_name: str | None) -> None:
     if axis_name is not None:
-        raise ValueError(f"implementation={implementation!r}: axis_name={axis_name!r}, accepted None")
+        raise ValueError(f"axis_name={axis_name!r}: accepted None with implementation='dense'")

@@ -41,13 +41,12 @@ class Rows(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def log_probs(settings: Settings, head: Head, rows: Rows) -> LogProbs:
-    head = prepare(settings, head, rows.features.dtype)
-    answers = scan_rows(settings, rows, lambda block: _answer(settings, head, block, logits_of(settings, head, block)))
-    return answers
+    ready = prepare(settings, head, rows.features.dtype)
+    return scan_rows(settings, rows, lambda block: answer_of(settings, ready, block, logits_of(settings, ready, block)))
 
 
 def _log_probs_forward(settings: Settings, head: Head, rows: Rows):
-    answer = log_probs(settings, head, rows)
+    answer: LogProbs = log_probs(settings, head, rows)  # pyright: ignore
     return answer, (head, rows, answer.log_sum_exp)
 
 
@@ -73,14 +72,14 @@ def _offset(settings: Settings, head: Head) -> Array | int:
 def logits_of(settings: Settings, head: Head, rows: Rows) -> Array:
     """(G, R, D) -> (G, R, V): suppressed, padded, shifted."""
     logits = matmul(rows.features, head.kernel, ((2,), (0,))) + head.bias[None, None, :]
-    if rows.shift_ids is None:
+    if rows.shift_ids is None or rows.shift_amounts is None:
         return logits
     columns = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) + _offset(settings, head)
     shifted = logits + rows.shift_amounts.astype(logits.dtype)[..., None]
     return jnp.where(columns == rows.shift_ids[..., None], shifted, logits)
 
 
-def _answer(settings: Settings, head: Head, rows: Rows, logits: Array) -> LogProbs:
+def answer_of(settings: Settings, head: Head, rows: Rows, logits: Array) -> LogProbs:
     # The floor keeps a shard of padding alone, or a row whose every logit is -inf, from giving inf - inf.
     peak = jnp.maximum(logits.max(-1), jnp.finfo(logits.dtype).min)
     mass = jnp.exp(logits - peak[..., None]).sum(-1)
@@ -109,9 +108,7 @@ def gather_shards(axis_name: str, *values: Array) -> list[Array]:
     """
     flat = jnp.concatenate([value.reshape(-1) for value in values])
     slots = jnp.zeros((jax.lax.axis_size(axis_name), flat.size), flat.dtype)
-    slots = jax.lax.psum(
-        jax.lax.dynamic_update_index_in_dim(slots, flat, jax.lax.axis_index(axis_name), 0), axis_name
-    )
+    slots = jax.lax.psum(jax.lax.dynamic_update_index_in_dim(slots, flat, jax.lax.axis_index(axis_name), 0), axis_name)
     parts = jnp.split(slots, list(_offsets([value.size for value in values])), axis=1)
     return [part.reshape(slots.shape[0], *value.shape) for part, value in zip(parts, values, strict=True)]
 
@@ -136,7 +133,7 @@ class Gradients(NamedTuple):
     head: Head
 
 
-def _gradients(
+def gradients_of(
     settings: Settings, head: Head, rows: Rows, logits: Array, log_sum_exp: Array, cotangent: LogProbs
 ) -> Gradients:
     """dlogits = softmax (g_lse - sum_k g_k + reduction's part) + scatter(g), and its products."""
@@ -146,11 +143,14 @@ def _gradients(
     dweights = dscale = dinner = None
     if settings.kind is not None:
         kind = settings.kind
+        # Each shard's own part, to be summed below: not the sum that differentiating a replicated array gives.
+        axes = varying_axes(probs)
+        scale = None if rows.scale is None else vary(rows.scale, axes)
         _, pullback = jax.vjp(
             lambda p, weights, scale, inner: reduce_probs(kind, p, weights, scale, inner),
-            probs, head.weights, rows.scale, head.inner,
+            probs, head.weights, scale, head.inner,
         )  # fmt: skip
-        dprobs, dweights, dscale, dinner = pullback(cotangent.reduced)
+        dprobs, dweights, dscale, dinner = pullback(vary(cotangent.reduced, axes))  # pyright: ignore
         mean = _sum_shards(settings, (probs * dprobs).sum(-1))
         dlogits += probs * (dprobs - mean[..., None])
         dscale = None if dscale is None else _sum_shards(settings, dscale)
@@ -180,7 +180,7 @@ def _kept(settings: Settings, ids: Array, g: Array) -> Array:
     return jnp.where(allowed(ids, num_valid=settings.num_valid, suppress=settings.suppress), g, 0.0)
 
 
-def _scatter(settings: Settings, head: Head, rows: Rows, gradients: Gradients, g: Array) -> Gradients:
+def add_gathered(settings: Settings, head: Head, rows: Rows, gradients: Gradients, g: Array) -> Gradients:
     """Adds the gathered logits' part in float32, on the few columns concerned.
 
     Folding it into dlogits costs a CPU half as much again as the rest. With bfloat16 operands it must be folded,
@@ -207,19 +207,19 @@ def _log_probs_backward(settings: Settings, residuals, cotangent: LogProbs):
     head, rows, log_sum_exp = residuals
     ready = prepare(settings, head, rows.features.dtype)
 
-    def block(operands):
-        rows, log_sum_exp, cotangent = operands
-        found = _gradients(settings, ready, rows, logits_of(settings, ready, rows), log_sum_exp, cotangent)
+    def block(operands: tuple[Rows, Array], cotangent: LogProbs):
+        rows, log_sum_exp = operands
+        found = gradients_of(settings, ready, rows, logits_of(settings, ready, rows), log_sum_exp, cotangent)
         return found._replace(head=None), found.head
 
-    by_row, total = scan_rows(settings, (rows, log_sum_exp, cotangent), block, like=ready)
+    by_row, total = sum_rows(settings, (rows, log_sum_exp), cotangent, block, ready)
     gradients = by_row._replace(head=total)
     if not settings.fold:
-        gradients = _scatter(settings, ready, rows, gradients, cotangent.at_ids)
-    return _as_cotangents(gradients, head, rows)
+        gradients = add_gathered(settings, ready, rows, gradients, cotangent.at_ids)
+    return as_cotangents(gradients, head, rows)
 
 
-def _as_cotangents(gradients: Gradients, head: Head, rows: Rows) -> tuple[Head, Rows]:
+def as_cotangents(gradients: Gradients, head: Head, rows: Rows) -> tuple[Head, Rows]:
     dhead = jax.tree.map(lambda g, x: g.astype(x.dtype), gradients.head, head)
     drows = Rows(
         features=gradients.features.astype(rows.features.dtype),
@@ -241,36 +241,53 @@ log_probs.defvjp(_log_probs_forward, _log_probs_backward)
 # Blocks -------------------------------------------------------------------------------------------------------
 
 
-def scan_rows(settings: Settings, rows: Any, function: Callable, *, like: Head | None = None) -> Any:
-    """`function` on every block of rows: its results by row, and (with `like`) the sum of its second results."""
+def scan_rows(settings: Settings, rows: Any, function: Callable) -> Any:
+    """`function` on every block of rows (leaves (G, L, ...)), its results joined again."""
+    cut, join, count = _blocks(settings, rows)
+    if count == 1:
+        return function(rows)
+    _, answers = jax.lax.scan(lambda carry, block: (carry, function(block)), None, cut(rows, "edge"))
+    return join(answers)
+
+
+def sum_rows(settings: Settings, rows: Any, cotangents: Any, function: Callable, like: Head) -> tuple[Any, Head]:
+    """`function(rows, cotangents)` on every block: its first results joined, its second, like `like`, summed.
+
+    The last block is filled up with copies of the last row, finite where that is, and cotangents of zero.
+    """
+    cut, join, count = _blocks(settings, rows)
+    if count == 1:
+        return function(rows, cotangents)
+
+    def step(total: Head, block: tuple[Any, Any]):
+        answer, part = function(*block)
+        return jax.tree.map(jnp.add, total, part), answer
+
+    acc = accumulator(like.kernel.dtype)
+    zeros = jax.tree.map(lambda x: vary(jnp.zeros(x.shape, acc), varying_axes(x)), like)
+    total, answers = jax.lax.scan(step, zeros, (cut(rows, "edge"), cut(cotangents, "constant")))
+    return join(answers), total
+
+
+def _blocks(settings: Settings, rows: Any) -> tuple[Callable, Callable, int]:
+    """How to cut (G, L, ...) into (blocks, G, block_rows, ...), how to join them again, and how many there are."""
     length = jax.tree.leaves(rows)[0].shape[1]
     size = min(settings.block_rows, length)
     count = math.ceil(length / size)
 
-    def cut(x: Array) -> Array:
-        x = jnp.pad(x, [(0, 0), (0, count * size - length)] + [(0, 0)] * (x.ndim - 2))
+    def cut(x: Array, mode: str) -> Array:
+        x = jnp.pad(x, [(0, 0), (0, count * size - length)] + [(0, 0)] * (x.ndim - 2), mode=mode)
         return jnp.swapaxes(x.reshape(x.shape[0], count, size, *x.shape[2:]), 0, 1)
 
     def join(x: Array) -> Array:
         x = jnp.swapaxes(x, 0, 1)
         return x.reshape(x.shape[0], count * size, *x.shape[3:])[:, :length]
 
-    if like is None:
-        if count == 1:
-            return function(rows)
-        _, answers = jax.lax.scan(lambda carry, block: (carry, function(block)), None, jax.tree.map(cut, rows))
-        return jax.tree.map(join, answers)
-    if count == 1:
-        return function(rows)
-
-    def step(total, block):
-        answer, part = function(block)
-        return jax.tree.map(jnp.add, total, part), answer
-
-    acc = accumulator(like.kernel.dtype)
-    zeros = jax.tree.map(lambda x: vary(jnp.zeros(x.shape, acc), varying_axes(x)), like)
-    total, answers = jax.lax.scan(step, zeros, jax.tree.map(cut, rows))
-    return jax.tree.map(join, answers), total
+    return (
+        lambda tree, mode: jax.tree.map(lambda x: cut(x, mode), tree),
+        lambda tree: jax.tree.map(join, tree),
+        count,
+    )
 
 
 def vary(x: Array, axes) -> Array:

@@ -44,17 +44,13 @@ def log_probs(
     return LogProbs(at_ids, log_sum_exp, reduced.reshape(log_sum_exp.shape))
 
 
-def draw(values: Array, words: Array | None, temperature: Array | None, top_p: float) -> Array:
-    """(..., V) logits -> (...) int32: the most probable token, or one from their softmax by two 32-bit words.
+def draw(values: Array, words: Array, temperature: Array, top_p: float) -> Array:
+    """(..., V) logits -> (...) int32: one token from their softmax by two 32-bit words.
 
     The definition of the law: the probabilities in order of size, those after mass `top_p` removed (of equal ones
     none), an exponential race for the draw, with noise from the words.
     """
-    if words is None:
-        return jnp.argmax(values, axis=-1).astype(jnp.int32)
-    values = values.astype(jnp.float32)
-    if temperature is not None:
-        values = values / temperature[..., None]
+    values = values.astype(jnp.float32) / temperature[..., None]
     probs = jax.nn.softmax(values, axis=-1)
     if top_p < 1.0:
         ordered = jnp.sort(probs, axis=-1, descending=True)

@@ -20,22 +20,20 @@ GROUP = 128  # tokens; the stored vocabulary is a multiple of it
 class Draw(NamedTuple):
     """What a row's draw needs beside its logits, (G, L, ...)."""
 
-    words: Array | None  # (G, L, 2) uint32; None takes the most probable token
-    temperature: Array | None
+    words: Array  # (G, L, 2) uint32
+    temperature: Array  # (G, L) float32
 
 
-def sample(settings: Settings, head: Head, rows: Rows, draw: Draw, top_p: float) -> Array:
-    """(G, L) int32: a token per row, the most probable one where `draw.words` is None."""
+def sample(settings: Settings, head: Head, rows: Rows, draw: Draw | None, top_p: float) -> Array:
+    """(G, L) int32: a token per row, the most probable one where `draw` is None."""
     head = prepare(settings, head, rows.features.dtype)
 
-    def block(operands: tuple[Rows, Draw]) -> Array:
+    def block(operands: tuple[Rows, Draw | None]) -> Array:
         rows, draw = operands
         logits = logits_of(settings, head, rows).astype(jnp.float32)
-        if draw.words is None:
+        if draw is None:
             return _most_probable(settings, logits)
-        if draw.temperature is not None:
-            logits = logits / draw.temperature[..., None]
-        return _inverse_cdf(settings, logits, _uniforms(draw.words), top_p)
+        return _inverse_cdf(settings, logits / draw.temperature[..., None], _uniforms(draw.words), top_p)
 
     return scan_rows(settings, (rows, draw), block)
 

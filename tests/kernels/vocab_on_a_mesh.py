@@ -1,0 +1,134 @@
+"""Run in its own process by test_vocab_sharded.py: the vocabulary head inside shard_map on 8 simulated devices."""
+
+import os
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from kernels import vocab
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+BATCH, LENGTH, WIDTH, STORED, VALID, SUPPRESS = 8, 6, 16, 1024, 901, 7
+rng = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+
+features, kernel, bias = normal(BATCH, LENGTH, WIDTH), normal(WIDTH, STORED), normal(STORED)
+ids = jnp.asarray(rng.integers(8, VALID, (BATCH, LENGTH, 3)), jnp.int32).at[..., 1].set(900)
+shift_ids, amounts = ids[..., 0], normal(BATCH, LENGTH)
+weights, inner = jnp.abs(normal(STORED)), jnp.abs(normal(STORED))
+scale = jnp.abs(normal(BATCH, LENGTH))
+keys = jax.random.split(jax.random.key(0), (BATCH, LENGTH))
+operands = (features, kernel, bias, amounts, weights, inner, scale)
+
+
+def answers(kind, implementation, axis_name, ids, shift_ids, features, kernel, bias, amounts, weights, inner, scale):
+    reduction = None
+    if kind is not None:
+        extra = {"scale": scale, "inner": inner} if kind == "log1p" else {}
+        reduction = vocab.Reduction(kind, weights, **extra)
+    return vocab.log_probs(
+        features, kernel, bias, ids, shift=vocab.Shift(shift_ids, amounts), suppress=SUPPRESS, num_valid=VALID,
+        reduction=reduction, axis_name=axis_name, implementation=implementation,
+        block_rows=None if implementation == "dense" else 4,
+    )  # fmt: skip
+
+
+def total(answer):
+    """A function of every output whose cotangents differ from row to row."""
+    out = jnp.sin(answer.at_ids).sum() + jnp.square(answer.log_sum_exp).sum()
+    return out if answer.reduced is None else out + jnp.sin(answer.reduced).sum()
+
+
+def check(mesh, kind):
+    data, tensor = P(("data", "fsdp")), "tensor" if mesh.shape["tensor"] > 1 else None
+    specs = (data, P(None, tensor), P(tensor), data, P(tensor), P(tensor), data)
+
+    @jax.jit
+    def sharded(*operands):
+        def mapped(ids, shift_ids, *operands):
+            return answers(kind, "blocks", tensor, ids, shift_ids, *operands)
+
+        run = jax.shard_map(mapped, mesh=mesh, in_specs=(data, data, *specs), out_specs=data)
+        answer = run(ids, shift_ids, *operands)
+        return total(answer), answer
+
+    @jax.jit
+    def dense(*operands):
+        answer = answers(kind, "dense", None, ids, shift_ids, *operands)
+        return total(answer), answer
+
+    placed = [jax.device_put(x, NamedSharding(mesh, spec)) for x, spec in zip(operands, specs, strict=True)]
+    found, wanted = (
+        jax.jit(jax.value_and_grad(f, argnums=range(len(operands)), has_aux=True))(*arrays)
+        for f, arrays in ((sharded, placed), (dense, operands))
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found, wanted)
+
+    def draws(tensor, keys, features, kernel, bias):
+        options = {"suppress": SUPPRESS, "num_valid": VALID, "axis_name": tensor}
+        return (
+            vocab.sample(keys, features, kernel, bias, temperature=0.7, **options),
+            vocab.sample(keys, features, kernel, bias, top_p=0.5, **options),
+            vocab.argmax(features, kernel, bias, **options),
+        )
+
+    run = jax.shard_map(
+        lambda *args: draws(tensor, *args), mesh=mesh, in_specs=(data, *specs[:3]), out_specs=(data,) * 3
+    )
+    sharded_draws = jax.jit(run)(keys, *placed[:3])
+    for a, b in zip(sharded_draws, draws(None, keys, *operands[:3]), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def check_law(mesh):
+    """Shards that are no multiple of the draw's group of 128: other tokens for the same words, the same law."""
+    logits = rng.normal(size=320) * 2
+    probs = np.where(np.arange(320) < 300, np.exp(logits), 0)
+    probs /= probs.sum()
+    zeros, law = jnp.zeros((1, 20000, 1)), jnp.asarray(logits, jnp.float32)
+    run = jax.shard_map(
+        lambda x, kernel, bias: vocab.sample(jax.random.key(1), x, kernel, bias, num_valid=300, axis_name="tensor"),
+        mesh=mesh,
+        in_specs=(P(), P(None, "tensor"), P("tensor")),
+        out_specs=P(),
+    )
+    counts = np.bincount(np.asarray(jax.jit(run)(zeros, jnp.zeros((1, 320)), law)).ravel(), minlength=320)
+    assert counts[300:].sum() == 0
+    expected = 20000 * probs[:300]
+    chi_square = ((counts[:300] - expected) ** 2 / expected).sum()
+    assert abs(chi_square - 299) < 4 * np.sqrt(2 * 299), chi_square
+
+
+def check_partitioned(mesh):
+    """Without shard_map, the compiler's own partitioning: right as well, and rows stay on their devices."""
+    placed = jax.device_put(features, NamedSharding(mesh, P(("data", "fsdp"))))
+
+    def f(x):
+        return total(answers(None, "blocks", None, ids, shift_ids, x, *operands[1:]))
+
+    found = jax.jit(f).lower(placed).compile()
+    np.testing.assert_allclose(found(placed), f(features), rtol=1e-5)
+    assert "all-gather" not in found.as_text()
+    assert "all-to-all" not in found.as_text()
+
+
+if __name__ == "__main__":
+    for shape in ((4, 2, 1), (2, 1, 4), (1, 1, 8), (1, 4, 2)):
+        mesh = jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+        for kind in (None, "linear", "log1p"):
+            check(mesh, kind)
+        print(shape)
+    check_law(jax.make_mesh((1, 2, 4), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3))
+    check_partitioned(jax.make_mesh((8, 1, 1), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3))
+    print("ok")
