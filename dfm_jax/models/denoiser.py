@@ -1,0 +1,89 @@
+"""The trained network as the solvers ask for it: the trunk on whole sequences, the fused head at the rows that jump."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import Array
+
+from dfm_jax import flow
+from dfm_jax.flow.evidence import evidence
+from dfm_jax.models.transformer import Transformer
+from kernels import vocab
+
+Temperature = float | Callable[[Array], Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TransformerDenoiser:
+    """A `flow.Denoiser`: x_1 ~ softmax(posterior logits / temperature) within its nucleus of mass top_p.
+
+    Attributes:
+        model: the network. Build the denoiser inside the function that is compiled, with the model as its argument:
+            as a constant of the program its parameters would be compiled in.
+        source, scheduler: of the training; they turn leave-one-out logits into posterior ones,
+            + log1p(kappa / (sigma p(z))) at z = x_t.
+        leave_one_out: what the network emits; else posterior logits.
+        suppress: a state that is never drawn, the mask.
+        network_time: the number the network is told for t (B,); by default t.
+        temperature: a number >= 0 (0: the most probable token), or a function of t (N,) -> (N,) above 0.
+        top_p: in (0, 1], of the posterior after the temperature; 1 is off.
+        implementation: of the head, as `kernels.vocab` names it.
+
+    Raises:
+        ValueError: temperature or top_p out of range.
+    """
+
+    model: Transformer
+    source: flow.Source
+    scheduler: flow.Scheduler
+    leave_one_out: bool = False
+    suppress: int | None = None
+    network_time: Callable[[Array], Array] | None = None
+    temperature: Temperature = 1.0
+    top_p: float = 1.0
+    implementation: str | None = None
+
+    def __post_init__(self):
+        if not callable(self.temperature) and not self.temperature >= 0:
+            raise ValueError(f"temperature={self.temperature}: accepted a number >= 0, or a function of t")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p}: accepted 0 < top_p <= 1")
+
+    def features(self, x: Array, t: Array) -> Array:
+        """(B, L, D) in the network's compute_dtype, from x (B, L) int32 and t (B,) float32."""
+        time = t if self.network_time is None else self.network_time(t)
+        # The head multiplies in compute_dtype: rounding here spares a copy of the rows that jump.
+        return self.model(x, time).astype(self.model.config.compute_dtype)
+
+    def draw(self, keys: Array, features: Array, x_t: Array, t: Array) -> Array:
+        """x_1 (N,) int32, each row from its own key alone."""
+        carried = self.leave_one_out and self.source.mask_id is not None
+        shift = None
+        if self.leave_one_out and not carried:
+            schedule = self.scheduler(t)
+            e = evidence(schedule.alpha_t, schedule.sigma_t, self.source.probs(x_t))
+            shift = vocab.Shift(x_t, jnp.log1p(e.rho))
+        head = {
+            "shift": shift,
+            "suppress": self.source.mask_id if self.leave_one_out else self.suppress,
+            "num_valid": self.model.config.vocab_size,
+            "implementation": self.implementation,
+        }
+        kernel, bias = self.model.head_kernel(), self.model.head_bias()
+        if not callable(self.temperature) and self.temperature == 0:
+            x_1 = vocab.argmax(features, kernel, bias, **head)
+        else:
+            temperature = self.temperature(t) if callable(self.temperature) else self.temperature
+            x_1 = vocab.sample(keys, features, kernel, bias, temperature=temperature, top_p=self.top_p, **head)
+        # With the mask source a revealed token tells itself.
+        return jnp.where(x_t == self.source.mask_id, x_1, x_t) if carried else x_1
+
+
+def posterior_logits(denoiser: TransformerDenoiser, x: Array, t: Array) -> Array:
+    """The (B, L, S) posterior logits that `draw` draws from at temperature 1, for small uses and tests."""
+    logits = denoiser.model.logits(denoiser.features(x, t), suppress=denoiser.suppress)
+    if not denoiser.leave_one_out:
+        return logits
+    path = flow.MixtureDiscreteProbPath(denoiser.scheduler)
+    return flow.to_posterior(logits, x, t, path, denoiser.source)

@@ -1,0 +1,104 @@
+"""The fused denoiser draws from the same law as dense posterior logits, for both parametrisations and sources."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dfm_jax import flow
+from dfm_jax.models.denoiser import TransformerDenoiser, posterior_logits
+from dfm_jax.models.transformer import Transformer, TransformerConfig
+
+V, L = 7, 4
+
+
+@functools.cache
+def make_model(states: int) -> Transformer:
+    config = TransformerConfig(states, 16, 8, L, n_blocks=1, n_heads=2)
+    model = jax.jit(lambda: Transformer(config, rngs=nnx.Rngs(0)))()
+    # Zero-initialised heads would draw uniformly.
+    rng = np.random.default_rng(1)
+    model = jax.tree.map(lambda p: p + 0.3 * rng.standard_normal(p.shape, np.float32), model)
+    return model
+
+
+def make(source_name: str, leave_one_out: bool, **options) -> TransformerDenoiser:
+    source = flow.get_source(source_name, V)
+    return TransformerDenoiser(
+        model=make_model(source.num_states),
+        source=source,
+        scheduler=flow.get_scheduler("polynomial", exponent=2.0),
+        leave_one_out=leave_one_out,
+        suppress=source.mask_id,
+        **options,
+    )
+
+
+def frequencies(denoiser: TransformerDenoiser, x, t, draws: int) -> np.ndarray:
+    """(L, S) frequencies of x_1 at the positions of x (1, L)."""
+    features = denoiser.features(x, t)[0]
+
+    @jax.jit
+    def draw(key):
+        keys = jax.random.split(key, (draws, L))
+        times = jnp.broadcast_to(t, (L,))
+        return jax.vmap(lambda k: denoiser.draw(k, features, x[0], times))(keys)
+
+    drawn = np.asarray(draw(jax.random.key(2)))
+    return np.stack([np.bincount(drawn[:, i], minlength=denoiser.source.num_states) for i in range(L)]) / draws
+
+
+@pytest.mark.parametrize("source", ["uniform", "mask"])
+@pytest.mark.parametrize("leave_one_out", [False, True])
+def test_law_is_that_of_the_dense_posterior(source, leave_one_out):
+    denoiser = make(source, leave_one_out)
+    x = jnp.asarray([[3, 1, V if source == "mask" else 0, V if source == "mask" else 3]], jnp.int32)
+    t = jnp.asarray([0.6])
+    expected = np.asarray(jax.nn.softmax(posterior_logits(denoiser, x, t), axis=-1))[0]
+    draws = 20_000
+    found = frequencies(denoiser, x, t, draws)
+    bound = 4.5 * np.sqrt(expected * (1 - expected) / draws) + 1e-6
+    assert (np.abs(found - expected) < bound).all()
+    if source == "mask":
+        assert found[:, V].max() == 0
+        assert (found[0, 3] == 1 and found[1, 1] == 1) == leave_one_out
+
+
+def test_temperature_and_nucleus():
+    plain = make("uniform", True)
+    x, t = jnp.asarray([[3, 1, 0, 5]], jnp.int32), jnp.asarray([0.3])
+    logits = np.asarray(posterior_logits(plain, x, t))[0]
+    best = make("uniform", True, temperature=0.0)
+    assert (frequencies(best, x, t, 3).argmax(1) == logits.argmax(1)).all()
+    cold = make("uniform", True, temperature=0.5)
+    half = make("uniform", True, temperature=lambda t: 0.5 * jnp.ones_like(t))
+    expected = np.asarray(jax.nn.softmax(jnp.asarray(logits) / 0.5, axis=-1))
+    np.testing.assert_allclose(frequencies(cold, x, t, 20_000), expected, atol=0.015)
+    np.testing.assert_array_equal(frequencies(half, x, t, 500), frequencies(cold, x, t, 500))
+    narrow = frequencies(make("uniform", True, top_p=0.5), x, t, 500) > 0
+    p = np.asarray(jax.nn.softmax(jnp.asarray(logits), axis=-1))
+    for row, kept in zip(p, narrow, strict=True):
+        order = np.argsort(-row)
+        size = int((np.cumsum(row[order]) < 0.5).sum()) + 1
+        assert set(np.flatnonzero(kept)) <= set(order[:size])
+
+
+def test_a_row_depends_on_its_own_key_only():
+    denoiser = make("uniform", True)
+    x, t = jnp.asarray([[3, 1, 0, 5]], jnp.int32), jnp.asarray([0.3])
+    rows, keys = denoiser.features(x, t)[0], jax.random.split(jax.random.key(0), L)
+    times = jnp.broadcast_to(t, (L,))
+    together = denoiser.draw(keys, rows, x[0], times)
+    for i in range(L):
+        part = slice(i, i + 1)
+        assert denoiser.draw(keys[part], rows[part], x[0, part], times[part])[0] == together[i]
+
+
+def test_arguments_are_checked():
+    with pytest.raises(ValueError, match="temperature=-1"):
+        make("uniform", False, temperature=-1)
+    with pytest.raises(ValueError, match="top_p=0"):
+        make("uniform", False, top_p=0)
