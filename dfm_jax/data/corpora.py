@@ -14,6 +14,7 @@ same bytes come out of one machine, of n machines, and of a run that was killed.
 """
 
 import dataclasses
+import functools
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,12 +65,13 @@ def resolve(spec: str, split: str, field: str) -> Corpus:
     where, options = _split_options(spec, field)
     if where == "pydocs":
         return Corpus("pydocs", {"python": pydocs.VERSION}, lambda: [_PydocsUnit(split)])
-    name, at, path = where.partition("@")
+    name, at, files = where.partition("@")
     if at and name in NAMED:
-        return _local(path, spec, split, field, NAMED[name], options)
+        return _local(files, spec, split, field, NAMED[name], options)
     if where in NAMED:
         return _hub(spec, split, field, where, NAMED[where], options)
-    if pathlib.Path(where).expanduser().exists() or re.search(r"[*?\[]", where):
+    path = pathlib.Path(where).expanduser()
+    if path.exists() or local.kind(path) or re.search(r"[*?\[]", where):
         return _local(where, spec, split, field, Rules(), options)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", where) and not where.startswith("."):
         return _hub(spec, split, field, where, Rules(where, splits={"train": "train", "valid": "validation"}), options)
@@ -95,7 +97,8 @@ def _local(path: str, spec: str, split: str, field: str, rules: Rules, options: 
     if hub.is_saved(path):
         _refuse(spec, field, options, ("config", "revision", "documents"), "a folder written by save_to_disk")
         rules = dataclasses.replace(rules, column=options.get("column", rules.column))
-        units, identity = hub.saved(path, options.get("split"), split, rules.column, f"{field}={spec}")
+        unit, identity = hub.saved(path, options.get("split"), split, rules.column, f"{field}={spec}")
+        units = functools.partial(list[Unit], [unit])
     else:
         _refuse(spec, field, options, ("config", "split", "revision"), "local files")
         rules = dataclasses.replace(
@@ -104,9 +107,9 @@ def _local(path: str, spec: str, split: str, field: str, rules: Rules, options: 
             documents=options.get("documents", rules.documents),
         )
         files = local.find(path, f"{field}={spec}")
-        units, identity = local.units(files, rules, f"{field}={spec}"), local.identity(files)
+        units, identity = functools.partial(local.units, files, rules, f"{field}={spec}"), local.identity(files)
     identity = {"files": identity, "column": rules.column, "documents": rules.documents, "rules": _rules(rules)}
-    return Corpus(spec, identity, lambda: units, rules.detokenize, rules.keep_empty)
+    return Corpus(spec, identity, units, rules.detokenize, rules.keep_empty)
 
 
 def _hub(spec: str, split: str, field: str, name: str, rules: Rules, options: Mapping[str, str]) -> Corpus:

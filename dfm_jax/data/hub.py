@@ -97,8 +97,8 @@ def is_saved(path: str) -> bool:
     return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
 
 
-def saved(path: str, wanted: str | None, split: str, column: str, where: str) -> tuple[list["SavedUnit"], list[Any]]:
-    """Units and identity of a saved folder; of a dictionary of splits, `wanted` or that of our `split`."""
+def saved(path: str, wanted: str | None, split: str, column: str, where: str) -> tuple["SavedUnit", list[Any]]:
+    """Unit and identity of a saved folder; of a dictionary of splits, `wanted` or that of our `split`."""
     folder = pathlib.Path(path).expanduser()
     if (folder / "dataset_dict.json").is_file():
         names = sorted(p.name for p in folder.iterdir() if (p / "state.json").is_file())
@@ -111,7 +111,7 @@ def saved(path: str, wanted: str | None, split: str, column: str, where: str) ->
         raise UsageError(f"{where}: split={wanted}: this folder holds a single split: accepted no split=")
     files = sorted(p for p in folder.iterdir() if p.is_file())
     identity = [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]
-    return [SavedUnit(folder, column, where)], identity
+    return SavedUnit(folder, column, where), identity
 
 
 class SavedUnit:

@@ -85,6 +85,8 @@ class UnitWriter:
         encoded = self._encoder(unit.rows(journal.rows))
         try:
             for batch in encoded:
+                if journal.rows and total is journal:
+                    meter.resume(unit)
                 start = drop
                 while len(batch.tokens) - start >= (room := self._capacity - writer.num_tokens):
                     writer.write(batch.tokens[start : start + room])

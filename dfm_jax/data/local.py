@@ -1,15 +1,17 @@
 """Local files as rows of text: .txt, .jsonl (both also .gz, .zst), .parquet."""
 
 import codecs
+import contextlib
 import glob
 import io
+import itertools
 import json
 import os
 import pathlib
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from dfm_jax.data.rows import Row, Rules
 from dfm_jax.data.tokenizers import PIECE_CHARS, safe_cut
@@ -18,7 +20,8 @@ from dfm_jax.errors import UsageError, WorldError
 SUFFIXES = (".txt", ".raw", ".jsonl", ".parquet")
 COMPRESSED = (".gz", ".zst")
 
-# Files are put together to units of at least this size, so that a folder of many small files gives few shards.
+# Files are put together to units of at least this size, so that a folder of many small files gives few shards, and
+# larger .parquet files are divided between row groups, so that machines can share them.
 UNIT_BYTES = 1 << 28
 
 
@@ -57,25 +60,49 @@ def identity(files: Sequence[pathlib.Path]) -> list[Any]:
 
 
 def units(files: Sequence[pathlib.Path], rules: Rules, where: str) -> list["FilesUnit"]:
-    groups: list[list[pathlib.Path]] = []
+    grouped: list[list[Part]] = []
     size = UNIT_BYTES
-    for file in files:
+    for part in (part for file in files for part in _parts(file)):
         if size >= UNIT_BYTES:
-            groups.append([])
+            grouped.append([])
             size = 0
-        groups[-1].append(file)
-        size += file.stat().st_size
-    return [FilesUnit(group, rules, where) for group in groups]
+        grouped[-1].append(part)
+        size += part.size
+    return [FilesUnit(unit, rules, where) for unit in grouped]
+
+
+class Part(NamedTuple):
+    """A file, or some row groups of a .parquet file; size in bytes on the disk."""
+
+    path: pathlib.Path
+    size: int
+    groups: range | None = None
+
+
+def _parts(path: pathlib.Path) -> list[Part]:
+    size = path.stat().st_size
+    if kind(path) != ".parquet" or size < 2 * UNIT_BYTES:
+        return [Part(path, size)]
+    import pyarrow.parquet
+
+    with _readable(path), pyarrow.parquet.ParquetFile(path) as file:
+        count = file.metadata.num_row_groups
+    pieces = min(size // UNIT_BYTES, count)
+    if pieces < 2:
+        return [Part(path, size)]
+    ends = [count * i // pieces for i in range(pieces + 1)]
+    return [Part(path, size // pieces, range(*pair)) for pair in itertools.pairwise(ends)]
 
 
 class FilesUnit:
-    """Some files in a row."""
+    """Some files in a row, or some row groups of one."""
 
-    def __init__(self, files: Sequence[pathlib.Path], rules: Rules, where: str):
-        self.name = files[0].name if len(files) == 1 else f"{files[0].name} and {len(files) - 1} more"
-        self._sizes = [file.stat().st_size for file in files]
-        self.size = sum(self._sizes)
-        self._files, self._rules, self._where = files, rules, where
+    def __init__(self, parts: Sequence[Part], rules: Rules, where: str):
+        first = parts[0]
+        rows = f", row groups {first.groups.start}-{first.groups.stop - 1}" if first.groups else ""
+        self.name = first.path.name + rows + (f" and {len(parts) - 1} more" if len(parts) > 1 else "")
+        self.size = sum(part.size for part in parts)
+        self._parts, self._rules, self._where = parts, rules, where
         self._read = 0.0
 
     def fraction(self) -> float:
@@ -83,24 +110,36 @@ class FilesUnit:
 
     def rows(self, skip: int) -> Iterator[Row | None]:
         before = 0
-        for file, size in zip(self._files, self._sizes, strict=True):
-            for row, position in _rows_of(file, self._rules, self._where):
-                self._read = before + position * size
+        for part in self._parts:
+            for row, position in _rows_of(part, self._rules, self._where):
+                self._read = before + position * part.size
                 if skip:
                     skip -= 1
                 else:
                     yield row
-            before += size
+            before += part.size
 
 
-def _rows_of(path: pathlib.Path, rules: Rules, where: str) -> Iterator[tuple[Row | None, float]]:
-    """Rows, each with the fraction of the file that has been read."""
+@contextlib.contextmanager
+def _readable(path: pathlib.Path) -> Iterator[None]:
+    """Turns every way in which a file's reader fails into a WorldError."""
     import pyarrow
     import zstandard
 
     try:
+        yield
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError, pyarrow.ArrowException) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        compression = path.suffix if path.suffix in COMPRESSED else ""
+        raise WorldError(f"{path}: cannot be read as {kind(path) or '.txt'}{compression}: {reason}") from error
+
+
+def _rows_of(part: Part, rules: Rules, where: str) -> Iterator[tuple[Row | None, float]]:
+    """Rows, each with the fraction of the part that has been read."""
+    path = part.path
+    with _readable(path):
         if kind(path) == ".parquet":
-            yield from _parquet(path, rules.column, where)
+            yield from _parquet(part, rules.column, where)
             return
         with open(path, "rb") as raw:
             size = max(os.fstat(raw.fileno()).st_size, 1)
@@ -111,13 +150,6 @@ def _rows_of(path: pathlib.Path, rules: Rules, where: str) -> Iterator[tuple[Row
                 rows = _lines(file, rules) if rules.documents == "lines" else _whole(file)
             for row in rows:
                 yield row, raw.tell() / size
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError, pyarrow.ArrowException) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WorldError(f"{path}: cannot be read as {kind(path) or '.txt'}{_compression(path)}: {reason}") from error
-
-
-def _compression(path: pathlib.Path) -> str:
-    return path.suffix if path.suffix in COMPRESSED else ""
 
 
 def _decompressed(raw: BinaryIO, suffix: str) -> BinaryIO:
@@ -238,17 +270,18 @@ def missing_column(where: str, column: str, present: Sequence[str], place: str) 
     return UsageError(f"{where}: no column {column} in {place}: accepted :column= one of {', '.join(present)}")
 
 
-def _parquet(path: pathlib.Path, column: str, where: str) -> Iterator[tuple[Row | None, float]]:
+def _parquet(part: Part, column: str, where: str) -> Iterator[tuple[Row | None, float]]:
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with pyarrow.parquet.ParquetFile(part.path) as file:
         if column not in file.schema_arrow.names:
-            raise missing_column(where, column, file.schema_arrow.names, str(path))
-        read, total = 0, max(file.metadata.num_rows, 1)
-        for batch in file.iter_batches(256, columns=[column]):
+            raise missing_column(where, column, file.schema_arrow.names, str(part.path))
+        groups = list(part.groups or range(file.metadata.num_row_groups))
+        read, total = 0, max(sum(file.metadata.row_group(i).num_rows for i in groups), 1)
+        for batch in file.iter_batches(256, row_groups=groups, columns=[column]):
+            read += batch.num_rows
             for row in column_rows(batch.column(0), where, column):
                 yield row, read / total
-            read += batch.num_rows
 
 
 def column_rows(array: Any, where: str, column: str) -> Iterator[Row | None]:

@@ -46,7 +46,9 @@ def prepare(
     corpus: see corpora.py, or a folder that was prepared already. split: 'train' | 'valid'. num_workers: threads that
     encode, 0 for one per core. packing: 'continuous', or 'reference', which cuts blocks as the published run did.
     shard: (i, n), do only the i-th of n parts of the work (0 <= i < n); the folder is complete when all parts are,
-    which `is_complete` tells. progress: called about twice a second. field: the config field that errors name.
+    which `is_complete` tells. Parts are runs of units (a file of the hub, about 256 MB of local files): more parts
+    than units leave some with nothing to do. progress: called about twice a second. field: the config field to name
+    in errors.
 
     Does nothing when the folder is complete. Raises UsageError on a spec without meaning, WorldError when text cannot
     be read or shards cannot be written; what was written stays and the next call goes on from there.

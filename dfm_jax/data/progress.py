@@ -11,13 +11,17 @@ from dfm_jax.data.rows import Unit
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Of one call of `prepare`: documents and tokens made, seconds since its start, fraction of its work (0 to 1)."""
+    """Of one call of `prepare`: documents and tokens made, seconds since its start.
+
+    fraction: of its work, 0 to 1, that is done; begun: that which an interrupted run had done before it.
+    """
 
     documents: int
     tokens: int
     seconds: float
     fraction: float
     unit: str
+    begun: float = 0.0
     finished: bool = False
 
     @property
@@ -26,14 +30,16 @@ class Progress:
 
     @property
     def seconds_left(self) -> float:
-        """At the rate so far; infinite as long as no fraction is known."""
-        return self.seconds * (1 / self.fraction - 1) if self.fraction else float("inf")
+        """At the rate so far; infinite as long as that is unknown."""
+        done = self.fraction - self.begun
+        return self.seconds * (1 - self.fraction) / done if done > 0 else float("inf")
 
     def __str__(self) -> str:
         left = "?" if self.seconds_left == float("inf") else _clock(self.seconds_left)
+        time_left = "" if self.finished else f", {left} left"
         return (
             f"{self.fraction:6.1%}  {self.documents:,} documents  {self.tokens:,} tokens  "
-            f"{self.tokens_per_second:,.0f} tokens/s  {_clock(self.seconds)} elapsed, {left} left"
+            f"{self.tokens_per_second:,.0f} tokens/s  {_clock(self.seconds)}{time_left}"
         )
 
 
@@ -49,8 +55,10 @@ class Printer:
     def __call__(self, progress: Progress) -> None:
         if progress.finished or progress.seconds - self._last >= self._interval:
             self._last = progress.seconds
-            end = "\r" if self._terminal and not progress.finished else "\n"
-            print(f"prepare {progress}", end=end, file=self._file, flush=True)
+            line = f"prepare {progress}"
+            if self._terminal:
+                line = f"\r{line:<110}"  # covers what a longer line before it has left
+            print(line, end="" if self._terminal and not progress.finished else "\n", file=self._file, flush=True)
 
 
 class Meter:
@@ -60,11 +68,18 @@ class Meter:
         self._total, self._callback = max(total, 1), callback
         self._start = self._told = time.monotonic()
         self._sizes, self._documents, self._tokens = 0, 0, 0
-        self._name = ""
+        self._begun, self._name = 0.0, ""
 
     def skip(self, unit: Unit) -> None:
         """A unit that an earlier run has finished: no work of this one."""
         self._total = max(self._total - unit.size, 1)
+
+    def resume(self, unit: Unit) -> None:
+        """What `unit` has read so far was done by an earlier run."""
+        self._begun = self._fraction(unit)
+
+    def _fraction(self, unit: Unit) -> float:
+        return min(1.0, (self._sizes + unit.size * unit.fraction()) / self._total)
 
     def add(self, unit: Unit, documents: int, tokens: int) -> None:
         self._documents += documents
@@ -72,7 +87,7 @@ class Meter:
         self._name = unit.name
         if self._callback and time.monotonic() - self._told >= 0.5:
             self._told = time.monotonic()
-            self._tell((self._sizes + unit.size * unit.fraction()) / self._total)
+            self._tell(self._fraction(unit))
 
     def finish(self, unit: Unit) -> None:
         self._sizes += unit.size
@@ -84,7 +99,7 @@ class Meter:
     def _tell(self, fraction: float, finished: bool = False) -> None:
         assert self._callback is not None
         seconds = time.monotonic() - self._start
-        self._callback(Progress(self._documents, self._tokens, seconds, min(fraction, 1.0), self._name, finished))
+        self._callback(Progress(self._documents, self._tokens, seconds, fraction, self._name, self._begun, finished))
 
 
 def _clock(seconds: float) -> str:

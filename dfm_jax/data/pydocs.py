@@ -5,6 +5,7 @@ in the order of the source, read by parsing the source without importing it. It 
 """
 
 import ast
+import functools
 import hashlib
 import pathlib
 import sys
@@ -27,15 +28,17 @@ def _held_out(name: str) -> bool:
     return hashlib.sha256(name.encode()).digest()[0] % 20 == 0
 
 
-def _all_documents() -> Iterator[tuple[str, str]]:
+@functools.cache
+def _all_documents() -> list[tuple[str, str]]:
+    """Name and text; kept, since both splits are asked for and the sources take a second to parse."""
     from pydoc_data.topics import topics
 
-    for name in sorted(topics):
-        yield f"topics/{name}", topics[name].strip() + "\n"
+    documents = [(f"topics/{name}", topics[name].strip() + "\n") for name in sorted(topics)]
     for path in sorted(pathlib.Path(sysconfig.get_path("stdlib")).glob("*.py")):
         text = "\n\n".join(_docstrings(path.read_bytes()))
         if text:
-            yield path.name, text + "\n"
+            documents.append((path.name, text + "\n"))
+    return documents
 
 
 def _docstrings(source: bytes) -> Iterator[str]:

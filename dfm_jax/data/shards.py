@@ -12,6 +12,7 @@ import json
 import mmap
 import os
 import pathlib
+import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -81,7 +82,7 @@ class Manifest:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes `value` so that the file appears whole or not at all."""
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}-{path.name}")
     try:
         with open(temporary, "w") as file:
             json.dump(value, file, indent=1)

@@ -49,6 +49,17 @@ def test_a_unit_of_the_hub_goes_on_where_it_was_left(hub):
     assert list(unit.rows(4)) == []
 
 
+def test_a_hub_that_breaks_off_keeps_what_is_prepared(hub, tmp_path):
+    path = hub / "first" / "train-00001-of-00003.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    with pytest.raises(WorldError, match=r"data\.train=tiny: .*(stopped after 0 rows|cannot be loaded)") as caught:
+        prepare("tiny", "train", BYTES, tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+    path.write_bytes(whole)
+    assert open_stream(prepare("tiny", "train", BYTES, tmp_path / "cache")).manifest.num_documents == 12
+
+
 def test_a_corpus_of_the_hub_is_prepared_and_then_needs_no_hub(hub, tmp_path, monkeypatch):
     made = prepare("tiny", "train", BYTES, tmp_path / "cache", shard_bytes=64)
     stream = open_stream(made)

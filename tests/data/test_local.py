@@ -112,6 +112,18 @@ def test_small_files_share_a_unit_and_large_ones_do_not(tmp_path, monkeypatch):
         assert unit.fraction() == 1.0
 
 
+def test_a_large_parquet_file_is_divided_between_row_groups(tmp_path, monkeypatch):
+    values = [f"text {i}" for i in range(50)]
+    path = write_parquet(tmp_path / "a.parquet", values, row_group_size=4)
+    monkeypatch.setattr(local, "UNIT_BYTES", path.stat().st_size // 5)
+    units = local.units([path], PLAIN, "")
+    assert [unit.name for unit in units[:2]] == ["a.parquet, row groups 0-1", "a.parquet, row groups 2-4"]
+    assert len(units) == 5
+    assert [row.text for unit in units for row in unit.rows(0)] == values
+    assert [row.text for row in units[1].rows(11)] == ["text 19"]
+    assert all(unit.fraction() == 1.0 for unit in units)
+
+
 def test_invalid_utf8_is_replaced_and_said(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"ok \xff\xfe \xc3")
     assert rows(tmp_path / "a.txt") == [Row("ok \ufffd\ufffd \ufffd", True, True)]

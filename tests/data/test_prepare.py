@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -179,6 +180,14 @@ def test_parts_make_the_bytes_of_one_run(tmp_path, monkeypatch, parts):
         assert is_complete(made) == (not missing_units(made))
     assert is_complete(made)
     assert contents(made) == whole
+
+
+def test_two_runs_at_once_do_the_work_once(tmp_path):
+    source = write(tmp_path / "in", LONG)
+    whole = contents(prepare(source, "train", "bytes", tmp_path / "whole", shard_bytes=999))
+    with ThreadPoolExecutor(4) as pool:
+        runs = [pool.submit(prepare, source, "train", "bytes", tmp_path / "both", shard_bytes=999) for _ in range(4)]
+        assert all(contents(run.result()) == whole for run in runs)
 
 
 def test_an_unfinished_part_is_named_and_a_plain_run_makes_it(tmp_path, monkeypatch):
