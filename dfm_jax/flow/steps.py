@@ -58,7 +58,7 @@ class Knots(NamedTuple):
     def of(cls, scheduler: Any, grid: TimeGrid) -> "Knots":
         """At t = 1 sigma is 0 even for a schedule that stops short of it: what is left is drawn from the
         posterior."""
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             value = scheduler.float64(grid.t, grid.r)
             kappa, sigma, d_kappa = (
                 np.broadcast_to(np.asarray(v, np.float64), grid.t.shape)
@@ -198,7 +198,7 @@ class TwoStage(_JumpThenRenoise):
         knots = Knots.of(scheduler, grid)
         kappa_t, kappa_s, sigma_t = knots.kappa[:-1], knots.kappa[1:], knots.sigma[:-1]
         c = knots.corrector(self.div_free)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             beyond = kappa_s * np.where(kappa_t > 0, kappa_s / kappa_t, np.inf) ** c
         k_u = np.where(c > 0, np.minimum(1.0, beyond), kappa_s)
         jump = np.where(c > 0, (k_u - kappa_t) / sigma_t, knots.jump)

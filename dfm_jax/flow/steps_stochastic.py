@@ -47,7 +47,8 @@ class DivFreeEuler:
         knots = Knots.of(scheduler, grid)
         c = np.where(knots.kappa[:-1] > 0, knots.corrector(self.div_free), 0.0)
         to_x_1 = np.where(knots.last, np.inf, knots.h * (1.0 + c) * knots.rate)
-        back = np.where(knots.last, 0.0, knots.h * c * knots.backward)
+        # Certain long before 1e30; infinity would meet 1 - p(z) = 0.
+        back = np.where(knots.last, 0.0, np.minimum(knots.h * c * knots.backward, 1e30))
         return Plan(grid.starts, {"to_x_1": to_x_1, "back": back}, knots.index, -np.expm1(-to_x_1))
 
     def _exit(self, p: Any, source: Any) -> Any:
@@ -205,7 +206,7 @@ class Remask:
             raise ValueError("step='remask': accepted a mask source only")
         knots = Knots.of(scheduler, grid)
         kappa_t, kappa_s = knots.kappa[:-1], knots.kappa[1:]
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             most = np.where(kappa_t > 0, np.minimum(1.0, knots.sigma[1:] / kappa_t), 1.0)
             if self.schedule == "fb":
                 sig = np.where(kappa_t > 0, np.minimum(most, (kappa_s - kappa_t) / kappa_t), 0.0)
