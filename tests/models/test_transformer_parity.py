@@ -8,6 +8,7 @@ import pytest
 import reference_files as reference
 
 from dfm_jax import flow
+from dfm_jax.models import head
 from dfm_jax.models.pytorch import convert
 from dfm_jax.models.transformer import TransformerConfig, count_parameters
 from dfm_jax.training.optimizer import make_optimizer
@@ -54,6 +55,32 @@ def test_generalized_kl_and_its_gradient(source, n):
     np.testing.assert_allclose(per_token, data[f"gkl_{n}"], rtol=1e-5, atol=1e-5)
     expected = data[f"gkl_grad_{n}"]
     np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("implementation", ["dense", "blocks"])
+@pytest.mark.parametrize("source", reference.SOURCES)
+def test_the_fused_head_gives_the_same_losses(source, implementation):
+    """What training computes: features, the head's answer to the objective's query, the objective."""
+    data, model, (x_t, time, x_1) = reference.load(source), reference.model(source), reference.inputs(source)
+    distribution = flow.get_source(source, 37)
+
+    @jax.jit
+    def losses(model):
+        features = model(x_t, time)
+
+        def loss(name, exponent):
+            path = flow.MixtureDiscreteProbPath(flow.get_scheduler("polynomial", exponent=exponent))
+            objective = flow.get_objective(name, path=path, source=distribution)
+            t = jnp.asarray(data["t_gkl"])
+            answer = head.answer(model, features, objective.query(x_1, x_t, t), implementation=implementation)
+            return objective(answer, x_1, x_t, t)
+
+        return loss("cross_entropy", 1).mean(), [loss("generalized_kl", n) for n in (1, 2, 3)]
+
+    cross_entropy, kl = losses(model)
+    np.testing.assert_allclose(cross_entropy, data["ce"], rtol=0, atol=1e-5)
+    for n in (1, 2, 3):
+        np.testing.assert_allclose(kl[n - 1], data[f"gkl_{n}"], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("source", reference.SOURCES)
