@@ -63,7 +63,7 @@ class MixtureDiscreteProbPath:
 
 def times_rate(rate: jax.Array, change: jax.Array) -> jax.Array:
     """rate * change; 0 where change = 0 even at an infinite rate, through which no gradient passes (never NaN)."""
-    rate = jnp.broadcast_to(rate.astype(change.dtype), change.shape)
+    rate, change = jnp.broadcast_arrays(rate.astype(change.dtype), change)
     endless = jnp.isinf(rate)
     limit = jnp.where(change == 0, 0.0, jnp.copysign(jnp.inf, change))
     return jnp.where(endless, jax.lax.stop_gradient(limit), jnp.where(endless, 0.0, rate) * change)
