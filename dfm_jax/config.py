@@ -218,6 +218,8 @@ def check_together(config: ConfigDict) -> None:
         refuse("mesh.fsdp", config.mesh.fsdp, "at most one -1 among mesh.data, mesh.fsdp and mesh.tensor")
     if not config.model.time_conditioning and config.flow.source_distribution != "mask":
         refuse("model.time_conditioning", False, "True for a source whose posterior depends on the time")
+    if config.flow.loss_function == "masked_count" and config.model.time_conditioning:
+        refuse("model.time_conditioning", True, "False for masked_count, a loss without a time")
     if not config.eval.corpora and config.eval.elbo:
         refuse("eval.corpora", "()", "at least one corpus, or --config.eval.elbo=False")
 

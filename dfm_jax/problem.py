@@ -26,6 +26,19 @@ class Problem:
     coupling: flow.Coupling
 
     @property
+    def counts_masks(self) -> bool:
+        """Whether the objective is the count form, which draws a number of masks in place of a time."""
+        return isinstance(self.objective, flow.MaskedCount)
+
+    @property
+    def token_objective(self) -> flow.Objective:
+        """The objective as a function of each position alone; the count form's L / n is then the row's weight."""
+        if not self.counts_masks:
+            return self.objective
+        o = self.objective
+        return flow.CrossEntropy(o.path, o.source, o.parametrization, o.suppress_mask, corrupted_only=True)
+
+    @property
     def suppress(self) -> int | None:
         """The state that has probability 0 in all that samples or scores, if any."""
         return self.objective.suppress

@@ -45,30 +45,44 @@ def corrupt(tokens: Array, step: Array | int, problem: Problem, settings: StepSe
     def key(purpose: str) -> Array:
         return noise_key(settings.seed, purpose, step)
 
-    batch = tokens.shape[0]
-    time, time_weight = flow.sample_times(
+    batch, length = tokens.shape
+    time, weight = flow.sample_times(
         key("time"), batch, law=problem.time_law, method=problem.time_sampling, epsilon=problem.time_epsilon
     )
     pair = problem.coupling.sample(key("coupling"), tokens, problem.source)
-    if isinstance(problem.objective, flow.MaskedCount):
-        x_t = flow.conditional_coupling(
-            flow.mask_uniform_subset(key("path"), tokens, problem.source.mask_id), tokens, pair.kept
-        )
+    mask_id = problem.source.mask_id
+    if problem.counts_masks and mask_id is not None:
+        # The count form has no time: a random number of masks, and L over it as the weight (MATH.md D.5).
+        masked = flow.mask_uniform_subset(key("path"), tokens, mask_id)
+        weight = length / (masked == mask_id).sum(-1).astype(jnp.float32)
+        x_t = flow.conditional_coupling(masked, tokens, pair.kept)
     else:
         x_t = problem.path.sample(key("path"), pair.x_0, tokens, time).x_t
     keys = jax.random.split(key("dropout"), batch) if settings.dropout else None
-    return NoisyBatch(tokens, x_t, pair.kept, time, time_weight, keys)
+    return NoisyBatch(tokens, x_t, pair.kept, time, weight, keys)
 
 
 def loss_sum(
     model: Transformer, batch: NoisyBatch, problem: Problem, settings: StepSettings, mesh: Mesh | None
 ) -> Array:
     """() float32: the objective in nats, weighted and summed over the positions of `batch`."""
+    objective = problem.token_objective
+
+    def nats(answer: flow.HeadAnswer, data: tuple[Array, Array, Array], shared: tuple[flow.Time, Array]) -> Array:
+        (x_1, x_t, kept), (time, weight) = data, shared
+        return flow.uncharged(objective(answer, x_1, x_t, time) * weight[:, None], kept)
+
     features = model(batch.x_t, problem.network_time(batch.time), dropout_keys=batch.dropout_keys)
-    query = problem.objective.query(batch.x_1, batch.x_t, batch.time)
-    answer = head.answer(model, features, query, implementation=settings.head, mesh=mesh)
-    nats = flow.uncharged(problem.objective(answer, batch.x_1, batch.x_t, batch.time), batch.kept)
-    return (nats * batch.weight[:, None]).sum()
+    return head.summed_loss(
+        model,
+        features,
+        objective.query(batch.x_1, batch.x_t, batch.time),
+        nats,
+        (batch.x_1, batch.x_t, batch.kept),
+        (batch.time, batch.weight),
+        implementation=settings.head,
+        mesh=mesh,
+    )
 
 
 def loss_and_gradient(
