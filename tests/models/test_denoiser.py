@@ -39,15 +39,10 @@ def make(source_name: str, leave_one_out: bool, **options) -> TransformerDenoise
 
 def frequencies(denoiser: TransformerDenoiser, x, t, draws: int) -> np.ndarray:
     """(L, S) frequencies of x_1 at the positions of x (1, L)."""
-    features = denoiser.features(x, t)[0]
-
-    @jax.jit
-    def draw(key):
-        keys = jax.random.split(key, (draws, L))
-        times = jnp.broadcast_to(t, (L,))
-        return jax.vmap(lambda k: denoiser.draw(k, features, x[0], times))(keys)
-
-    drawn = np.asarray(draw(jax.random.key(2)))
+    rows = jnp.tile(denoiser.features(x, t)[0], (draws, 1))
+    keys = jax.random.split(jax.random.key(2), draws * L)
+    drawn = jax.jit(denoiser.draw)(keys, rows, jnp.tile(x[0], draws), jnp.broadcast_to(t, (draws * L,)))
+    drawn = np.asarray(drawn).reshape(draws, L)
     return np.stack([np.bincount(drawn[:, i], minlength=denoiser.source.num_states) for i in range(L)]) / draws
 
 

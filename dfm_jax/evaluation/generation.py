@@ -1,0 +1,189 @@
+"""Generating sequences from a trained network: sharded over a mesh, keyed by a sequence's number alone."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dfm_jax import flow
+from dfm_jax.data import Tokenizer
+from dfm_jax.errors import UsageError
+from dfm_jax.evaluation.prompts import Prompt
+from dfm_jax.models.denoiser import Temperature, TransformerDenoiser
+from dfm_jax.models.transformer import Transformer
+from dfm_jax.problem import Problem
+from dfm_jax.rng import noise_key
+
+
+class Samples(NamedTuple):
+    """One batch: tokens (B, L) int32; frames (F, B, L) int32, its states at `Generator.frame_steps`, or None."""
+
+    tokens: np.ndarray
+    frames: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingSettings:
+    """How sequences are drawn; what a sample set's files say about it.
+
+    steps: of the sampler. method: a name of `flow.get_step`. temperature, top_p: of the posterior. seed: with a
+    sequence's number, all the noise of it. scheduler: another schedule than in training, None for the same. length:
+    tokens per sequence.
+    """
+
+    length: int
+    steps: int
+    method: str = "exact"
+    temperature: Temperature = 1.0
+    top_p: float = 1.0
+    seed: int = 42
+    scheduler: flow.Scheduler | None = None
+
+    def describe(self) -> dict[str, object]:
+        """What can be printed."""
+        scheduler = {} if self.scheduler is None else {"scheduler": str(self.scheduler)}
+        temperature = "a function of t" if callable(self.temperature) else self.temperature
+        return {
+            "method": self.method,
+            "steps": self.steps,
+            "temperature": temperature,
+            "top_p": self.top_p,
+            "seed": self.seed,
+            "length": self.length,
+            **scheduler,
+        }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Generator:
+    """Draws sequences of a problem; compiled once for a batch size.
+
+    With a mesh every device runs its own loops on its rows, without communication (the parameters are whole on each).
+    Sequence i is keyed by (seed, i): the same on any mesh, in any batch.
+
+    Attributes:
+        batch_size: sequences per batch, over the whole mesh; a multiple of its devices.
+        frames: how many states of each trajectory are kept, the first and the last included; 0 for none.
+    """
+
+    problem: Problem
+    settings: SamplingSettings
+    batch_size: int
+    mesh: Mesh | None = None
+    frames: int = 0
+    implementation: str | None = None
+
+    def __post_init__(self):
+        devices = 1 if self.mesh is None else self.mesh.size
+        if self.batch_size % devices:
+            raise UsageError(f"config.sampling.batch_size={self.batch_size}: accepted a multiple of {devices} devices")
+        try:
+            flow.get_step(self.settings.method)
+        except ValueError as error:
+            raise UsageError(f"config.sampling.method={self.settings.method}: {error}") from error
+
+    @functools.cached_property
+    def frame_steps(self) -> np.ndarray:
+        """(F,) int: steps after which the states are kept, evenly spread."""
+        if not self.frames:
+            return np.zeros(0, np.int64)
+        return np.unique(np.rint(np.linspace(0, self.settings.steps, max(self.frames, 2))).astype(np.int64))
+
+    @property
+    def frame_times(self) -> np.ndarray:
+        """(F,) times in [0, 1] of the frames."""
+        return self.frame_steps / self.settings.steps
+
+    def __call__(
+        self, model: Transformer, num: int, *, prompts: Sequence[Prompt] = (), start: int = 0
+    ) -> Iterator[Samples]:
+        """Batches of sequences start, start + 1, ..., `num` of them; the last batch is shorter where it must be.
+
+        prompts: none, one for all sequences, or several that are used in turn. Every process gets every sequence.
+        """
+        for first in range(start, start + num, self.batch_size):
+            index = np.arange(first, first + self.batch_size, dtype=np.int32)
+            given = [prompts[int(i) % len(prompts)] for i in index] if prompts else [self._no_prompt] * len(index)
+            tokens = np.stack([prompt.tokens for prompt in given]).astype(np.int32)
+            fixed = np.stack([prompt.fixed for prompt in given])
+            placed = (self._place(x) for x in (index, tokens, fixed))
+            drawn, frames = self._program(model, *placed)
+            count = min(self.batch_size, start + num - first)
+            kept = None if frames is None else np.asarray(frames)[:, :count]
+            yield Samples(np.asarray(drawn)[:count], kept)
+
+    @functools.cached_property
+    def _no_prompt(self) -> Prompt:
+        return Prompt(np.zeros(self.settings.length, np.int32), np.zeros(self.settings.length, bool))
+
+    def _place(self, rows: np.ndarray) -> jax.Array:
+        if self.mesh is None:
+            return jnp.asarray(rows)
+        sharding = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+        return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
+
+    @functools.cached_property
+    def _program(self):
+        if self.mesh is None:
+            return jax.jit(self._draw)
+        rows, whole = PartitionSpec(self.mesh.axis_names), PartitionSpec()
+        frames = PartitionSpec(None, self.mesh.axis_names)
+        # Each device's loops end when its own rows are done: nothing in them may be checked across devices.
+        sharded = jax.shard_map(
+            self._draw, mesh=self.mesh, in_specs=(whole, rows, rows, rows), out_specs=(rows, frames), check_vma=False
+        )
+        return jax.jit(sharded, out_shardings=NamedSharding(self.mesh, whole))
+
+    def _draw(self, model: Transformer, index: jax.Array, given: jax.Array, fixed: jax.Array):
+        """Final tokens (B, L) and frames (F, B, L) or None of the sequences `index` (B,)."""
+        problem, settings = self.problem, self.settings
+        key = noise_key(settings.seed, "sampling")
+        keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(index)
+        x_init = jnp.where(fixed, given, problem.source.sample(keys[:, 0], given.shape))
+        denoiser = TransformerDenoiser(
+            model=model,
+            source=problem.source,
+            scheduler=problem.path.scheduler,
+            leave_one_out=problem.parametrization == "leave_one_out",
+            suppress=problem.source.mask_id,
+            network_time=problem.network_time,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            implementation=self.implementation,
+        )
+        solver = flow.MixtureDiscreteSolver(
+            denoiser, problem.path, problem.source, step=settings.method, scheduler=settings.scheduler
+        )
+        sample = functools.partial(solver.sample, keys[:, 1], x_init, steps=settings.steps, fixed=fixed)
+        if not self.frames:
+            return sample(), None
+        states = sample(return_intermediates=self.frame_times.tolist())
+        return states[-1], states
+
+
+def generate(
+    model: Transformer,
+    problem: Problem,
+    settings: SamplingSettings,
+    num: int,
+    *,
+    batch_size: int = 16,
+    prompts: Sequence[Prompt] = (),
+    mesh: Mesh | None = None,
+) -> np.ndarray:
+    """`num` sequences (num, L) int32; see `Generator`, which is kept where there are several calls."""
+    batches = Generator(problem, settings, batch_size, mesh)(model, num, prompts=prompts)
+    return np.concatenate([batch.tokens for batch in batches])
+
+
+def to_text(tokens: np.ndarray, tokenizer: Tokenizer, *, trim: bool = False, prompt_length: int = 0) -> str:
+    """The text of one sequence (L,); with `trim`, up to its first end of text after `prompt_length` tokens."""
+    if trim:
+        ends = np.flatnonzero(tokens[prompt_length:] == tokenizer.eos_id)
+        tokens = tokens[: prompt_length + ends[0]] if len(ends) else tokens
+    return tokenizer.decode(tokens)
