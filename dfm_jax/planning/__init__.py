@@ -1,0 +1,79 @@
+"""`--mode=compile`: what a config needs on machines that are not here, from the compiler that would run there."""
+
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dfm_jax import files
+from dfm_jax.planning import driver, report, sweep, targets, verdict
+from dfm_jax.problem import get_model_config, get_problem
+from dfm_jax.terminal import note
+
+
+def run(config: ConfigDict, target: str | None, workdir: pathlib.Path, *, axes: str | None = None) -> int:
+    """Compiles the config's programs for `target` and reports them, or sweeps over `axes` if given.
+
+    Writes `compile.json` and `compile.md` (`sweep.json`, `sweep.md`) into `workdir` and prints a table.
+
+    Raises:
+        UsageError: the target or the config is wrong, or the mesh does not match.
+        WorldError: the CUDA compiler is missing, the folder is not writable, a compilation failed.
+    """
+    place = targets.parse(target)
+    driver.check_fits_mesh(config, place)
+    driver.check_installed()
+    files.ensure_writable(workdir)
+    assert target is not None
+    if axes is not None:
+        return run_sweep(config, target, place, workdir, axes)
+    jobs = [driver.Job(config, target, program) for program in driver.PROGRAMS]
+    note(f"compiling {', '.join(driver.PROGRAMS)} for {place.describe()}, each in a process of its own")
+    answers = driver.compile_all(jobs)
+    for job, answer in zip(jobs, answers, strict=True):
+        driver.raise_for(answer, job)
+    result = result_of(config, place, dict(zip(driver.PROGRAMS, answers, strict=True)))
+    files.write_json_atomically(workdir / "compile.json", result)
+    files.write_atomically(workdir / "compile.md", report.markdown(result, workdir.name))
+    print(report.terminal(result))
+    note(f"{workdir / 'compile.md'}, {workdir / 'compile.json'}")
+    return 0
+
+
+def result_of(config: ConfigDict, place: targets.Target, answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The report's content, from the children's answers by program."""
+    from dfm_jax.models.transformer import count_parameters
+
+    num_states = states(config)
+    parameters = count_parameters(get_model_config(config, num_states, "gpu"))
+    return report.summary(config, place, answers, parameters, num_states)
+
+
+def states(config: ConfigDict) -> int:
+    return get_problem(config, driver.VOCABULARIES[config.tokenizer.name]).source.num_states
+
+
+def run_sweep(config: ConfigDict, target: str, place: targets.Target, workdir: pathlib.Path, axes: str) -> int:
+    """Larger batches are only tried where smaller ones fit, as memory grows with them."""
+    points = sweep.choices(config, place, axes)
+    note(f"compiling up to {len(points)} training steps for {place.describe()}")
+    found: list[tuple[sweep.Choice, dict[str, Any]]] = []
+    full: set[tuple[Any, str]] = set()
+    for rows in sorted({point.rows for point in points}):
+        wave = [p for p in points if p.rows == rows and (p.mesh, p.remat) not in full]
+        jobs = [driver.Job(p.apply(config), target, "train") for p in wave]
+        answers = driver.compile_all(jobs)
+        found += zip(wave, answers, strict=True)
+        for point, answer in zip(wave, answers, strict=True):
+            word = answer.get("error") or verdict.judge(answer, config, place.chip, place.num_devices).word
+            note(f"{point.describe()}: {word}")
+            if word == verdict.NO:
+                full.add((point.mesh, point.remat))
+    ranked = sweep.rank(config, place, found, states(config))
+    cells = sweep.render(ranked)
+    files.write_json_atomically(workdir / "sweep.json", {"target": place.describe(), "rows": ranked})
+    page = [f"# {workdir.name} on {place.describe()}: what fits", "", *report.table(cells), ""]
+    page += [report.BOUND_NOT_PREDICTION, ""]
+    files.write_atomically(workdir / "sweep.md", "\n".join(page))
+    print("\n".join(report.aligned(cells)))
+    return 0

@@ -1,0 +1,113 @@
+"""What a compiled program computes: matrix products, attention, custom calls, and the memory it moves."""
+
+import collections
+import dataclasses
+import math
+import re
+
+from dfm_jax.planning import collectives, hlo
+from dfm_jax.planning.targets import Chip
+
+# Compiled Pallas kernels, by the names of their custom calls.
+PALLAS = ("triton", "mosaic_gpu", "pallas")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arithmetic:
+    """Of one execution, on one device."""
+
+    matrix_flops: float  # multiply-adds of matrix products count 2
+    attention_flops: float  # inside cuDNN's attention calls, by formula
+    float32_flops: float  # the part of matrix_flops whose operands are float32 or wider
+    bytes_moved: float  # if each kernel reads its operands and writes its results once
+    custom_calls: dict[str, int]  # target -> executions
+    attention_workspace: int  # bytes, of the largest cuDNN backward call
+    unknown_loops: bool  # a loop of unknown length counted once
+    pallas_calls: dict[str, int]  # kernel -> executions; their arithmetic is not in the sums
+    kernel_seconds: float | None  # one kernel after another, each at the chip's arithmetic or memory, the slower
+
+    @property
+    def flops(self) -> float:
+        return self.matrix_flops + self.attention_flops
+
+
+def read(module: hlo.Module, chip: Chip) -> Arithmetic:
+    matrix = wide = attention = moved = seconds = 0.0
+    workspace, unknown = 0, False
+    calls: collections.Counter[str] = collections.Counter()
+    pallas: collections.Counter[str] = collections.Counter()
+    for instruction, computation, times in module.executed():
+        if instruction.opcode == "while" and instruction.trip_count is None:
+            unknown = True
+        bytes_here = hlo.traffic(module, instruction, computation)
+        flops_here = 0.0
+        for flops, is_wide in products(module, instruction, computation):
+            matrix += times * flops
+            wide += times * flops * is_wide
+            flops_here += flops
+        if instruction.opcode == "custom-call":
+            calls[instruction.target] += round(times)
+            if any(word in instruction.target.lower() for word in PALLAS):
+                pallas[kernel_name(instruction)] += round(times)
+            if instruction.target.startswith("__cudnn$fmha"):
+                flops, bytes_used = cudnn_attention(instruction, computation)
+                attention += times * flops
+                flops_here += flops
+                workspace = max(workspace, bytes_used)
+        moved += times * bytes_here
+        if chip.peak is not None and not instruction.opcode.startswith(collectives.KINDS):
+            seconds += times * max(flops_here / chip.peak, bytes_here / chip.memory_bandwidth)
+    return Arithmetic(
+        matrix_flops=matrix,
+        attention_flops=attention,
+        float32_flops=wide,
+        bytes_moved=moved,
+        custom_calls=dict(calls),
+        attention_workspace=workspace,
+        unknown_loops=unknown,
+        pallas_calls=dict(pallas),
+        kernel_seconds=None if chip.peak is None else seconds,
+    )
+
+
+def kernel_name(instruction: hlo.Instruction) -> str:
+    """The name that the kernel was given, or the last of the JAX functions that called it."""
+    match = re.search(r'(?:kernel_name|name)\\?"?\s*[:=]\s*\\?"([\w.\-]+)', instruction.attributes)
+    return match[1] if match else instruction.op_name.rsplit("/", 1)[-1] or instruction.name
+
+
+def products(
+    module: hlo.Module, instruction: hlo.Instruction, computation: hlo.Computation
+) -> list[tuple[float, bool]]:
+    """(operations, operands of 32 bits or more) of each matrix product in an instruction, fusions looked into."""
+    if instruction.opcode == "dot":
+        return [_product(instruction, computation, instruction.dims("lhs_contracting_dims"))]
+    if instruction.opcode == "custom-call" and re.search("gemm|matmul", instruction.target):
+        match = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.attributes)
+        dims = tuple(int(n) for n in re.findall(r"\d+", match[1])) if match else ()
+        return [_product(instruction, computation, dims)] if dims else []
+    if instruction.opcode == "fusion":
+        inner = [module.computations.get(name, {}) for name in instruction.calls("calls")]
+        return [p for callee in inner for i in callee.values() for p in products(module, i, callee)]
+    return []
+
+
+def _product(
+    instruction: hlo.Instruction, computation: hlo.Computation, contracted: tuple[int, ...]
+) -> tuple[float, bool]:
+    left = computation[instruction.operands[0]].shapes[0]
+    size = 2.0 * instruction.shapes[0].size * math.prod(left.dims[d] for d in contracted)
+    return size, hlo.DTYPE_BITS[left.dtype] >= 32
+
+
+def cudnn_attention(instruction: hlo.Instruction, computation: hlo.Computation) -> tuple[float, int]:
+    """(operations, workspace bytes) of one call on queries (B, L, H, d) and keys of the same length.
+
+    Forward: two products of 2 B H L^2 d; backward: five. The backward call accumulates the queries' gradient in
+    float32 and keeps one number a query: B H L (4 d + 4) + 256 bytes that the compiler does not count.
+    """
+    batch, length, heads, width = computation[instruction.operands[0]].shapes[0].dims
+    product = 2.0 * batch * heads * length**2 * width
+    if "Backward" in instruction.target:
+        return 5 * product, batch * heads * length * (4 * width + 4) + 256
+    return 2 * product, 0

@@ -1,0 +1,132 @@
+"""Compiling programs, each in a process of its own, and what to say when one cannot be compiled."""
+
+import concurrent.futures
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh
+from ml_collections import ConfigDict
+
+from dfm_jax import config as configs
+from dfm_jax import sharding
+from dfm_jax.data.tokenizers import ByteTokenizer, GPT2Tokenizer
+from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.planning.targets import Target
+
+VOCABULARIES = {tokenizer.name: tokenizer.vocab_size for tokenizer in (ByteTokenizer, GPT2Tokenizer)}
+PROGRAMS = ("train", "evaluate", "sample")
+TIMEOUT = 1800  # seconds for one program; a 7B step needs one minute
+PLUGINS = ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One program to compile."""
+
+    config: ConfigDict
+    target: str  # as on the command line
+    program: str  # of PROGRAMS
+
+
+def check_installed() -> None:
+    """WorldError with what to install where XLA's CUDA compiler is missing. Loads nothing."""
+    if not any(_is_installed(name) for name in PLUGINS):
+        version = jax.__version__
+        raise WorldError(
+            "mode=compile: XLA's CUDA compiler is not installed; accepted: pip install "
+            f"jax-cuda12-plugin=={version} jax-cuda12-pjrt=={version} and "
+            "pip install --no-deps nvidia-cudnn-cu12 nvidia-cuda-runtime-cu12 (no GPU is needed)"
+        )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def check_fits_mesh(config: ConfigDict, target: Target) -> sharding.MeshShape:
+    """The config's mesh on the target's devices; UsageError where it does not divide them, the batch or the heads."""
+    shape = sharding.MeshShape(**config.mesh).resolve(target.num_devices)
+    sharding.check_mesh(
+        AbstractMesh(dataclasses.astuple(shape), sharding.AXES),
+        batch_size=config.training.batch_size,
+        grad_accum=config.training.grad_accum,
+        n_heads=config.model.n_heads,
+    )
+    return shape
+
+
+def compile_all(
+    jobs: Sequence[Job], told: Callable[[Job, dict[str, Any]], None] = lambda job, answer: None
+) -> list[dict[str, Any]]:
+    """The answers of `dfm_jax.planning.child`, in the order of the jobs; `told` hears each as it comes.
+
+    A job that failed has {'error', 'text'} as its answer.
+    """
+    # A compilation takes up to two gigabytes and about one core.
+    workers = max(1, min(len(jobs), os.cpu_count() or 1))
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        futures = {pool.submit(compile_one, job): number for number, job in enumerate(jobs)}
+        answers: list[dict[str, Any]] = [{}] * len(jobs)
+        for future in concurrent.futures.as_completed(futures):
+            number = futures[future]
+            answers[number] = future.result()
+            told(jobs[number], answers[number])
+    return answers
+
+
+def compile_one(job: Job) -> dict[str, Any]:
+    """Runs one child to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        request, result = pathlib.Path(folder, "request.json"), pathlib.Path(folder, "answer.json")
+        request.write_text(
+            json.dumps(
+                {
+                    "config": configs.to_json(job.config),
+                    "target": job.target,
+                    "program": job.program,
+                    "vocab_size": VOCABULARIES[job.config.tokenizer.name],
+                }
+            )
+        )
+        command = [sys.executable, "-m", "dfm_jax.planning.child", str(request), str(result)]
+        try:
+            child = subprocess.run(
+                command, env=environment(), capture_output=True, text=True, timeout=TIMEOUT, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return {"error": "TimeoutExpired", "text": f"still compiling after {TIMEOUT} s"}
+        if not result.is_file():
+            lines = [line for line in child.stderr.splitlines() if line.strip()]
+            return {"error": f"exit status {child.returncode}", "text": " ".join(lines[-1:])[-400:]}
+        return json.loads(result.read_text())
+
+
+def environment() -> dict[str, str]:
+    """A child's: this package importable, no device looked for, and none of this process's XLA flags."""
+    root = str(pathlib.Path(__file__).resolve().parent.parent.parent)
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    kept = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")}
+    return {**kept, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def raise_for(answer: dict[str, Any], job: Job) -> None:
+    """UsageError or WorldError with one line, if the answer is a failure."""
+    if "error" not in answer:
+        return
+    text = f"target={job.target}: the {job.program} program could not be compiled ({answer['error']}: {answer['text']})"
+    if answer["error"] in ("UsageError", "ValueError"):
+        raise UsageError(f"{text}; accepted is a config and a target description that can")
+    hint = "; is cuDNN installed? pip install --no-deps nvidia-cudnn-cu12 nvidia-cuda-runtime-cu12"
+    raise WorldError(text + (hint if "cudnn" in answer["text"].lower() else ""))

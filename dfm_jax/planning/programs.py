@@ -1,0 +1,105 @@
+"""The programs of a config, ready to be compiled: the very functions that `train`, `eval` and `sample` run."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from dfm_jax import sharding
+from dfm_jax.evaluation.generation import Generator, SamplingSettings
+from dfm_jax.evaluation.likelihood import LikelihoodEstimator
+from dfm_jax.problem import get_scheduler
+from dfm_jax.rng import noise_key
+from dfm_jax.training.loop import make_trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A jitted function and the shapes, dtypes and shardings that it is called with."""
+
+    name: str
+    function: Any
+    arguments: tuple[Any, ...]
+    rows: int  # sequences in one call, over all devices
+    tokens: int  # tokens in one call, over all devices
+    states: int  # logical vocabulary rows
+    width: int  # of the residual stream
+
+
+def train(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
+    """One update."""
+    trainer = make_trainer(config, vocab_size, mesh)
+    rows = config.training.batch_size
+    return Program(
+        "train",
+        trainer.step,
+        (trainer.abstract, tokens(rows, config, mesh)),
+        rows,
+        rows * config.model.length,
+        trainer.problem.source.num_states,
+        config.model.hidden_size,
+    )
+
+
+def evaluate(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
+    """The likelihood of one batch, all its time points."""
+    trainer = make_trainer(config, vocab_size, mesh)
+    rows = config.eval.batch_size
+    estimator = LikelihoodEstimator(trainer.problem, config.eval.time_points, mesh=mesh)
+    weights = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=sharding.batch_sharding(mesh))
+    key = jax.eval_shape(lambda: noise_key(config.training.seed, "likelihood"))
+    return Program(
+        "evaluate",
+        estimator._program,
+        (trainer.abstract.best_model, tokens(rows, config, mesh), weights, np.int32(0), key),
+        rows,
+        rows * config.model.length,
+        trainer.problem.source.num_states,
+        config.model.hidden_size,
+    )
+
+
+def sample(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
+    """One batch of sequences, all its steps; the parameters are whole on every device."""
+    trainer = make_trainer(config, vocab_size, mesh)
+    rows = config.sampling.batch_size * mesh.size
+    scheduler = config.sampling.scheduler
+    settings = SamplingSettings(
+        length=config.model.length,
+        steps=config.sampling.steps or config.flow.sampling_steps,
+        method=config.sampling.method,
+        temperature=config.sampling.temperature,
+        top_p=config.sampling.top_p,
+        seed=config.sampling.seed,
+        scheduler=get_scheduler(config, scheduler) if scheduler else None,
+    )
+    generator = Generator(trainer.problem, settings, rows, mesh)
+    everywhere = sharding.replicated(mesh)
+    model = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), trainer.abstract.best_model
+    )
+    by_row = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    shape = (rows, config.model.length)
+    index = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=by_row)
+    given = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=by_row)
+    fixed = jax.ShapeDtypeStruct(shape, jnp.bool_, sharding=by_row)
+    return Program(
+        "sample",
+        generator._program,
+        (model, index, given, fixed),
+        rows,
+        rows * config.model.length,
+        trainer.problem.source.num_states,
+        config.model.hidden_size,
+    )
+
+
+def tokens(rows: int, config: ConfigDict, mesh: Mesh) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((rows, config.model.length), jnp.int32, sharding=sharding.batch_sharding(mesh))
+
+
+PROGRAMS = {"train": train, "evaluate": evaluate, "sample": sample}
