@@ -10,12 +10,12 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.train = "fineweb-edu"  # corpus to train on: a name, a path or glob of files, or NAME@PATH
     config.data.valid = "wikitext103"  # corpus to evaluate on, written in the same way
-    config.data.num_workers = 8  # processes that tokenise
+    config.data.num_workers = 8  # threads that tokenise; 0 = one per core
     config.data.cache_dir = "data"  # folder of the prepared token shards
     config.data.packing = "continuous"  # 'reference' reproduces the published WikiText blocks
 
     config.tokenizer = ConfigDict()
-    config.tokenizer.name = "gpt2"  # 'gpt2' (BPE, 50257 tokens) or 'bytes' (256 bytes and an end of text)
+    config.tokenizer.name = "gpt2"  # 'gpt2' (50257 tokens), 'bytes' (256 and an end of text), 'ids:N' (no text)
 
     config.training = ConfigDict()
     config.training.batch_size = 512  # sequences per update, over all devices

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import math
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,7 @@ GONE = {
     "load_dir": "--workdir=DIR continues a run; --config.checkpoint.restore_from=RUN starts from its weights",
 }
 
-Check = tuple[str, Callable[[Any], bool]]
+Check = tuple[str, Callable[[Any], Any]]
 POSITIVE: Check = ("an integer above 0", lambda v: v >= 1)
 COUNT: Check = ("an integer of 0 or more", lambda v: v >= 0)
 FRACTION: Check = ("a number in [0, 1)", lambda v: 0 <= v < 1)
@@ -49,10 +50,10 @@ def one_of(*names: str) -> Check:
 CHECKS: dict[str, Check] = {
     "data.train": NOT_EMPTY,
     "data.valid": NOT_EMPTY,
-    "data.num_workers": POSITIVE,
+    "data.num_workers": COUNT,
     "data.cache_dir": NOT_EMPTY,
     "data.packing": one_of("continuous", "reference"),
-    "tokenizer.name": one_of("gpt2", "bytes"),
+    "tokenizer.name": ("gpt2, bytes or ids:N with N > 0", lambda v: re.fullmatch(r"gpt2|bytes|ids:0*[1-9]\d*", v)),
     "training.batch_size": POSITIVE,
     "training.grad_accum": POSITIVE,
     "training.snapshot": COUNT,

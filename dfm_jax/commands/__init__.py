@@ -13,6 +13,8 @@ MODES = {
     "sample": "sample",
     "import": "convert",
     "export": "convert",
+    "compile": "plan",
+    "benchmark": "measure",
 }
 
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from dfm_jax import config as configs
 from dfm_jax import files, sharding
 from dfm_jax.command_line import Command
-from dfm_jax.data import get_tokenizer
+from dfm_jax.data import vocabulary_size
 from dfm_jax.errors import UsageError, WorldError
 from dfm_jax.lock import RunLock
 from dfm_jax.logging import note
@@ -50,8 +50,7 @@ def import_run(command: Command) -> int:
         folder = workdir / "checkpoints"
         if Checkpoints(folder).latest_step() is not None:
             raise WorldError(f"workdir={workdir}: accepted is a folder without checkpoints; this one has some")
-        vocab_size = get_tokenizer(config.tokenizer.name).vocab_size
-        trainer = make_trainer(config, vocab_size, sharding.make_mesh(sharding.MeshShape()))
+        trainer = make_trainer(config, vocabulary_size(config.tokenizer.name), sharding.make_mesh(sharding.MeshShape()))
         state = to_state(trainer.create(), imported, config)
         with Checkpoints(folder, keep_last=config.checkpoint.keep_last) as checkpoints:
             checkpoints.save(imported.step, state, metadata={"config": config.to_dict()}, block=True)
@@ -81,20 +80,24 @@ def adopt(config: ConfigDict, model: Any, *, config_was_given: bool) -> None:
     for field in dataclasses.fields(model):
         if field.name in config.model and field.name not in ("compute_dtype", "residual_dtype", "attention", "remat"):
             config.model[field.name] = getattr(model, field.name)
-    if not config_was_given:
-        try:
-            config.flow.source_distribution = pytorch.infer_source(model.vocab_size)
-        except ValueError as error:
+    try:
+        source = pytorch.infer_source(model.vocab_size)
+    except ValueError as error:
+        source = config.flow.source_distribution
+        if not config_was_given:
             raise UsageError(f"config=(missing): {' '.join(str(error).split())}") from error
+    if config_was_given and config.flow.source_distribution != source:
+        raise UsageError(
+            f"config.flow.source_distribution={config.flow.source_distribution}: accepted is {source}, "
+            f"as the file's {model.vocab_size} token states say"
+        )
+    config.flow.source_distribution = source
     extra = config.flow.source_distribution == "mask"
     vocab_size = model.vocab_size - extra
-    if get_tokenizer(config.tokenizer.name).vocab_size != vocab_size:
-        known = [name for name in ("gpt2", "bytes") if vocab_size == {"gpt2": 50257, "bytes": 257}[name]]
-        if known and not config_was_given:
-            config.tokenizer.name = known[0]
-        else:
-            # No tokenizer that we know: the model is used on token ids.
-            config.tokenizer.name = f"ids:{vocab_size}"
+    if vocabulary_size(config.tokenizer.name) != vocab_size:
+        known = {vocabulary_size(name): name for name in ("gpt2", "bytes")}
+        # Without a tokenizer that fits, the model is used on token ids.
+        config.tokenizer.name = known.get(vocab_size, f"ids:{vocab_size}")
     # The reference scored and sampled with the mask's logit, so its numbers need it.
     config.model.suppress_mask_logit = False
 
@@ -139,8 +142,7 @@ def export_run(command: Command) -> int:
         pytorch.write_weights(path, run.model, config=run.model.config, step=run.step)
         note(f"{path}: the weights of step {run.step}")
         return 0
-    tokenizer = get_tokenizer(config.tokenizer.name)
-    trainer = make_trainer(config, tokenizer.vocab_size, sharding.make_mesh(sharding.MeshShape()))
+    trainer = make_trainer(config, vocabulary_size(config.tokenizer.name), sharding.make_mesh(sharding.MeshShape()))
     try:
         pytorch.check_exportable(trainer.model_config)
         optimizer.get_moments(trainer.abstract.opt_state)

@@ -4,7 +4,7 @@ from dfm_jax.data.loader import eval_batches, train_batches
 from dfm_jax.data.prepare import is_complete, missing_units, prepare, summary
 from dfm_jax.data.progress import Printer, Progress
 from dfm_jax.data.shards import Manifest, TokenStream, open_stream, verify
-from dfm_jax.data.tokenizers import Tokenizer, get_tokenizer
+from dfm_jax.data.tokenizers import Tokenizer, get_tokenizer, vocabulary_size
 
 __all__ = [
     "Manifest",
@@ -21,4 +21,5 @@ __all__ = [
     "summary",
     "train_batches",
     "verify",
+    "vocabulary_size",
 ]

@@ -72,14 +72,15 @@ class Encoder:
             texts.append(self._detokenize(row.text) if self._detokenize else row.text)
             owners.append(i)
         parts, sizes = [], np.zeros(len(rows), np.int64)
-        eos = np.full(1, self.tokenizer.eos_id, self.dtype)
+        has_eos = self.tokenizer.eos_id >= 0
+        eos = np.full(int(has_eos), max(self.tokenizer.eos_id, 0), self.dtype)
         for i, text, ids in zip(owners, texts, self.tokenizer.encode_batch(texts), strict=True):
             row = rows[i]
             assert row is not None
             parts.append(ids.astype(self.dtype, copy=False))
             if row.end:
                 parts.append(eos)
-            sizes[i] = len(ids) + row.end
+            sizes[i] = len(ids) + (row.end and has_eos)
             counts[i + 1, :SKIPPED] = row.end, _num_bytes(text), row.repaired
         tokens = np.concatenate(parts) if parts else np.zeros(0, self.dtype)
         return Encoded(tokens, np.cumsum(sizes), np.cumsum(counts, axis=0))

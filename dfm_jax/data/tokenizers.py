@@ -1,4 +1,4 @@
-"""Text to token ids and back: bytes, or the GPT-2 byte-pair encoding."""
+"""Text to token ids and back: bytes, the GPT-2 byte-pair encoding, or ids as they are."""
 
 import functools
 import re
@@ -9,7 +9,7 @@ import numpy as np
 
 from dfm_jax.errors import UsageError, WorldError
 
-NAMES = ("bytes", "gpt2")
+NAMES = ("bytes", "gpt2", "ids:N")
 
 # A longer text is encoded in pieces: it bounds the memory of one document and keeps the regular expression's
 # backtracking on long runs short.
@@ -19,7 +19,7 @@ END_OF_TEXT = b"<|endoftext|>"
 
 
 class Tokenizer(Protocol):
-    """Ids are 0 .. vocab_size - 1; `eos_id` ends every document and never comes out of `encode_batch`."""
+    """Ids are 0 .. vocab_size - 1; `eos_id` ends every document and never comes out of `encode_batch`; -1 is none."""
 
     name: str
     vocab_size: int
@@ -47,7 +47,14 @@ def get_tokenizer(name: str) -> Tokenizer:
         return ByteTokenizer()
     if name == "gpt2":
         return _gpt2()
+    if name.startswith("ids:") and name[4:].isdecimal() and int(name[4:]) > 0:
+        return IdTokenizer(int(name[4:]))
     raise UsageError(f"tokenizer.name={name}: accepted {', '.join(NAMES)}")
+
+
+def vocabulary_size(name: str) -> int:
+    """The number of ids of the tokenizer called `name`, without its tables. Raises UsageError on an unknown name."""
+    return GPT2Tokenizer.vocab_size if name == "gpt2" else get_tokenizer(name).vocab_size
 
 
 class ByteTokenizer:
@@ -96,6 +103,30 @@ class GPT2Tokenizer:
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         ids = _checked(ids, self.vocab_size)
         return self._encoding.decode_bytes(ids[ids != self.eos_id].tolist())
+
+
+class IdTokenizer:
+    """`ids:N`: N tokens without a text, for models whose tokenizer is not known; "3 14 15" stands for [3, 14, 15]."""
+
+    eos_id = -1
+
+    def __init__(self, vocab_size: int):
+        self.name = f"ids:{vocab_size}"
+        self.vocab_size = vocab_size
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        try:
+            return [_checked(map(int, text.split()), self.vocab_size) for text in texts]
+        except ValueError as error:
+            raise WorldError(
+                f"tokenizer.name={self.name}: accepted text of numbers from 0 to {self.vocab_size - 1} ({error})"
+            ) from error
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return " ".join(map(str, _checked(ids, self.vocab_size).tolist()))
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return b""
 
 
 def split_long(text: str, size: int = PIECE_CHARS) -> list[str]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfm_jax.data import get_tokenizer, tokenizers
+from dfm_jax.data import get_tokenizer, open_stream, prepare, tokenizers
 from dfm_jax.errors import UsageError, WorldError
 
 
@@ -83,3 +83,23 @@ def test_cutting_a_long_text_does_not_change_its_tokens(gpt2):
         np.testing.assert_array_equal(np.concatenate(parts), whole)
 
     check()
+
+
+def test_ids_stand_for_themselves():
+    tokenizer = get_tokenizer("ids:37")
+    assert tokenizer.vocab_size == 37 and tokenizer.eos_id < 0
+    (ids,) = tokenizer.encode_batch(["3 14\n15"])
+    assert ids.tolist() == [3, 14, 15]
+    assert tokenizer.decode(ids) == "3 14 15"
+    for wrong in ("37", "-1", "a"):
+        with pytest.raises(WorldError, match="accepted text of numbers from 0 to 36"):
+            tokenizer.encode_batch([wrong])
+    for name in ("ids:", "ids:0", "ids:x"):
+        with pytest.raises(UsageError):
+            get_tokenizer(name)
+
+
+def test_a_corpus_of_ids_has_no_end_of_text(tmp_path):
+    (tmp_path / "ids.txt").write_text("1 2 3\n4 5")
+    stream = open_stream(prepare(str(tmp_path / "ids.txt"), "train", get_tokenizer("ids:9"), tmp_path / "cache"))
+    assert stream.read(0, stream.num_tokens).tolist() == [1, 2, 3, 4, 5]

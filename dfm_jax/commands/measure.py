@@ -1,0 +1,10 @@
+"""`--mode=benchmark`: how fast this machine runs the config's programs."""
+
+from dfm_jax import benchmark
+from dfm_jax.command_line import Command
+
+
+def run(command: Command) -> int:
+    assert command.workdir is not None
+    operands = command.operands
+    return benchmark.run(command.config, command.workdir, only=operands["only"], trace=bool(operands["trace"]))
