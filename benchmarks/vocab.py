@@ -1,0 +1,94 @@
+"""The vocabulary head's implementations against each other: forward and gradient of a generalized KL, in one run.
+
+    python benchmarks/vocab.py [--rows 2048] [--width 256] [--vocabulary 50257] [--dtype float32] [--repeats 5]
+
+Prints the best and the median time of each, interleaved, their ratio to `dense`, the temporary memory that the
+compiler plans, and the time of the three matrix products alone, which no implementation can go below.
+"""
+
+import argparse
+import functools
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+
+from kernels import vocab
+
+
+def gkl(answer, data, shared):
+    """A loss shaped like the generalized KL: the log-probability of x_1 and the probability of x_t."""
+    del shared
+    return data * (1.0 - jnp.exp(answer.at_ids[..., 1]) - 1.0 - answer.at_ids[..., 0])
+
+
+def separate(features, kernel, bias, ids, weight, *, implementation, num_valid):
+    answer = vocab.log_probs(features, kernel, bias, ids, num_valid=num_valid, implementation=implementation)
+    return gkl(answer, weight, ()).sum()
+
+
+def summed(features, kernel, bias, ids, weight, *, implementation, num_valid):
+    total, _ = vocab.summed_loss(
+        features, kernel, bias, ids, gkl, weight, num_valid=num_valid, implementation=implementation
+    )
+    return total
+
+
+def products(features, kernel, bias, ids, weight):
+    """Logits, and the two products of their gradient, and nothing else."""
+    del bias, ids, weight
+    rows = features.reshape(-1, features.shape[-1])
+    logits = (rows @ kernel.astype(rows.dtype)).astype(rows.dtype)
+    return (logits @ kernel.astype(rows.dtype).T).sum(), rows.T @ logits
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name, default in (("rows", 2048), ("width", 256), ("vocabulary", 50257), ("repeats", 5), ("batch", 8)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--only", default="", help="names, separated by commas")
+    args = parser.parse_args()
+    stored = -(-args.vocabulary // 128) * 128
+    keys = jax.random.split(jax.random.key(0), 4)
+    lead = (args.batch, args.rows // args.batch)
+    operands = (
+        jax.random.normal(keys[0], (*lead, args.width)).astype(args.dtype),
+        jax.random.normal(keys[1], (args.width, stored)) * args.width**-0.5,
+        jnp.zeros((stored,)),
+        jax.random.randint(keys[2], (*lead, 2), 0, args.vocabulary),
+        jax.random.uniform(keys[3], lead),
+    )
+    programs = {"products alone": products}
+    for name, function, implementation in (
+        ("dense", separate, "dense"),
+        ("blocks", separate, "blocks"),
+        ("blocks, summed", summed, "blocks"),
+    ):
+        loss = functools.partial(function, implementation=implementation, num_valid=args.vocabulary)
+        programs[name] = jax.value_and_grad(loss, argnums=(0, 1, 2))
+        programs[f"{name}, forward"] = loss
+    if args.only:
+        programs = {name: programs[name] for name in args.only.split(",")}
+    compiled = {name: jax.jit(program).lower(*operands).compile() for name, program in programs.items()}
+    times: dict[str, list[float]] = {name: [] for name in compiled}
+    for repeat in range(args.repeats + 1):
+        for name, program in compiled.items():
+            start = time.perf_counter()
+            jax.block_until_ready(program(*operands))
+            if repeat:
+                times[name].append(time.perf_counter() - start)
+    device = jax.devices()[0]
+    print(f"jax {jax.__version__}, {device.device_kind}, {args}")
+    for name, seconds in times.items():
+        memory = compiled[name].memory_analysis().temp_size_in_bytes / 2**20
+        ratio = min(seconds) / min(times.get("dense", seconds))
+        print(
+            f"{name:28s} best {min(seconds):7.3f} s  median {statistics.median(seconds):7.3f} s"
+            f"  {ratio:5.2f} of dense  {memory:6.0f} MiB"
+        )
+
+
+if __name__ == "__main__":
+    main()

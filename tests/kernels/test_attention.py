@@ -1,0 +1,85 @@
+"""Every implementation of attention against the definition in float64, values and gradients."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kernels import attention as module
+from kernels.attention import attention
+
+HERE = tuple(name for name in module.IMPLEMENTATIONS if name != "cudnn")
+
+
+def definition(q, k, v):
+    scores = jnp.einsum("blhd,bmhd->bhlm", q, k) / np.sqrt(q.shape[-1])
+    return jnp.einsum("bhlm,bmhd->blhd", jax.nn.softmax(scores, -1), v)
+
+
+def operands(shape, seed=0):
+    rng = np.random.default_rng(seed)
+    return tuple(rng.normal(size=shape) for _ in range(4))
+
+
+def run(function, q, k, v, cotangent):
+    out, pullback = jax.vjp(function, q, k, v)
+    return out, *pullback(cotangent.astype(out.dtype))
+
+
+@pytest.mark.parametrize("implementation", HERE)
+@pytest.mark.parametrize("shape", [(2, 70, 2, 32), (1, 129, 1, 64), (1, 7, 3, 128)])
+def test_equals_the_definition(implementation, shape):
+    arrays = operands(shape)
+    with jax.enable_x64(True):
+        wanted = [np.asarray(x) for x in jax.jit(lambda *a: run(definition, *a))(*arrays)]
+    found = jax.jit(lambda *a: run(lambda *x: attention(*x, implementation=implementation), *a))(
+        *(jnp.asarray(x, jnp.float32) for x in arrays)
+    )
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * max(1, np.abs(b).max()), rtol=0)
+
+
+@pytest.mark.parametrize("implementation", HERE)
+def test_bfloat16(implementation):
+    arrays = [jnp.asarray(x, jnp.bfloat16) for x in operands((1, 70, 2, 64))]
+    wanted = jax.jit(lambda *a: run(definition, *a))(*(x.astype(jnp.float32) for x in arrays))
+    found = jax.jit(lambda *a: run(lambda *x: attention(*x, implementation=implementation), *a))(*arrays)
+    for a, b in zip(found, wanted, strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(a.astype(jnp.float32), b, atol=0.02 * max(1.0, float(jnp.abs(b).max())), rtol=0)
+
+
+def test_the_choice_is_by_platform_and_logged_once(caplog):
+    module._log_choice.cache_clear()
+    q, k, v = (jnp.asarray(x, jnp.float32) for x in operands((1, 8, 1, 32))[:3])
+    with caplog.at_level(logging.INFO, logger="kernels.attention"):
+        np.testing.assert_array_equal(attention(q, k, v), attention(q, k, v, implementation="xla"))
+        attention(q, k, v)
+    assert [r.getMessage() for r in caplog.records] == ["attention: xla (platform cpu, float32, head_dim 32)"]
+
+
+@pytest.mark.parametrize(
+    ("implementation", "platform", "dtype", "head_dim", "reason"),
+    [
+        ("cudnn", "cpu", jnp.bfloat16, 64, "platform cpu, accepted an NVIDIA GPU"),
+        ("cudnn", "cuda", jnp.float32, 64, "dtype float32, accepted bfloat16 or float16"),
+        ("cudnn", "cuda", jnp.bfloat16, 36, "head_dim 36, accepted multiples of 8"),
+        ("cudnn", "cuda", jnp.bfloat16, 64, None),
+        ("xla", "cpu", jnp.float32, 5, None),
+    ],
+)
+def test_limits(implementation, platform, dtype, head_dim, reason):
+    found = module.limit(implementation, jax.ShapeDtypeStruct((1, 8, 1, head_dim), dtype), platform)  # pyright: ignore
+    assert (found is None) if reason is None else reason in found
+
+
+def test_an_impossible_choice_names_its_limit():
+    q = jnp.zeros((1, 8, 1, 32), jnp.bfloat16)
+    with pytest.raises(ValueError, match="implementation='cudnn': platform cpu"):
+        attention(q, q, q, implementation="cudnn")
+    with pytest.raises(ValueError, match="implementation='flash': accepted xla, cudnn"):
+        attention(q, q, q, implementation="flash")
+    with pytest.raises(ValueError, match="accepted is one shape"):
+        attention(q, q[:, :4], q)

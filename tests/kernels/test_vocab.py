@@ -1,0 +1,289 @@
+"""Every implementation of the vocabulary head against the dense definition in float64, values and gradients."""
+
+import functools
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels import vocab
+
+WIDTH, SUPPRESS = 16, 7
+ROWS = ((37,), (2, 3, 5))  # neither is a multiple of the blocks
+
+
+def problem(rows, columns, num_valid, k, seed=0, size=1.0):
+    """(arrays that are differentiated, arrays that are not) as float64 numpy."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(SUPPRESS + 1, num_valid, (*rows, k)).astype(np.int32)
+    ids[..., -1] = ids[..., 0]  # duplicates
+    shift_ids = np.where(rng.random(rows) < 0.5, ids[..., 0], rng.integers(0, num_valid, rows)).astype(np.int32)
+    amounts = rng.normal(size=rows) * 3
+    # One row per axis loses its token: at an id which that row does not ask for.
+    flat = amounts.reshape(-1)
+    flat[1], shift_ids.reshape(-1)[1] = -np.inf, SUPPRESS - 1
+    floats = (
+        rng.normal(size=(*rows, WIDTH)) * size,
+        rng.normal(size=(WIDTH, columns)),
+        rng.normal(size=columns),
+        amounts,
+        rng.uniform(size=num_valid),
+        np.exp(rng.normal(size=rows)),
+        rng.uniform(size=num_valid),
+    )
+    return floats, (ids, shift_ids)
+
+
+def call(floats, integers, *, kind, with_shift, num_valid, implementation, block_rows=None):
+    features, kernel, bias, amounts, weights, scale, inner = floats
+    ids, shift_ids = integers
+    reduction = None
+    if kind is not None:
+        reduction = vocab.Reduction(kind, weights, *((scale, inner) if kind == "log1p" else ()))
+    return vocab.log_probs(
+        features, kernel, bias, ids, shift=vocab.Shift(shift_ids, amounts) if with_shift else None,
+        suppress=SUPPRESS, num_valid=num_valid, reduction=reduction, implementation=implementation,
+        block_rows=block_rows,
+    )  # fmt: skip
+
+
+def objective(floats, integers, **options):
+    """Cotangents that differ from row to row and have a part from every output."""
+    answer = call(floats, integers, **options)
+    at_ids = answer.at_ids
+    row = jnp.cos(jnp.arange(at_ids.size, dtype=at_ids.dtype)).reshape(at_ids.shape)
+    total = (at_ids * row).sum() + jnp.sin(answer.log_sum_exp).sum()
+    if answer.reduced is not None:
+        total += (jnp.sin(answer.reduced) * row[..., 0]).sum()
+    return total, answer
+
+
+value_and_grad = jax.jit(
+    jax.value_and_grad(objective, has_aux=True),
+    static_argnames=("kind", "with_shift", "num_valid", "implementation", "block_rows"),
+)
+
+
+@functools.cache
+def exact(rows, columns, num_valid, k, kind, with_shift):
+    """The definition in float64."""
+    floats, integers = problem(rows, columns, num_valid, k)
+    with jax.enable_x64(True):
+        options = {"kind": kind, "with_shift": with_shift, "num_valid": num_valid, "implementation": "dense"}
+        return jax.tree.map(np.asarray, value_and_grad(floats, integers, **options))
+
+
+def as_float32(floats):
+    return tuple(jnp.asarray(x, jnp.float32) for x in floats)
+
+
+def assert_close(found, wanted, relative):
+    """Equal to `relative` of the largest entry, infinities at the same places."""
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b)
+        assert a.shape == b.shape
+        np.testing.assert_array_equal(np.isfinite(a), np.isfinite(b))
+        finite = np.isfinite(b)
+        np.testing.assert_allclose(a[finite], b[finite], rtol=0, atol=relative * max(1.0, np.abs(b[finite]).max()))
+
+
+@pytest.mark.parametrize("implementation", vocab.IMPLEMENTATIONS)
+@pytest.mark.parametrize("with_shift", [False, True])
+@pytest.mark.parametrize("kind", [None, "linear", "log1p"])
+def test_equals_the_definition(implementation, kind, with_shift):
+    for rows, columns, num_valid, k in ((ROWS[0], 257, 257, 3), (ROWS[1], 1024, 1000, 2)):
+        floats, integers = problem(rows, columns, num_valid, k)
+        options = {"kind": kind, "with_shift": with_shift, "num_valid": num_valid}
+        found = value_and_grad(
+            as_float32(floats),
+            integers,
+            implementation=implementation,
+            block_rows=None if rows == ROWS[0] else 2,
+            **options,
+        )
+        assert_close(found, exact(rows, columns, num_valid, k, kind, with_shift), 3e-6)
+
+
+@pytest.mark.parametrize("implementation", vocab.IMPLEMENTATIONS)
+def test_bfloat16_operands_accumulate_in_float32(implementation):
+    """Against float64 on the rounded operands: what is left is the rounding of dlogits, relative to each of them."""
+    rows, num_valid = ROWS[0], 257
+    floats, integers = problem(rows, 257, num_valid, 2)
+    rounded = jnp.asarray(floats[0], jnp.bfloat16)
+    kernel = jnp.asarray(floats[1], jnp.bfloat16)
+    options = {"kind": "log1p", "with_shift": True, "num_valid": num_valid}
+    with jax.enable_x64(True):
+        wide = (np.asarray(rounded, np.float64), np.asarray(kernel, np.float64), *floats[2:])
+        wanted = value_and_grad(wide, integers, implementation="dense", **options)
+    found = value_and_grad(
+        (rounded, *as_float32(floats[1:])), integers, implementation=implementation, block_rows=8, **options
+    )
+    (_, answer), gradient = found
+    assert answer.at_ids.dtype == answer.log_sum_exp.dtype == answer.reduced.dtype == jnp.float32
+    assert gradient[0].dtype == jnp.bfloat16
+    assert gradient[1].dtype == jnp.float32
+    assert_close(found[0], wanted[0], 3e-6)
+    assert_close(gradient, wanted[1], 6e-3)
+
+
+@settings(max_examples=6)
+@given(
+    st.integers(2, 40), st.integers(1, 3), st.sampled_from([257, 300]), st.integers(0, 2**16),
+    st.sampled_from([None, "log1p"]),
+)  # fmt: skip
+def test_any_number_of_rows(rows, k, num_valid, seed, kind):
+    floats, integers = problem((rows,), 384, num_valid, k, seed)
+    options = {"kind": kind, "with_shift": True, "num_valid": num_valid}
+    dense, blocks = (
+        value_and_grad(as_float32(floats), integers, implementation=implementation, block_rows=block_rows, **options)
+        for implementation, block_rows in (("dense", None), ("blocks", 16))
+    )
+    assert_close(blocks, dense, 3e-6)
+
+
+@pytest.mark.parametrize("columns", [50257, 50258])
+def test_the_published_vocabularies(columns):
+    """Padded or not, with a suppressed mask: probabilities of the valid tokens add up to one."""
+    stored = -(-columns // 128) * 128
+    features = jax.random.normal(jax.random.key(0), (3, 8))
+    kernel = jax.random.normal(jax.random.key(1), (8, stored)) * 0.1
+    ids = jnp.asarray([[0, columns - 1], [5, 5], [columns - 2, 50256]], jnp.int32)
+    options = {"num_valid": columns, "suppress": 50257 if columns == 50258 else None}
+    padded = vocab.log_probs(features, kernel, jnp.zeros(stored), ids, reduction=vocab.Reduction("linear"), **options)
+    cut = vocab.log_probs(features, kernel[:, :columns], jnp.zeros(columns), ids, **options)
+    np.testing.assert_allclose(padded.reduced, 1.0, rtol=1e-5)
+    np.testing.assert_allclose(padded.at_ids, cut.at_ids, rtol=1e-6)
+    assert np.isneginf(padded.at_ids[0, 1]) == (columns == 50258)
+
+
+@pytest.mark.parametrize("implementation", vocab.IMPLEMENTATIONS)
+def test_large_features_do_not_overflow(implementation):
+    floats, integers = problem((9,), 257, 257, 2, size=1e4)
+    found = value_and_grad(
+        as_float32(floats), integers, kind="log1p", with_shift=True, num_valid=257, implementation=implementation,
+        block_rows=4,
+    )  # fmt: skip
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
+
+
+@pytest.mark.parametrize("implementation", vocab.IMPLEMENTATIONS)
+def test_equal_logits_are_uniform(implementation):
+    ids = jnp.asarray([[0, 1], [255, 9]], jnp.int32)
+    answer = vocab.log_probs(
+        jnp.zeros((2, 4)), jnp.zeros((4, 256)), jnp.full((256,), 3.0), ids, implementation=implementation
+    )
+    np.testing.assert_allclose(answer.at_ids, -np.log(256), rtol=1e-6)
+    np.testing.assert_allclose(answer.log_sum_exp, 3 + np.log(256), rtol=1e-6)
+
+
+def test_gradients_match_finite_differences():
+    """Of the definition itself, in float64; the implementations are compared with it above."""
+    floats, integers = problem((3,), 20, 18, 2)
+    floats = list(floats)
+    floats[3] = np.where(np.isfinite(floats[3]), floats[3], 0.5)  # no differences at -inf
+    rng = np.random.default_rng(1)
+    direction = [rng.normal(size=x.shape) for x in floats]
+    for kind in ("linear", "log1p"):
+        options = {"kind": kind, "with_shift": True, "num_valid": 18, "implementation": "blocks", "block_rows": 2}
+        with jax.enable_x64(True):
+            _, gradient = value_and_grad(tuple(floats), integers, **options)
+            along = sum(float((g * d).sum()) for g, d in zip(gradient, direction, strict=True))
+            step = 1e-6
+            ends = [
+                float(
+                    objective(tuple(x + s * d for x, d in zip(floats, direction, strict=True)), integers, **options)[0]
+                )
+                for s in (step, -step)
+            ]
+        np.testing.assert_allclose((ends[0] - ends[1]) / (2 * step), along, rtol=1e-6)
+
+
+def row_loss(answer, data, shared):
+    out = data * (jnp.exp(answer.at_ids[..., 1]) - answer.at_ids[..., 0]) * shared[:, None] + jnp.sin(
+        answer.log_sum_exp
+    )
+    return out if answer.reduced is None else out + jnp.sin(answer.reduced)
+
+
+@pytest.mark.parametrize("kind", [None, "log1p"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_summed_loss_is_the_sum_of_the_losses(kind, dtype):
+    floats, (ids, shift_ids) = problem((2, 5), 300, 257, 2)
+    data, shared = jnp.linspace(0.1, 1.0, 10).reshape(2, 5), jnp.asarray([0.5, 2.0])
+
+    def total(floats, fused):
+        features, kernel, bias, amounts, weights, scale, inner = floats
+        reduction = None if kind is None else vocab.Reduction(kind, weights, scale, inner)
+        options = {"shift": vocab.Shift(shift_ids, amounts), "num_valid": 257, "reduction": reduction, "block_rows": 2}
+        if not fused:
+            by_row = row_loss(vocab.log_probs(features, kernel, bias, ids, **options), data, shared)
+            return 0.3 * by_row.sum(), by_row
+        out, by_row = vocab.summed_loss(features, kernel, bias, ids, row_loss, data, shared, **options)
+        return 0.3 * out, by_row
+
+    floats = as_float32(floats)
+    floats = (floats[0].astype(dtype), *floats[1:])
+    run = jax.jit(jax.value_and_grad(total, has_aux=True), static_argnums=1)
+    # The scale of 0.3 comes before the rounding of dlogits in one and after it in the other.
+    assert_close(run(floats, True), run(floats, False), 2e-6 if dtype == "float32" else 8e-3)
+    undifferentiated = jax.jit(total, static_argnums=1)(floats, True)
+    assert_close(undifferentiated, run(floats, False)[0], 2e-6)
+
+
+def test_nothing_of_rows_by_vocabulary_is_stored():
+    """128 rows in blocks of 8: the compiled gradient holds no array of 128 x 1024, in any dtype or order."""
+    floats, integers = problem((128,), 1024, 1000, 2)
+    options = {"kind": "log1p", "with_shift": True, "num_valid": 1000, "implementation": "blocks", "block_rows": 8}
+    compiled = value_and_grad.lower(as_float32(floats), integers, **options).compile()
+    for size in ("128,1024", "1,128,1024", "1024,128", "16,1,8,1024", "16,8,1024"):
+        assert f"[{size}]" not in compiled.as_text()
+    assert "[1,8,1024]" in compiled.as_text()
+
+
+def test_deterministic():
+    floats, integers = problem(ROWS[0], 257, 257, 2)
+    options = {"kind": None, "with_shift": True, "num_valid": 257, "implementation": "blocks", "block_rows": 8}
+    first, second = (value_and_grad(as_float32(floats), integers, **options) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"implementation": "triton"}, "implementation='triton': accepted dense, blocks"),
+        ({"num_valid": 21}, "num_valid=21: accepted 1 to 20"),
+        ({"suppress": 20}, "suppress=20: accepted 0 to 19"),
+        ({"bias": jnp.zeros(19)}, "bias"),
+        ({"ids": jnp.zeros((4, 1), jnp.int32)}, "ids"),
+        ({"kernel": jnp.zeros((5, 20))}, "kernel"),
+        ({"reduction": vocab.Reduction("max")}, "reduction.kind='max'"),
+        ({"reduction": vocab.Reduction("linear", scale=jnp.ones(3))}, "accepted weights alone"),
+        ({"reduction": vocab.Reduction("log1p", jnp.ones(7))}, "reduction.weights"),
+        ({"shift": vocab.Shift(jnp.zeros(3, jnp.int32), jnp.zeros(4))}, "shift"),
+    ],
+)
+def test_arguments_that_do_not_fit(change, message):
+    arguments = {
+        "features": jnp.zeros((3, 4)), "kernel": jnp.zeros((4, 20)), "bias": jnp.zeros(20),
+        "ids": jnp.zeros((3, 1), jnp.int32),
+    } | change  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        vocab.log_probs(**arguments)
+
+
+def test_on_a_mesh():
+    """Data, fsdp and tensor axes, in a process with 8 devices."""
+    script = __file__.replace("test_vocab.py", "vocab_on_a_mesh.py")
+    root = str(pathlib.Path(script).parents[2])
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": root}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "ok"
