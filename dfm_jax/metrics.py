@@ -36,6 +36,9 @@ class MetricsWriter:
         id is kept in `workdir/wandb_id`, so that every part of a run is one run there.
       enabled: False for every process but one: then nothing is written.
 
+    Attributes:
+      logged: the names that have been logged for `resume_step` itself. What is missing there was cut short.
+
     Raises:
       UsageError: W&B is wanted and not installed.
       WorldError: W&B does not start.
@@ -52,12 +55,14 @@ class MetricsWriter:
     ):
         workdir = pathlib.Path(workdir)
         self._sinks: list[Any] = []
+        self.logged: frozenset[str] = frozenset()
         if not enabled:
             return
         if wandb is not None:
             self._sinks.append(_WandB(workdir, wandb))
         path = workdir / FILE
         cut(path, resume_step)
+        self.logged = frozenset(name for line in read(path) if line["step"] == resume_step for name in line) - {"step"}
         self._sinks.append(_Lines(path))
         if tensorboard:
             self._sinks.append(_TensorBoard(workdir / "tensorboard", resume_step))

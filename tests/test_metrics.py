@@ -59,6 +59,7 @@ def test_resuming_cuts_what_follows_and_a_torn_line(tmp_path):
     assert steps(tmp_path) == [1, 2, 3, 4, 5, 6, 7]
     with MetricsWriter(tmp_path, resume_step=4) as writer:
         assert steps(tmp_path) == [1, 2, 3, 4]
+        assert writer.logged == {"train/loss"}
         writer.write(5, {"train/loss": 5})
     assert steps(tmp_path) == [1, 2, 3, 4, 5]
     assert (5, "START", None) in events(tmp_path)  # TensorBoard forgets steps >= 5 that came before

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from dfm_jax import files
+from dfm_jax import files, processes
 from dfm_jax.errors import WorldError
 from dfm_jax.terminal import note, warn
 from dfm_jax.training import checksums, tree_names
@@ -58,7 +58,7 @@ class Checkpoints:
         self._save: _Save | None = None
         self._failed: int | None = None  # the newest save, if it failed
         self._trusted: set[int] = set()  # saved or restored by this object
-        if self._writes and _is_main():
+        if self._writes and processes.is_first():
             files.ensure_writable(self.directory, field="checkpoints")
             for leftover in (_INCOMING, _TRASH):
                 shutil.rmtree(self.directory / leftover, ignore_errors=True)
@@ -161,7 +161,7 @@ class Checkpoints:
         if self._save is not None:
             save, self._save = self._save, None
             save.join()
-            if _from_main(int(save.succeeded)):
+            if processes.from_first(int(save.succeeded)):
                 self._trusted.add(save.step)
                 self._failed = None
             else:
@@ -209,8 +209,8 @@ class Checkpoints:
 
     def _restore(self, abstract: Any, prefix: str, step: int | None) -> tuple[int, Any]:
         self._settle()
-        chosen, damaged = self._choose(step) if _is_main() else (None, {})
-        chosen = _from_main(-1 if chosen is None else chosen)
+        chosen, damaged = self._choose(step) if processes.is_first() else (None, {})
+        chosen = processes.from_first(-1 if chosen is None else chosen)
         if chosen < 0:
             raise WorldError(self._explain_none(step, damaged))
         wanted = {name: _placed(leaf) for name, leaf in tree_names.flatten(abstract, prefix).items()}
@@ -226,7 +226,7 @@ class Checkpoints:
             raise WorldError(f"checkpoint={path}: accepted one that orbax can load ({_first_line(error)})") from error
         if self._writes:
             self._trusted.add(chosen)
-            if _is_main():
+            if processes.is_first():
                 self._set_aside(damaged)
         return chosen, tree_names.unflatten(abstract, loaded, prefix)
 
@@ -306,7 +306,7 @@ class _Save:
         self._incoming = owner.directory / _INCOMING / str(step)
         self._thread: threading.Thread | None = None
         try:
-            if _is_main():
+            if processes.is_first():
                 self._incoming.parent.mkdir(exist_ok=True)
             response = ocp.save_checkpointables_async(
                 str(self._incoming), {_ITEM: arrays}, overwrite=True, custom_metadata=metadata or {}
@@ -325,7 +325,7 @@ class _Save:
     def _finish(self, response: ocp.AsyncResponse[None]) -> None:
         try:
             response.result()
-            if _is_main():
+            if processes.is_first():
                 checksums.write(self._incoming)
                 self._owner._publish(self._incoming, self.step)
             self.succeeded = True
@@ -336,21 +336,8 @@ class _Save:
         latest = self._owner.latest_step()
         kept = "there is no earlier one" if latest is None else f"the newest complete one is {latest}"
         warn(f"CHECKPOINT {self.step} WAS NOT SAVED to {self._owner.directory} ({_first_line(error)}); {kept}")
-        if _is_main():
+        if processes.is_first():
             shutil.rmtree(self._incoming.parent, ignore_errors=True)  # gives a full disk its space back
-
-
-def _is_main() -> bool:
-    return jax.process_index() == 0
-
-
-def _from_main(value: int) -> int:
-    """Process 0's value, on every process."""
-    if jax.process_count() == 1:
-        return value
-    from jax.experimental import multihost_utils
-
-    return int(multihost_utils.broadcast_one_to_all(np.asarray(value, np.int32)))
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:

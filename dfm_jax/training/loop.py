@@ -157,13 +157,6 @@ def train(
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if values["bad_steps"]:
             warn(f"step {at}: loss {values['loss']}, gradient norm {values['grad_norm']}: the update was skipped")
-        if values["bad_steps"] >= config.training.max_bad_steps:
-            saved = checkpoints.latest_step()
-            raise WorldError(
-                f"training.max_bad_steps={config.training.max_bad_steps}: updates up to step {at} had a non-finite "
-                f"loss or gradient; the last good checkpoint is {'none' if saved is None else f'step {saved}'}; "
-                "accepted: a lower optim.lr, a longer optim.warmup or a smaller optim.grad_clip, and the same command"
-            )
         if at % config.logging.log_freq == 0 or at == n_iters or values["bad_steps"]:
             seconds = (time.monotonic() - started) / max(at - last_line, 1)
             line = {
@@ -179,7 +172,27 @@ def train(
             writer.write(at, line)
             progress.update(at, loss=values["loss"], tokens_per_second=line["train/tokens_per_second"])
             started, last_line = time.monotonic(), at
+        if values["bad_steps"] >= config.training.max_bad_steps:
+            saved = checkpoints.latest_step()
+            raise WorldError(
+                f"training.max_bad_steps={config.training.max_bad_steps}: updates up to step {at} had a non-finite "
+                f"loss or gradient; the last good checkpoint is {'none' if saved is None else f'step {saved}'}; "
+                "accepted: a lower optim.lr, a longer optim.warmup or a smaller optim.grad_clip, and the same command"
+            )
         return bool(stop)
+
+    def report(at: int) -> None:
+        """Evaluates and generates if it is due at step `at`, and logs both in one line."""
+        nonlocal started
+        pause = time.monotonic()
+        values = {}
+        if at == n_iters or is_due(at, config.training.eval_freq):
+            values |= reports.evaluate(state, at)
+        if is_due(at, config.training.perplexity_freq):
+            values |= reports.generate(state, at)
+        if values:
+            writer.write(at, values)
+        started += time.monotonic() - pause  # not the training's time
 
     with (
         GracefulStop() as signals,
@@ -187,6 +200,8 @@ def train(
         contextlib.closing(batches_from(trainer, stream, step)) as batches,
     ):
         stopping = False
+        if step and not processes.from_first(any(not name.startswith("train/") for name in writer.logged)):
+            report(step)  # the run ended between its checkpoint and its report
         while step < n_iters and not stopping:
             stop = agreement.ask(signals.requested)
             tokens = next(batches)
@@ -197,21 +212,16 @@ def train(
             pending = step, metrics, stop
             last = step == n_iters
             snapshot = last or is_due(step, config.training.snapshot)
-            evaluate = last or is_due(step, config.training.eval_freq)
-            generate = is_due(step, config.training.perplexity_freq)
-            if snapshot or evaluate or generate or stopping:
+            due = is_due(step, config.training.eval_freq) or is_due(step, config.training.perplexity_freq)
+            if snapshot or due or stopping:
                 # A checkpoint must not hold a state that the check on bad steps would have refused.
                 stopping = account(*pending) or stopping
                 pending = None
                 if snapshot or stopping:
                     checkpoints.save(step, state, metadata=metadata)
-                pause = time.monotonic()
-                if evaluate and not stopping:
-                    writer.write(step, reports.evaluate(state, step))
-                if generate and not stopping:
-                    writer.write(step, reports.generate(state, step))
-                started += time.monotonic() - pause  # not the training's time
+                if not stopping:
+                    report(step)
     checkpoints.wait()
-    if stopping and step < n_iters:
+    if stopping:
         note(f"stopped at step {step} of {n_iters}; the same command continues from there")
-    return state, step >= n_iters
+    return state, not stopping

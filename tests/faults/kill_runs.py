@@ -54,17 +54,21 @@ def main() -> int:
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--quiet", type=pathlib.Path, help="folder of a finished run of this config that was left alone"
+    )
     parser.add_argument("--tiny", action="store_true", help="a network of seconds instead of the quickstart's")
     arguments, rest = parser.parse_known_args()
     overrides = dict(runs.TINY) if arguments.tiny else {}
-    overrides["optim.n_iters"] = 20 + 6 * arguments.kills
+    overrides.setdefault("optim.n_iters", 20 + 6 * arguments.kills)
     overrides |= dict(word.removeprefix("--config.").split("=", 1) for word in rest)
-    quiet, disturbed = arguments.folder / "quiet", arguments.folder / "disturbed"
+    quiet, disturbed = arguments.quiet or arguments.folder / "quiet", arguments.folder / "disturbed"
     arguments.folder.mkdir(parents=True, exist_ok=True)
 
-    began = time.monotonic()
-    runs.finish(runs.Run(runs.command(quiet, arguments.folder / "quiet_data", overrides)))
-    print(f"left alone: {time.monotonic() - began:.0f} s", flush=True)
+    if arguments.quiet is None:
+        began = time.monotonic()
+        runs.finish(runs.Run(runs.command(quiet, arguments.folder / "quiet_data", overrides)))
+        print(f"left alone: {time.monotonic() - began:.0f} s", flush=True)
 
     chance = random.Random(arguments.seed)
     words = runs.command(disturbed, arguments.folder / "disturbed_data", overrides)

@@ -20,9 +20,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 TINY = {
     "training.batch_size": 8,
     "training.snapshot": 3,
-    "training.eval_freq": 12,
+    "training.eval_freq": 15,
     "optim.warmup": 5,
-    "optim.n_iters": 24,
+    "optim.n_iters": 45,
     "optim.ema_decay": 0.9,
     "model.hidden_size": 32,
     "model.cond_dim": 16,
