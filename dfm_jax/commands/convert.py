@@ -65,9 +65,8 @@ def import_run(command: Command) -> int:
 
 def read(file: str, config: ConfigDict, *, config_was_given: bool) -> pytorch.ImportedCheckpoint:
     """The file's training state; the architecture is the file's, and a config that was given must agree with it."""
-    options: dict[str, Any] = {"length": config.model.length, "dropout": config.model.dropout}
-    if config_was_given:
-        options |= {name: config.model[name] for name in ARCHITECTURE}
+    # What no tensor tells is the config's, or without one the published model's (in safetensors the file's own).
+    options = {name: config.model[name] for name in (*ARCHITECTURE, "length", "dropout")} if config_was_given else {}
     reader = pytorch.read_weights if file.endswith(".safetensors") else pytorch.read_checkpoint
     try:
         return reader(file, options)
@@ -143,6 +142,12 @@ def export_run(command: Command) -> int:
         note(f"{path}: the weights of step {run.step}")
         return 0
     trainer = make_trainer(config, vocabulary_size(config.tokenizer.name), sharding.make_mesh(sharding.MeshShape()))
+    for field, ours in (("parametrization", "leave_one_out"), ("time_input", "kappa")):
+        if config.model[field] == ours:
+            raise UsageError(
+                f"format=pytorch: the reference would compute other numbers with model.{field}={ours}; "
+                "accepted is --format=safetensors"
+            )
     try:
         pytorch.check_exportable(trainer.model_config)
         optimizer.get_moments(trainer.abstract.opt_state)
