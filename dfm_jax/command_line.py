@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from dfm_jax.errors import UsageError
 
 RUNS = pathlib.Path("runs")
-MODES = ("train", "prepare", "eval", "sample", "import", "export")
+MODES = ("train", "prepare", "eval", "sample", "import", "export", "compile", "benchmark")
 # Modes that work on a finished or running run, and take its saved config when no other is named.
 ON_A_RUN = ("eval", "sample", "export")
 
@@ -30,13 +30,19 @@ OPERANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "prompt_file": (("sample",), "file that holds the prompt"),
     "compare": (("eval",), "RUN,RUN,...: print their reports side by side and evaluate nothing"),
     "shard": (("prepare",), "i/n: prepare part i of n; a last call without it joins the parts"),
+    "target": (("compile",), "CHIP:GPUS or CHIP:NODESxGPUS to compile for, such as h100:8 or h100:2x8"),
+    "sweep": (("compile",), "compile many variants and print what fits: all, or some of mesh,batch,remat"),
+    "only": (("benchmark",), "NAME,NAME,...: the benchmarks to run; all if not given"),
 }
 SWITCHES: dict[str, tuple[tuple[str, ...], str]] = {
     "verify": (("prepare",), "read every shard and compare its checksum with the manifest"),
     "frontier": (("eval",), "sweep temperature and steps, and plot perplexity against entropy"),
     "eval_elbo": (("eval",), "estimate the likelihood (config.eval.elbo)"),
     "eval_perplexity": (("eval",), "generate samples and judge them (config.eval.perplexity)"),
+    "trace": (("benchmark",), "write a jax.profiler trace of each benchmark"),
 }
+# Operands that may stand without a value, and what they then mean.
+ALONE = {"--sweep": "--sweep=all"}
 EVERY_MODE: dict[str, str] = {
     "mode": f"one of {', '.join(MODES)}",
     "config": "a file under configs/",
@@ -123,7 +129,7 @@ def parse_flags(words: Sequence[str]) -> dict[str, Any]:
     for name, (modes, text) in SWITCHES.items():
         flags.DEFINE_boolean(name, None, f"{', '.join(modes)}: {text}", flag_values=values)
     try:
-        left = values(["main.py", *words])
+        left = values(["main.py", *(ALONE.get(word, word) for word in words)])
     except flags.UnrecognizedFlagError as error:
         close = difflib.get_close_matches(error.flagname, list(values), 1)
         hint = f" (did you mean --{close[0]}?)" if close else ""
@@ -162,7 +168,7 @@ def resolve(
             raise UsageError(f"workdir={folder}: accepted is the folder of a run, with its config.json")
     if config_file:
         config = configs.load_file(str(find_config(config_file)))
-        if mode in ("train", "import"):
+        if mode in ("train", "import", "compile", "benchmark"):
             folder = folder or RUNS / pathlib.Path(config_file).stem
     elif folder is not None and is_run(folder):
         saved = folder / "config.json"
