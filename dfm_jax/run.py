@@ -19,6 +19,9 @@ from dfm_jax.models.transformer import Transformer
 from dfm_jax.problem import Problem, get_model_config, get_problem
 from dfm_jax.training.checkpoints import Checkpoints
 
+# The part of a checkpoint that evaluation uses: the average where one was kept, else the parameters.
+EVALUATED = ("ema", "model")
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -79,16 +82,10 @@ def load_with(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places
     )
     checkpoints = Checkpoints(folder / "checkpoints")
-    newest = checkpoints.latest_step() if step is None else step
-    if newest is None:
+    if checkpoints.latest_step() is None:
         raise WorldError(f"workdir={folder}: accepted a run with a checkpoint; this one has none yet")
-    at, model = checkpoints.restore_subtree(abstract, evaluated_part(checkpoints, newest), step)
+    at, model = checkpoints.restore_subtree(abstract, *EVALUATED, step=step)
     return Run(folder, config, at, tokenizer, problem, model, mesh)
-
-
-def evaluated_part(checkpoints: Checkpoints, step: int) -> str:
-    """The part of a checkpoint that evaluation uses: 'ema' where the average was kept, else 'model'."""
-    return "ema" if any(name.startswith("ema.") for name in checkpoints.arrays(step)) else "model"
 
 
 def split_reference(text: str) -> tuple[pathlib.Path, int | None]:

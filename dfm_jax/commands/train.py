@@ -14,7 +14,7 @@ from dfm_jax.errors import WorldError
 from dfm_jax.lock import RunLock
 from dfm_jax.logging import MetricsWriter, note
 from dfm_jax.models.transformer import count_parameters
-from dfm_jax.run import evaluated_part, split_reference
+from dfm_jax.run import EVALUATED, split_reference
 from dfm_jax.training import resume
 from dfm_jax.training.checkpoints import Checkpoints
 from dfm_jax.training.loop import Reports, Trainer, make_trainer, train
@@ -79,10 +79,9 @@ def check_continues(
     earlier: Checkpoints, config: ConfigDict, workdir: pathlib.Path, stream: TokenStream | None = None
 ) -> None:
     """WorldError where the folder holds the checkpoints of another run than `config` on `stream`."""
-    newest = earlier.latest_step()
-    if newest is None:
+    if earlier.latest_step() is None:
         return
-    saved = earlier.metadata(newest)
+    saved = earlier.metadata()
     notes = resume.check(
         saved.get("config", {}),
         config.to_dict(),
@@ -104,14 +103,12 @@ def first_state(trainer: Trainer, checkpoints: Checkpoints) -> TrainState:
         return trainer.create()
     folder, step = split_reference(origin)
     source = Checkpoints(folder / "checkpoints")
-    newest = source.latest_step() if step is None else step
-    if newest is None:
+    if source.latest_step() is None:
         raise WorldError(f"config.checkpoint.restore_from={origin}: accepted the folder of a run with a checkpoint")
-    part = evaluated_part(source, newest)
     state = trainer.create()
-    _, model = source.restore_subtree(trainer.abstract.model, part, newest)
+    at, model = source.restore_subtree(trainer.abstract.model, *EVALUATED, step=step)
     ema = None if state.ema is None else jax.tree.map(jax.numpy.copy, model)
-    note(f"weights of {folder}, step {newest} ({part})")
+    note(f"weights of {folder}, step {at}")
     return TrainState(step=state.step, model=model, ema=ema, opt_state=state.opt_state, bad_steps=state.bad_steps)
 
 

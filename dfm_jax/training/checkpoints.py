@@ -198,26 +198,30 @@ class Checkpoints:
         Raises:
           WorldError: no checkpoint is left intact, or its arrays are not those of `abstract`; the line says how.
         """
-        return self._restore(abstract, "", step)
+        return self._restore(abstract, (), step)
 
-    def restore_subtree(self, abstract: Any, prefix: str, step: int | None = None) -> tuple[int, Any]:
-        """As `restore`, of the part of the saved tree that lies under `prefix`, such as "ema" or "model".
+    def restore_subtree(self, abstract: Any, *prefixes: str, step: int | None = None) -> tuple[int, Any]:
+        """As `restore`, of the part of the saved tree under a prefix, such as "ema" or "model".
 
-        Casts to the dtypes of `abstract`.
+        Of several prefixes the first under which the checkpoint holds anything is taken. Casts to the dtypes of
+        `abstract`.
         """
-        return self._restore(abstract, prefix, step)
+        return self._restore(abstract, prefixes, step)
 
-    def _restore(self, abstract: Any, prefix: str, step: int | None) -> tuple[int, Any]:
+    def _restore(self, abstract: Any, prefixes: tuple[str, ...], step: int | None) -> tuple[int, Any]:
         self._settle()
         chosen, damaged = self._choose(step) if processes.is_first() else (None, {})
         chosen = processes.from_first(-1 if chosen is None else chosen)
         if chosen < 0:
             raise WorldError(self._explain_none(step, damaged))
+        stored = self.arrays(chosen)
+        held = [prefix for prefix in prefixes if any(name.startswith(f"{prefix}.") for name in stored)]
+        prefix = next(iter([*held, *prefixes]), "")
         wanted = {name: _placed(leaf) for name, leaf in tree_names.flatten(abstract, prefix).items()}
-        self._check_structure(chosen, wanted, part=bool(prefix))
+        path = self.directory / str(chosen)
+        _check_structure(path, stored, wanted, part=bool(prefix))
         context = ocp.Context()
         context.pytree.loading.partial_load = bool(prefix)
-        path = self.directory / str(chosen)
         try:
             with context:
                 loaded = ocp.load_checkpointables(str(path), {_ITEM: wanted})[_ITEM]
@@ -239,6 +243,8 @@ class Checkpoints:
             found = checksums.problems(self.directory / str(candidate))
             if not found:
                 return candidate, damaged
+            if not (self.directory / str(candidate)).is_dir():
+                continue  # its run, still going on, has just dropped it
             damaged[candidate] = found
             warn(f"checkpoint {candidate} in {self.directory} is damaged: {'; '.join(found)}")
         return None, damaged
@@ -247,24 +253,8 @@ class Checkpoints:
         if step is not None and step not in damaged:
             return f"step={step}: accepted {self._describe_steps()}"
         reasons = "; ".join(f"{s}: {problem}" for s, found in damaged.items() for problem in found)
-        reasons = reasons or "empty"
+        reasons = reasons or ("empty" if processes.is_first() else "see process 0")
         return f"checkpoints={self.directory}: accepted an intact checkpoint, and none is left ({reasons})"
-
-    def _check_structure(self, step: int, wanted: dict[str, jax.ShapeDtypeStruct], *, part: bool) -> None:
-        stored = self.arrays(step)
-        differences = [f"{name} is missing" for name in wanted.keys() - stored.keys()]
-        if not part:
-            differences += [f"{name} is not in this model" for name in stored.keys() - wanted.keys()]
-        for name in wanted.keys() & stored.keys():
-            here, there = wanted[name], stored[name]
-            if here.shape != there.shape or (not part and here.dtype != there.dtype):
-                differences.append(f"{name} is {_describe(there)} and not {_describe(here)}")
-        if differences:
-            few = sorted(differences)[:_FEW]
-            rest = [f"{len(differences) - _FEW} more"] if len(differences) > _FEW else []
-            raise WorldError(
-                f"checkpoint={self.directory / str(step)}: accepted a checkpoint of this model; {'; '.join(few + rest)}"
-            )
 
     # What only the writer's process 0 does
 
@@ -338,6 +328,27 @@ class _Save:
         warn(f"CHECKPOINT {self.step} WAS NOT SAVED to {self._owner.directory} ({_first_line(error)}); {kept}")
         if processes.is_first():
             shutil.rmtree(self._incoming.parent, ignore_errors=True)  # gives a full disk its space back
+
+
+def _check_structure(
+    path: pathlib.Path,
+    stored: dict[str, jax.ShapeDtypeStruct],
+    wanted: dict[str, jax.ShapeDtypeStruct],
+    *,
+    part: bool,
+) -> None:
+    """orbax's own message about a difference is about a missing file."""
+    differences = [f"{name} is missing" for name in wanted.keys() - stored.keys()]
+    if not part:
+        differences += [f"{name} is not in this model" for name in stored.keys() - wanted.keys()]
+    for name in wanted.keys() & stored.keys():
+        here, there = wanted[name], stored[name]
+        if here.shape != there.shape or (not part and here.dtype != there.dtype):
+            differences.append(f"{name} is {_describe(there)} and not {_describe(here)}")
+    if differences:
+        few = sorted(differences)[:_FEW]
+        rest = [f"{len(differences) - _FEW} more"] if len(differences) > _FEW else []
+        raise WorldError(f"checkpoint={path}: accepted a checkpoint of this model; {'; '.join(few + rest)}")
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -77,6 +77,8 @@ def test_a_part_is_read_alone_and_cast(saved):
     assert step == 20
     expected = make_state(20)["model"]["head"]["kernel"].astype(jnp.float32)
     np.testing.assert_array_equal(part["head"]["kernel"], expected)
+    assert checkpoints.restore_subtree(wanted, "ema", "model")[0] == 20  # the first that there is
+    assert checkpoints.restore_subtree(wanted, "model", step=10)[0] == 10
     with pytest.raises(WorldError, match=r"ema\.head\.kernel is missing"):
         checkpoints.restore_subtree(wanted, "ema")
     assert checkpoints.arrays(20)["model.head.kernel"].dtype == jnp.bfloat16
