@@ -39,10 +39,19 @@ def attention(q: Array, k: Array, v: Array, *, implementation: str | None = None
         raise ValueError(f"implementation={implementation!r}: accepted {', '.join(IMPLEMENTATIONS)}")
     elif (reason := limit(implementation, q, platform)) is not None:
         raise ValueError(f"implementation={implementation!r}: {reason}")
-    # Float32 operands are multiplied as float32, not as TF32; and jax's own code promotes bfloat16 implicitly.
-    precision = "highest" if q.dtype == jnp.float32 else None
-    with jax.numpy_dtype_promotion("standard"), jax.default_matmul_precision(precision):
-        return jax.nn.dot_product_attention(q, k, v, implementation=implementation)  # pyright: ignore
+    if implementation == "cudnn":
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    return _xla(q, k, v)
+
+
+def _xla(q: Array, k: Array, v: Array) -> Array:
+    """The definition. (jax.nn's own XLA form does not differentiate bfloat16 under strict dtype promotion.)"""
+    # Float32 operands are multiplied as float32, not as TF32.
+    precision = None if q.dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
+    acc = jnp.float64 if q.dtype == jnp.float64 else jnp.float32
+    scores = jnp.einsum("blhd,bmhd->bhlm", q, k, precision=precision, preferred_element_type=acc)
+    probs = jax.nn.softmax(scores * q.shape[-1] ** -0.5, axis=-1).astype(q.dtype)
+    return jnp.einsum("bhlm,bmhd->blhd", probs, v, precision=precision)
 
 
 def limit(implementation: str, q: Array, platform: str) -> str | None:

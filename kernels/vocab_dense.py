@@ -15,7 +15,7 @@ def logits(
     out = matmul(rows, kernel.astype(features.dtype), ((1,), (0,)))
     out = out + masked_bias(bias, accumulator(features.dtype), num_valid=num_valid, suppress=suppress)[None]
     if shift is not None:
-        at = jnp.arange(kernel.shape[1])[None] == shift.ids.reshape(-1, 1)
+        at = jnp.arange(kernel.shape[1], dtype=jnp.int32)[None] == shift.ids.astype(jnp.int32).reshape(-1, 1)
         out = jnp.where(at, out + shift.amounts.reshape(-1, 1).astype(out.dtype), out)
     return out.reshape(*features.shape[:-1], kernel.shape[1])
 
