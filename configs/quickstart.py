@@ -21,6 +21,7 @@ def get_config():
     config.model.n_blocks = 4
     config.model.n_heads = 4
     config.model.dropout = 0.0
+    config.model.remat = "none"
     config.flow.sampling_steps = 128
     config.eval.batch_size = 64
     config.eval.time_points = 32

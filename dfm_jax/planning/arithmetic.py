@@ -8,8 +8,22 @@ import re
 from dfm_jax.planning import collectives, hlo
 from dfm_jax.planning.targets import Chip
 
+SLOWEST = 10
 # Compiled Pallas kernels, by the names of their custom calls.
 PALLAS = ("triton", "mosaic_gpu", "pallas")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """All executions of one instruction on one device, at the chip's figures."""
+
+    name: str
+    executions: float
+    flops: float
+    bytes: float
+    seconds: float  # at the slower of arithmetic and memory
+    operation: str
+    source: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +39,7 @@ class Arithmetic:
     unknown_loops: bool  # a loop of unknown length counted once
     pallas_calls: dict[str, int]  # kernel -> executions; their arithmetic is not in the sums
     kernel_seconds: float | None  # one kernel after another, each at the chip's arithmetic or memory, the slower
+    slowest: tuple[Kernel, ...]
 
     @property
     def flops(self) -> float:
@@ -34,6 +49,7 @@ class Arithmetic:
 def read(module: hlo.Module, chip: Chip) -> Arithmetic:
     matrix = wide = attention = moved = seconds = 0.0
     workspace, unknown = 0, False
+    kernels: list[Kernel] = []
     calls: collections.Counter[str] = collections.Counter()
     pallas: collections.Counter[str] = collections.Counter()
     for instruction, computation, times in module.executed():
@@ -56,7 +72,10 @@ def read(module: hlo.Module, chip: Chip) -> Arithmetic:
                 workspace = max(workspace, bytes_used)
         moved += times * bytes_here
         if chip.peak is not None and not instruction.opcode.startswith(collectives.KINDS):
-            seconds += times * max(flops_here / chip.peak, bytes_here / chip.memory_bandwidth)
+            here = times * max(flops_here / chip.peak, bytes_here / chip.memory_bandwidth)
+            seconds += here
+            name, source = instruction.op_name, module.source(instruction)
+            kernels.append(Kernel(instruction.name, times, times * flops_here, times * bytes_here, here, name, source))
     return Arithmetic(
         matrix_flops=matrix,
         attention_flops=attention,
@@ -67,6 +86,7 @@ def read(module: hlo.Module, chip: Chip) -> Arithmetic:
         unknown_loops=unknown,
         pallas_calls=dict(pallas),
         kernel_seconds=None if chip.peak is None else seconds,
+        slowest=tuple(sorted(kernels, key=lambda k: -k.seconds)[:SLOWEST]),
     )
 
 

@@ -166,6 +166,13 @@ def program_lines(name: str, program: dict[str, Any]) -> list[str]:
         (gib(b["bytes"]), b["shape"], b["kind"], operation(b["operation"]), b["source"]) for b in program["buffers"]
     ]
     lines += [*table(rows), ""]
+    if program["arithmetic"]["slowest"]:
+        lines += [f"## {name}: slowest kernels at the chip's figures", ""]
+        rows = [("time", "executions", "products", "memory", "from", "at")]
+        for k in program["arithmetic"]["slowest"]:
+            figures = f"{k['executions']:,.0f}", f"{k['flops'] / 1e12:,.2f} TFLOP", f"{k['bytes'] / 1e9:,.2f} GB"
+            rows.append((seconds(k["seconds"]), *figures, operation(k["operation"]), k["source"]))
+        lines += [*table(rows), ""]
     lines += [
         f"The largest array over the vocabulary, `{vocabulary['shape'] or 'none'}`, has {share:.1%} of the entries "
         "that all logits of a device would have.",
