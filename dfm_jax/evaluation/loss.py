@@ -1,0 +1,90 @@
+"""The evaluation loss: the training objective over a whole corpus, on noise that is the same at every step."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from dfm_jax import flow, sharding
+from dfm_jax.evaluation.likelihood import Network, TransformerNetwork, fold, standard_error
+from dfm_jax.problem import Problem
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvaluationLoss:
+    """`problem.objective` in nats per predicted token, for the curve beside the training loss.
+
+    Block i has the time t_i = (1 - time_epsilon) frac((i + 1/2) golden ratio), which fills [0, 1 - time_epsilon] evenly
+    however many blocks there are, and noise keyed by i: two steps of a run, or two runs, see the same x_t, in any
+    batches and on any mesh. As in training, a conditional coupling's kept positions carry no loss.
+    """
+
+    problem: Problem
+    network: Network | None = None
+    mesh: Mesh | None = None
+
+    def __call__(
+        self, model: Any, batches: Iterable[tuple[np.ndarray, np.ndarray]], *, key: jax.Array
+    ) -> dict[str, float]:
+        """`eval/loss`, its standard error over blocks `eval/loss_stderr`, and `eval/perplexity` = exp(loss) where the
+        objective bounds a likelihood.
+
+        batches: (tokens (B, L) int32, weights (B,) of 0 or 1) of this process. Raises ValueError without a block.
+        """
+        losses, predicted, first = [], [], 0
+        for tokens, weights in batches:
+            given = (jnp.asarray(tokens), jnp.asarray(weights))
+            if self.mesh is not None:
+                given = sharding.global_batch((tokens, weights), self.mesh)
+            index = first + np.arange(given[0].shape[0])
+            loss, count, kept = (
+                np.asarray(x, np.float64)
+                for x in self._program(model, *given, index.astype(np.int32), *self.times(index), key)
+            )
+            losses.append(loss[kept > 0])
+            predicted.append(count[kept > 0])
+            first += len(index)
+        total, counts = (np.concatenate(x) if x else np.zeros(0) for x in (losses, predicted))
+        if not len(total):
+            raise ValueError("batches: accepted at least one block of weight 1")
+        mean = float(total.sum() / counts.sum())
+        figures = {"eval/loss": mean, "eval/loss_stderr": standard_error(total / counts.mean())}
+        if self.problem.objective.bounds is not None:
+            figures["eval/perplexity"] = float(np.exp(mean))
+        return figures
+
+    def times(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(t, 1 - t) float32 of blocks `index` (B,)."""
+        share = np.modf((np.asarray(index, np.float64) + 0.5) * GOLDEN)[0] * (1.0 - self.problem.time_epsilon)
+        return share.astype(np.float32), (1.0 - share).astype(np.float32)
+
+    @functools.cached_property
+    def _program(self):
+        replicated = None if self.mesh is None else sharding.replicated(self.mesh)
+        return jax.jit(self._batch, out_shardings=replicated)
+
+    def _batch(self, model, tokens, weights, index, t, r, key):
+        """Per row: the loss summed over its predicted positions (B,), how many these are (B,), its weight (B,)."""
+        problem, network = self.problem, self.network or TransformerNetwork(mesh=self.mesh)
+        objective, mask_id = problem.objective, problem.source.mask_id
+        time = flow.Time(t, r)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+        kept = problem.coupling.kept(fold(keys, 0), tokens.shape)
+        if isinstance(objective, flow.MaskedCount) and mask_id is not None:
+            x_t = flow.mask_uniform_subset(fold(keys, 1), tokens, mask_id)
+        else:
+            x_0 = problem.source.sample(fold(keys, 1), tokens.shape)
+            x_t = problem.path.sample(fold(keys, 2), x_0, tokens, time).x_t
+        x_t = jnp.where(kept, tokens, x_t)
+        features = network.features(model, x_t, problem.network_time(time))
+        answer = network.answer(model, features, objective.query(tokens, x_t, time))
+        nats = flow.uncharged(objective(answer, tokens, x_t, time), kept)
+        return nats.sum(axis=1), (~kept).sum(axis=1).astype(jnp.float32), weights

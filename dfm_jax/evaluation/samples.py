@@ -1,0 +1,88 @@
+"""A sample set's files: text to read, JSON lines to compute with, a page to look at. Nothing is ever overwritten."""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dfm_jax import files
+from dfm_jax.data import Tokenizer
+from dfm_jax.evaluation.generation import Generator, to_text
+from dfm_jax.evaluation.page import render_page
+from dfm_jax.evaluation.prompts import Prompt
+from dfm_jax.models.transformer import Transformer
+
+PAGE_SAMPLES = 64  # sequences on the page: what a browser shows without effort
+
+
+def sample_set(folder: str | os.PathLike, step: int) -> pathlib.Path:
+    """The first of `folder`/step_N, step_N-2, step_N-3, ... that names no file yet; each set has three."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        stem = folder / (f"step_{step}" if number == 1 else f"step_{step}-{number}")
+        if not any(stem.with_suffix(suffix).exists() for suffix in (".txt", ".jsonl", ".html")):
+            return stem
+        number += 1
+
+
+def write_samples(
+    stem: pathlib.Path | None,
+    generator: Generator,
+    model: Transformer,
+    num: int,
+    tokenizer: Tokenizer,
+    *,
+    prompts: Sequence[Prompt] = (),
+    title: str = "samples",
+    settings: Mapping[str, Any] | None = None,
+    trim: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Generates `num` sequences, (num, L) int32, and writes stem.txt, stem.jsonl (each batch is appended as it comes)
+    and stem.html (the first PAGE_SAMPLES of them through time, if the generator keeps frames).
+
+    A line of the JSON lines holds `index`, `text`, `tokens` and `settings`. stem None writes nothing: every process
+    generates, one of them writes. trim: the texts end at their first end of text.
+    """
+    described = {**generator.settings.describe(), **(settings or {})}
+    tokens: list[np.ndarray] = []
+    frames: list[np.ndarray] = []
+    for batch in generator(model, num, prompts=prompts):
+        first = sum(map(len, tokens))
+        tokens.append(batch.tokens)
+        if batch.frames is not None and first < PAGE_SAMPLES:
+            frames.append(batch.frames[:, : PAGE_SAMPLES - first])
+        if stem is not None:
+            texts = [to_text(row, tokenizer, trim=trim) for row in batch.tokens]
+            with stem.with_suffix(".txt").open("a", encoding="utf-8") as file:
+                file.writelines(_as_text(first + i, text) for i, text in enumerate(texts))
+            with stem.with_suffix(".jsonl").open("a", encoding="utf-8") as file:
+                for i, (row, text) in enumerate(zip(batch.tokens.tolist(), texts, strict=True)):
+                    line = {"index": first + i, "text": text, "tokens": row, "settings": described}
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        if progress is not None:
+            progress(first + len(batch.tokens))
+    if stem is not None and frames:
+        shown = np.concatenate(frames, axis=1)
+        page = render_page(
+            shown,
+            generator.frame_times,
+            generator.frame_steps,
+            show=lambda token: tokenizer.decode([token]),
+            title=title,
+            settings=described,
+            mask_id=generator.problem.source.mask_id,
+            eos_id=tokenizer.eos_id,
+            fixed=np.stack([prompts[i % len(prompts)].fixed for i in range(shown.shape[1])]) if prompts else None,
+        )
+        files.write_atomically(stem.with_suffix(".html"), page)
+    return np.concatenate(tokens)
+
+
+def _as_text(index: int, text: str) -> str:
+    return f"{'' if index == 0 else chr(10)}=== {index} ===\n{text}\n"

@@ -1,0 +1,19 @@
+"""Samples, likelihoods and the judge on meshes of four simulated devices."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+
+def test_samples_and_figures_are_the_same_on_every_mesh():
+    here = pathlib.Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, str(here / "on_four_devices.py")],
+        capture_output=True,
+        text=True,
+        cwd=here.parent.parent,
+        env={**os.environ, "PYTHONPATH": str(here.parent.parent)},
+        timeout=600,
+    )
+    assert "the same on every mesh" in done.stdout, done.stderr[-3000:]
