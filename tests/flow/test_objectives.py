@@ -183,3 +183,18 @@ def test_head_answers_by_its_definition():
 def test_bad_input_says_what_is_accepted(call):
     with pytest.raises(ValueError, match="accepted"):
         call(jnp.zeros((2, 3), jnp.int32))
+
+
+@pytest.mark.parametrize("source_name", SOURCES)
+@pytest.mark.parametrize("parametrization", ["posterior", "leave_one_out"])
+def test_logits_of_minus_infinity_never_give_nan(source_name, parametrization):
+    source = SOURCES[source_name]
+    logits, x_1, x_t, t = batch(source)
+    states = jnp.arange(source.num_states)[None, None, :]
+    impossible = (states % 2 == 0) & (states != x_1[..., None])
+    for name in ("cross_entropy", "generalized_kl", "time_reversal"):
+        objective = flow.get_objective(name, path=PATH, source=source, parametrization=parametrization)
+        loss, gradient = jax.value_and_grad(
+            lambda x, objective=objective: flow.loss_from_logits(objective, x, x_1, x_t, t).sum()
+        )(jnp.where(impossible, -jnp.inf, logits))
+        assert jnp.isfinite(loss) and jnp.isfinite(gradient).all(), name

@@ -131,7 +131,7 @@ def test_count_form_is_the_entropy(toy):
     )
     post = posterior(law, mixture(0.5, 0.5, source_law("mask", law.vocab_size), law.vocab_size))
     place = (law.vocab_size + 1) ** np.arange(length - 1, -1, -1)
-    total = 0.0
+    total, square = 0.0, 0.0
     with jax.enable_x64(True):
         for subset in sequences(2, length)[1:].astype(bool):
             x_t = np.where(subset, mask, law.data)
@@ -142,4 +142,7 @@ def test_count_form_is_the_entropy(toy):
             size = int(subset.sum())
             subsets = len([s for s in sequences(2, length) if s.sum() == size])
             total += float(law.q @ per_data) / (length * subsets)
+            square += float(law.q @ per_data**2) / (length * subsets)
     assert total == pytest.approx(law.entropy, abs=1e-9)
+    if toy == "D":  # the variance of MATH.md D.5, against 15 to 22 with a time
+        assert square - total**2 == pytest.approx(2.76, abs=5e-3)
