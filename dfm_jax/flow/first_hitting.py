@@ -44,8 +44,8 @@ def first_hitting(
         event, x, log_sigma, saved = state
         hidden = masked(x)
         count = hidden.sum(-1, dtype=jnp.int32)
-        event_keys = jax.vmap(lambda key: jax.random.fold_in(key, event))(keys)
-        bits = jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32))(event_keys)
+        event_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, event)))(keys)
+        bits = jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32))(event_keys[:, 0])
         u = categorical.uniform(bits)
         wait = -jnp.log1p(-u[:, 0]) / jnp.maximum(count, 1).astype(jnp.float32)
         later = log_sigma - wait
@@ -60,8 +60,7 @@ def first_hitting(
         t = scheduler.inverse(-jnp.expm1(later), jnp.exp(later)).t
         features = denoiser.features(x, t)
         sequence = jnp.arange(batch)
-        draw_keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(event_keys)
-        x_1 = denoiser.draw(draw_keys, features[sequence, place], x[sequence, place], t).astype(x.dtype)
+        x_1 = denoiser.draw(event_keys[:, 1], features[sequence, place], x[sequence, place], t).astype(x.dtype)
         here = jax.lax.broadcasted_iota(jnp.int32, (batch, length), 1) == place[:, None]
         x = jnp.where(here & active[:, None], x_1[:, None], x)
         return event + 1, x, jnp.where(active, later, -jnp.inf), saved
