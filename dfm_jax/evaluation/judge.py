@@ -1,28 +1,19 @@
 """Generative perplexity: how likely samples are under GPT-2, in the two conventions that papers print."""
 
 import functools
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dfm_jax.data import Tokenizer
 from dfm_jax.errors import WorldError
 from dfm_jax.models.gpt2 import GPT2, find_gpt2, load_gpt2
 
 WIDTHS = 64
-
-
-class Tokenizer(Protocol):
-    """What is used of `dfm_jax.data`'s tokenizers here."""
-
-    name: str
-    eos_id: int
-
-    def encode_batch(self, texts: list[str]) -> Sequence[Sequence[int]]: ...
-    def decode(self, ids: Sequence[int]) -> str: ...
 
 
 class Judgement(NamedTuple):
@@ -130,8 +121,8 @@ class Judge:
             texts = np.split(row, np.flatnonzero(row == tokenizer.eos_id))
             ids: list[int] = []
             for number, text in enumerate(texts):
-                ids += [end] * (number > 0)
-                ids += self.tokenizer.encode_batch([tokenizer.decode(text[number > 0 :].tolist())])[0]
+                ids.extend([end] * (number > 0))
+                ids.extend(self.tokenizer.encode_batch([tokenizer.decode(text[number > 0 :])])[0])
             translated.append(ids[: self.model.config.n_positions])
         lengths = np.asarray([len(ids) for ids in translated])
         tokens = np.full((len(rows), max(2, *lengths)), end, np.int32)

@@ -71,8 +71,8 @@ def write_samples(
         shown = np.concatenate(frames, axis=1)
         page = render_page(
             shown,
-            generator.frame_times,
-            generator.frame_steps,
+            generator.frame_times.tolist(),
+            generator.frame_steps.tolist(),
             show=lambda token: tokenizer.decode([token]),
             title=title,
             settings=described,

@@ -20,11 +20,13 @@ class Letters:
     def __init__(self, name: str, eos_id: int, shift: int = 0):
         self.name, self.eos_id, self.shift = name, eos_id, shift
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return [[ord(c) - ord("0") - self.shift for c in text] for text in texts]
+    vocab_size = 100
+
+    def encode_batch(self, texts) -> list[np.ndarray]:
+        return [np.asarray([ord(c) - ord("0") - self.shift for c in text], np.uint16) for text in texts]
 
     def decode(self, ids) -> str:
-        return "".join(chr(ord("0") + self.shift + i) for i in ids)
+        return "".join(chr(ord("0") + self.shift + int(i)) for i in ids)
 
 
 GPT2_LETTERS = Letters("letters", 52)

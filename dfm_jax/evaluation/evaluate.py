@@ -1,0 +1,269 @@
+"""A trained network's whole evaluation: likelihood of each corpus, samples, their judge, real text beside them."""
+
+import dataclasses
+import functools
+import math
+import pathlib
+import platform
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from dfm_jax.data import Tokenizer, TokenStream, eval_batches, get_tokenizer
+from dfm_jax.errors import WorldError
+from dfm_jax.evaluation import pictures
+from dfm_jax.evaluation.diversity import diversity
+from dfm_jax.evaluation.generation import Generator
+from dfm_jax.evaluation.judge import Judge, load_judge
+from dfm_jax.evaluation.likelihood import LikelihoodEstimator, LikelihoodResult, Network, TransformerNetwork
+from dfm_jax.evaluation.loss import EvaluationLoss
+from dfm_jax.evaluation.report import Report, likelihood_entry, text_entry, write_report
+from dfm_jax.evaluation.samples import sample_set, write_samples
+from dfm_jax.evaluation.settings import EvaluationSettings
+from dfm_jax.models.transformer import Transformer
+from dfm_jax.problem import Problem
+from dfm_jax.rng import noise_key
+
+FRAMES = 65  # states of each trajectory that the page shows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluator:
+    """Everything about evaluating a run that does not change with its steps; programs and judge are kept between calls.
+
+    open_corpus: the token stream of a corpus's name in the config; it may raise WorldError. note: says a line.
+    """
+
+    settings: EvaluationSettings
+    problem: Problem
+    tokenizer: Tokenizer
+    mesh: Mesh
+    workdir: pathlib.Path
+    open_corpus: Callable[[str], TokenStream]
+    note: Callable[[str], None] = print
+
+    # What the trainer calls at its intervals.
+
+    def loss(self, model: Transformer, validation: TokenStream) -> dict[str, float]:
+        """`eval/loss` (and `eval/perplexity` where it means something) over all of `validation`, on fixed noise."""
+        batches = self._batches(validation)
+        return self._evaluation_loss(model, batches, key=noise_key(self.settings.seed, "likelihood"))
+
+    def samples(self, model: Transformer, step: int, num: int | None = None) -> dict[str, float]:
+        """Generates `sampling.num` sequences into samples/step_N.*, judges them, and returns `eval/...` metrics."""
+        tokens = self._generate(model, step, num or self.settings.num_training_samples)
+        entry = self._judge_texts(tokens, [])
+        names = ("ppl_mean_of_exp", "ppl_token_mean", "entropy_bits", "repetition")
+        return {f"eval/{name}": entry[name] for name in names if entry[name] is not None}
+
+    # What `--mode=eval` calls.
+
+    def evaluate(self, model: Transformer, step: int, *, elbo: bool, perplexity: bool) -> Report:
+        """Evaluates all that the config asks for, and writes eval/step_N.json, eval/report.md and the plots.
+
+        What the world lacks (a corpus, the judge's weights) is left out and named in the report. Raises WorldError if
+        nothing at all could be evaluated.
+        """
+        started, missing = time.monotonic(), []
+        fingerprints: dict[str, str] = {}
+        likelihood: dict[str, dict[str, Any]] = {}
+        for corpus in self.settings.corpora if elbo else ():
+            try:
+                stream = self.open_corpus(corpus)
+                results = self.likelihood(model, stream)
+            except WorldError as error:
+                missing.append(f"likelihood of {corpus}: {error}")
+                continue
+            fingerprints[corpus] = stream.fingerprint
+            likelihood[corpus] = likelihood_entry(results)
+            self._draw(f"elbo_{_file_name(corpus)}_step_{step}.png", results, corpus)
+            first = next(iter(results.values()))
+            self.note(f"{corpus}: {first.nats_per_token:.4f} nats per token, perplexity {first.perplexity:.2f}")
+        generation: dict[str, Any] = {}
+        if perplexity:
+            tokens = self._generate(model, step, self.settings.num_samples)
+            generation = self._judge_texts(tokens, missing)
+            real = self._real_text(missing)
+            generation["real_text"] = None if real is None else self._judge_texts(real, [])
+            generation["settings"] = self.settings.sampling.describe()
+            generation["judge"] = self.settings.judge or None
+        if missing and not likelihood and not generation:
+            raise WorldError(missing[0])
+        report = Report(
+            run=self.workdir.name,
+            step=step,
+            likelihood=likelihood,
+            generation=generation,
+            missing=tuple(missing),
+            provenance=self._provenance(fingerprints, time.monotonic() - started),
+        )
+        if jax.process_index() == 0:
+            self.note(f"report: {write_report(self.workdir, report).with_name('report.md')}")
+        return report
+
+    def likelihood(self, model: Transformer, stream: TokenStream) -> dict[str, LikelihoodResult]:
+        """The bounds of the problem on every block of `stream`."""
+        blocks = len(stream.blocks(self.settings.sampling.length))
+        if not blocks:
+            raise WorldError(
+                f"{stream.manifest.corpus}: shorter than one block of {self.settings.sampling.length} tokens"
+            )
+        return self._estimator(
+            model,
+            self._batches(stream),
+            key=noise_key(self.settings.seed, "likelihood"),
+            count_bytes=lambda row: len(self.tokenizer.decode_bytes(row)),
+            progress=lambda done: self.note(f"likelihood of {stream.manifest.corpus}: {done} of {blocks} blocks"),
+        )
+
+    def frontier(
+        self,
+        model: Transformer,
+        step: int,
+        *,
+        temperatures: tuple[float, ...] = (0.7, 0.8, 0.9, 1.0, 1.1),
+        steps: tuple[int, ...] = (),
+        num: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Judges samples over temperatures and numbers of steps, and draws eval/frontier_step_N.png.
+
+        steps: by default the config's, a quarter and a sixteenth of it. Raises WorldError without a judge.
+        """
+        if self._judge is None:
+            raise WorldError(self._judge_failure)
+        most = self.settings.sampling.steps
+        points = []
+        for count in steps or sorted({max(1, most // 16), max(1, most // 4), most}):
+            for temperature in temperatures:
+                settings = dataclasses.replace(self.settings.sampling, steps=count, temperature=temperature)
+                generator = Generator(self.problem, settings, self._sample_batch, self.mesh)
+                tokens = write_samples(None, generator, model, num or self.settings.num_samples, self.tokenizer)
+                points.append({"steps": count, "temperature": temperature, **self._judge_texts(tokens, [])})
+                self.note(f"frontier: {count} steps, temperature {temperature}: {points[-1]['ppl_token_mean']:.1f}")
+        real = self._real_text([])
+        if jax.process_index() == 0:
+            path = self._picture(f"frontier_step_{step}.png")
+            known = None if real is None else self._judge_texts(real, [])
+            pictures.frontier(path, points, f"{self.workdir.name}, step {step:,}", known)
+        return points
+
+    # The parts, each made once.
+
+    @functools.cached_property
+    def _network(self) -> Network:
+        head = self.settings.head
+        return TransformerNetwork(None if head == "auto" else head, self.mesh)
+
+    @functools.cached_property
+    def _estimator(self) -> LikelihoodEstimator:
+        points = self.settings.time_points
+        return LikelihoodEstimator(self.problem, points, network=self._network, mesh=self.mesh)
+
+    @functools.cached_property
+    def _evaluation_loss(self) -> EvaluationLoss:
+        return EvaluationLoss(self.problem, self._network, self.mesh)
+
+    @property
+    def _sample_batch(self) -> int:
+        return self.settings.sample_batch_size * self.mesh.size
+
+    @functools.cached_property
+    def _generator(self) -> Generator:
+        return Generator(self.problem, self.settings.sampling, self._sample_batch, self.mesh, frames=FRAMES)
+
+    @functools.cached_property
+    def _loaded(self) -> tuple[Judge | None, str]:
+        name = self.settings.judge
+        if not name:
+            return None, "config.eval.judge= (none): accepted the name or folder of a GPT-2"
+        try:
+            model, tokenizer = load_judge(name), get_tokenizer("gpt2")
+        except WorldError as error:
+            self.note(f"no judge: {error}")
+            return None, str(error)
+        batch = self.settings.perplexity_batch_size * self.mesh.size
+        return Judge(model, tokenizer, batch_size=batch, mesh=self.mesh), ""
+
+    @property
+    def _judge(self) -> Judge | None:
+        return self._loaded[0]
+
+    @property
+    def _judge_failure(self) -> str:
+        return self._loaded[1]
+
+    def _batches(self, stream: TokenStream) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The stream's blocks; a corpus smaller than a batch is not filled up to one."""
+        length = self.settings.sampling.length
+        devices = math.lcm(self.mesh.shape["data"] * self.mesh.shape["fsdp"], jax.process_count())
+        wanted = min(self.settings.batch_size, len(stream.blocks(length)))
+        return eval_batches(
+            stream,
+            length=length,
+            batch_size=max(1, -(-wanted // devices)) * devices,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def _generate(self, model: Transformer, step: int, num: int) -> np.ndarray:
+        return write_samples(
+            sample_set(self.workdir / "samples", step) if jax.process_index() == 0 else None,
+            self._generator,
+            model,
+            num,
+            self.tokenizer,
+            title=f"{self.workdir.name} · step {step:,}",
+            settings={"step": step, "source": "uniform" if self.problem.source.mask_id is None else "mask"},
+            progress=lambda done: self.note(f"samples: {done} of {num}"),
+        )
+
+    def _judge_texts(self, tokens: np.ndarray, missing: list[str]) -> dict[str, Any]:
+        judged = None
+        if self._judge is not None:
+            judged = self._judge(tokens, self.tokenizer)
+        else:
+            missing.append(f"generative perplexity: {self._judge_failure}")
+        return text_entry(judged, diversity(tokens), len(tokens))
+
+    def _real_text(self, missing: list[str]) -> np.ndarray | None:
+        """As many validation blocks as there are samples, at most all of them, (n, L) int32."""
+        try:
+            blocks = self.open_corpus(self.settings.valid).blocks(self.settings.sampling.length)
+        except WorldError as error:
+            missing.append(f"real text: {error}")
+            return None
+        count = min(len(blocks), self.settings.num_samples)
+        return np.stack([np.asarray(blocks[i], np.int32) for i in range(count)]) if count else None
+
+    def _picture(self, name: str) -> pathlib.Path:
+        folder = self.workdir / "eval"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / name
+
+    def _draw(self, name: str, results: dict[str, LikelihoodResult], corpus: str) -> None:
+        if jax.process_index() == 0:
+            pictures.contribution(self._picture(name), results, f"{self.workdir.name}: bounds on {corpus}")
+
+    def _provenance(self, fingerprints: dict[str, str], seconds: float) -> dict[str, Any]:
+        device = self.mesh.devices.flat[0]
+        return {
+            "corpus fingerprints": fingerprints,
+            "noise seed of the likelihood": self.settings.seed,
+            "devices": f"{self.mesh.size} x {device.device_kind} in {jax.process_count()} processes",
+            "versions": {
+                "python": platform.python_version(),
+                **{name: metadata.version(name) for name in ("jax", "flax", "numpy")},
+            },
+            "seconds": round(seconds, 1),
+            "finished": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+            "config": dict(self.settings.config),
+        }
+
+
+def _file_name(corpus: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in corpus)[-60:]

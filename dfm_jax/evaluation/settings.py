@@ -1,0 +1,59 @@
+"""What is evaluated and how, from a config."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from dfm_jax.evaluation.generation import SamplingSettings
+from dfm_jax.problem import get_scheduler
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """What is evaluated and how; the fields of a config's `eval`, `sampling` and a few others.
+
+    Batches of samples and of the judge are per device, that of the likelihood is over all of them. head: as
+    `model.head`. config: the whole config as plain values, for the report.
+    """
+
+    sampling: SamplingSettings
+    corpora: tuple[str, ...]
+    valid: str
+    judge: str
+    head: str
+    seed: int
+    batch_size: int
+    sample_batch_size: int
+    perplexity_batch_size: int
+    time_points: int
+    num_samples: int
+    num_training_samples: int
+    config: Mapping[str, Any]
+
+    @classmethod
+    def from_config(cls, config: Any) -> "EvaluationSettings":
+        """The settings of a checked ConfigDict."""
+        given, sampling = config.eval, config.sampling
+        return cls(
+            sampling=SamplingSettings(
+                length=config.model.length,
+                steps=sampling.steps or config.flow.sampling_steps,
+                method=sampling.method,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                seed=sampling.seed,
+                scheduler=get_scheduler(config, sampling.scheduler) if sampling.scheduler else None,
+            ),
+            corpora=tuple(given.corpora),
+            valid=config.data.valid,
+            judge=given.judge,
+            head=config.model.head,
+            seed=config.training.seed,
+            batch_size=given.batch_size,
+            sample_batch_size=given.sample_batch_size,
+            perplexity_batch_size=given.perplexity_batch_size,
+            time_points=given.time_points,
+            num_samples=given.num_samples,
+            num_training_samples=sampling.num,
+            config=config.to_dict(),
+        )
