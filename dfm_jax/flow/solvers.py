@@ -14,12 +14,14 @@ from dfm_jax.flow import categorical
 from dfm_jax.flow.denoiser import Denoiser, DenseDenoiser, draw_where, from_logits
 from dfm_jax.flow.first_hitting import first_hitting
 from dfm_jax.flow.grids import TimeGrid, make_grid
+from dfm_jax.flow.path_base import GeneralPath
 from dfm_jax.flow.sources import CategoricalSource, MaskSource, UniformSource
 from dfm_jax.flow.steps import Corrector, DivFree, Euler, Exact, Knots, Plan, Step, TwoStage, is_uniform
 from dfm_jax.flow.steps_stochastic import Ancestral, DivFreeEuler, Multiflow, Remask
 
-STEPS: dict[str, Callable[[], Step]] = {
+STEPS: dict[str, Any] = {
     "exact": Exact,
+    "maximal": Exact,  # the maximal coupling of C_t and C_s
     "euler": Euler,
     "two_stage": TwoStage,
     "corrector": Corrector,
@@ -32,20 +34,18 @@ Model = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def get_step(name: str, **options: Any) -> Step | str:
-    """The step kernel of a name: exact, euler, two_stage, corrector, multiflow, ancestral, remask, or
+    """The step kernel of a name: exact (maximal is the same), euler, two_stage, corrector, multiflow, ancestral, remask, or
     first_hitting.
 
     options: two_stage div_free; corrector iterations, strength; multiflow eta; remask schedule, eta. ValueError
     otherwise.
     """
-    if name == FIRST_HITTING and not options:
-        return FIRST_HITTING
-    if name not in STEPS:
+    if name not in (*STEPS, FIRST_HITTING):
         raise ValueError(f"step={name!r}: accepted {', '.join([*STEPS, FIRST_HITTING])}")
-    try:
-        return STEPS[name](**options)
-    except TypeError:
-        raise ValueError(f"step={name!r} with options {sorted(options)}: accepted see get_step") from None
+    known = [] if name == FIRST_HITTING else [f.name for f in dataclasses.fields(STEPS[name]) if f.init]
+    if not set(options) <= set(known):
+        raise ValueError(f"step={name!r} with options {sorted(options)}: accepted options {known}")
+    return FIRST_HITTING if name == FIRST_HITTING else STEPS[name](**options)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,7 +53,8 @@ class MixtureDiscreteSolver:
     """Samples x_1 by simulating the mixture path's jump process from x_init, with any step kernel.
 
     model: (x (B, L) int32, t (B,) float32) -> posterior logits (B, L, S), or a `Denoiser`. path: gives the
-    scheduler of the training. source: the law of x_0. step: a name of `get_step` or a kernel. scheduler: another
+    scheduler of the training, and where it is not the mixture its own steps. source: the law of x_0. step: a name
+    of `get_step` or a kernel. scheduler: another
     schedule to sample with; the model then sees t' = kappa_train^{-1}(kappa_sample(t)). group_size: rows per call
     of the vocabulary head; None chooses.
 
@@ -72,7 +73,8 @@ class MixtureDiscreteSolver:
 
     def __post_init__(self):
         if isinstance(self.step, str):
-            object.__setattr__(self, "step", get_step(self.step))
+            step = self.path.get_step(self.step) if isinstance(self.path, GeneralPath) else get_step(self.step)
+            object.__setattr__(self, "step", step)
         if self.step == FIRST_HITTING and self.source.mask_id is None:
             raise ValueError("step='first_hitting': accepted a mask source only")
         if self.group_size is not None and self.group_size < 1:
@@ -193,6 +195,7 @@ class MixtureDiscreteSolver:
     ) -> tuple[jax.Array, jax.Array]:
         batch, length = x.shape
         mask_id = self.source.mask_id
+        carried = mask_id is not None and (not isinstance(self.path, GeneralPath) or self.path.carries_over)
         denoiser: Any = self.model
 
         def one_step(carry, row):
@@ -202,7 +205,7 @@ class MixtureDiscreteSolver:
             u = categorical.uniform(jnp.moveaxis(bits, 1, 0))
             y = fresh_tokens(step.fresh, self.source, step_keys[:, 1], x)
             needed = step.decide(row, x, u, self.source) & free
-            if mask_id is not None:
+            if carried:
                 needed &= x == mask_id
             t = jnp.broadcast_to(row["time"], (batch,))
             x_1 = draw_where(denoiser, step_keys[:, 2], x, t, needed, group)
@@ -219,13 +222,20 @@ class MixtureDiscreteSolver:
 
 def fresh_tokens(kind: str, source: Any, keys: jax.Array, x: jax.Array) -> jax.Array:
     """y (B, L) for the step kernels, one key per sequence: 'none' x itself, 'source' y ~ p, 'others' y ~ p given y
-    != z.
+    != z, 'data' a uniform data token, 'data_others' a uniform one that is not z.
 
     'others' is exact for mask and uniform sources; a general source law gives y ~ p, which may be z (then nothing
     moves).
     """
     if kind == "none":
         return x
+    if kind in ("data", "data_others"):
+        size = source.vocab_size
+        fresh = jax.vmap(lambda key: jax.random.randint(key, x.shape[1:], 0, size, jnp.int32))(keys)
+        if kind == "data":
+            return fresh
+        skip = jax.vmap(lambda key: jax.random.randint(key, x.shape[1:], 1, size, jnp.int32))(keys)
+        return jnp.where(x < size, (x + skip) % size, fresh)
     if source.mask_id is not None:
         return jnp.full(x.shape, source.mask_id, x.dtype)
     if kind == "others" and is_uniform(source):
