@@ -186,3 +186,19 @@ def test_float32_scalars_at_many_steps():
     exact = 1 - (np.sin(np.pi * (4095 - j) / 8192) / np.sin(np.pi * (4096 - j) / 8192)) ** 2
     np.testing.assert_allclose(jump, exact, rtol=2e-7)
     assert jump[-1] == 1.0
+
+
+@pytest.mark.parametrize("method", ["exact", "corrector", "remask", "first_hitting"])
+def test_inside_shard_map_with_checked_types(method):
+    """Also from a constant x_init, whose type must come to vary with the keys: each device runs its own loops."""
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    chosen, options = solver(method, "mask"), METHODS[method][1]
+
+    def generate(keys):
+        x_init = jnp.full((keys.shape[0], LENGTH), VOCAB, jnp.int32)
+        return chosen.sample(keys, x_init, steps=6, return_intermediates=(0.0, 0.5, 1.0), **options)
+
+    spec = jax.sharding.PartitionSpec
+    sharded = jax.shard_map(generate, mesh=mesh, in_specs=spec("data"), out_specs=spec(None, "data"))
+    keys = jax.random.split(jax.random.key(0), BATCH)
+    assert (np.asarray(jax.jit(sharded)(keys)) == run(method, "mask", keys, start("mask"))).all()
