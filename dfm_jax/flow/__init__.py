@@ -32,6 +32,7 @@ from dfm_jax.flow.objectives import (
     TimeReversal,
     get_objective,
 )
+from dfm_jax.flow.path_base import GeneralPath
 from dfm_jax.flow.paths import MixtureDiscreteProbPath, PathSample, ProbPath
 from dfm_jax.flow.scheduler_base import HostSchedule, Scheduler, SchedulerOutput
 from dfm_jax.flow.schedulers import SCHEDULERS, get_scheduler
@@ -52,6 +53,7 @@ from dfm_jax.flow.solvers import MixtureDiscreteEulerSolver, MixtureDiscreteSolv
 from dfm_jax.flow.sources import CategoricalSource, MaskSource, Source, UniformSource, get_source
 from dfm_jax.flow.steps import Corrector, Euler, Exact, TwoStage
 from dfm_jax.flow.steps_stochastic import Ancestral, DivFreeEuler, Multiflow, Remask
+from dfm_jax.flow.three_term import ThreeTermForwardVelocity, ThreeTermProbPath, ThreeTermReversalVelocity
 from dfm_jax.flow.time import Time, as_time
 from dfm_jax.flow.time_laws import sample_times, unit_samples
 from dfm_jax.flow.velocities import (

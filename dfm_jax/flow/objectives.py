@@ -11,7 +11,7 @@ positions, a bound is nats per sequence. At t = 1 a loss is its limit where that
 
 import abc
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -255,12 +255,17 @@ OBJECTIVES = {
 def get_objective(
     name: str,
     *,
-    path: MixtureDiscreteProbPath,
+    path: Any,
     source: Source,
     parametrization: str = "posterior",
     suppress_mask: bool = False,
 ) -> Objective:
-    """The objective called `name` in a config: one of OBJECTIVES. Raises ValueError for anything else."""
+    """The objective called `name` in a config: one of OBJECTIVES, or of the path's own where it is not the mixture.
+
+    Raises ValueError for anything else.
+    """
+    if not isinstance(path, MixtureDiscreteProbPath):
+        return path.get_objective(name, source, parametrization, suppress_mask)
     if name not in OBJECTIVES:
         raise ValueError(f"loss={name!r}: accepted {', '.join(OBJECTIVES)}")
     if name == "cross_entropy_corrupted":

@@ -34,7 +34,7 @@ Model = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def get_step(name: str, **options: Any) -> Step | str:
-    """The step kernel of a name: exact (maximal is the same), euler, two_stage, corrector, multiflow, ancestral, remask, or
+    """The step kernel of a name: exact (or maximal), euler, two_stage, corrector, multiflow, ancestral, remask, or
     first_hitting.
 
     options: two_stage div_free; corrector iterations, strength; multiflow eta; remask schedule, eta. ValueError
