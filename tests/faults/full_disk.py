@@ -1,4 +1,4 @@
-"""Saves on a small file system that fills up and empties again: python tests/faults/full_disk.py FOLDER"""
+"""Saves on a small file system that fills up and empties again: PYTHONPATH=. python tests/faults/full_disk.py FOLDER"""
 
 import pathlib
 import sys

@@ -1,6 +1,6 @@
 """Kills a process with -9 at random moments of its saves, again and again on one folder.
 
-    python tests/faults/kill_saves.py FOLDER [--kills=30] [--seed=0]
+    PYTHONPATH=. python tests/faults/kill_saves.py FOLDER [--kills=30] [--seed=0]
 
 Each child restores the newest checkpoint, checks every number in it, and saves one step after the other as fast as it
 can. It says which steps are complete; none of them may ever be missing or wrong for the child after it. Children are

@@ -1,6 +1,6 @@
 """One process of a small distributed program: restores the newest checkpoint of a folder, checks it, saves the next.
 
-    python tests/faults/restore_elsewhere.py FOLDER DATA FSDP [PROCESS_ID NUM_PROCESSES PORT]
+    PYTHONPATH=. python tests/faults/restore_elsewhere.py FOLDER DATA FSDP [PROCESS_ID NUM_PROCESSES PORT]
 
 The mesh has DATA x FSDP devices over all processes; matrices are split over FSDP as in training.
 """

@@ -57,19 +57,24 @@ def command(workdir: pathlib.Path, cache: pathlib.Path, overrides: dict, *flags:
     ]
 
 
+def environment(devices: int = 1) -> dict[str, str]:
+    """For a process of this program on so many simulated devices."""
+    places = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(places),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+
+
 class Run:
     """A started command. What it says goes to a file, so that it never waits for a reader."""
 
     def __init__(self, words: list[str], *, devices: int = 1):
         self._told = tempfile.TemporaryFile("w+")  # noqa: SIM115  as long as the run
-        environment = os.environ | {
-            "PYTHONPATH": str(ROOT),
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        }
         # Its own session: killing the run means killing the workers that it started, as a lost machine does.
         self.process = subprocess.Popen(
-            words, env=environment, stdout=self._told, stderr=subprocess.STDOUT, start_new_session=True
+            words, env=environment(devices), stdout=self._told, stderr=subprocess.STDOUT, start_new_session=True
         )
 
     def told(self) -> str:

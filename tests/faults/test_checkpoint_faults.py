@@ -10,6 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import runs
 
 from dfm_jax.training.checkpoints import Checkpoints
 
@@ -17,12 +18,10 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 def start(script: str, *arguments, devices: int = 1) -> subprocess.Popen:
-    environment = os.environ | {
-        "PYTHONPATH": str(HERE.parent.parent),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
     command = [sys.executable, str(HERE / script), *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=runs.environment(devices), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def finish(*processes: subprocess.Popen, timeout: float = 120) -> list[tuple[str, str]]:
@@ -43,9 +42,8 @@ def test_a_full_disk_costs_one_checkpoint(tmp_path):
     namespace = ["unshare", "--user", "--map-root-user", "--mount"]
     if not shutil.which("unshare") or subprocess.run([*namespace, "mount", "-t", "tmpfs", "none", tmp_path]).returncode:
         pytest.skip("this machine does not let a user mount a tmpfs in a namespace")
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent.parent)}
     done = subprocess.run(
-        [*namespace, "sh", "-c", inside], env=environment, capture_output=True, text=True, timeout=120
+        [*namespace, "sh", "-c", inside], env=runs.environment(), capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     assert "CHECKPOINT 3 WAS NOT SAVED" in done.stderr and "the newest complete one is 2" in done.stderr

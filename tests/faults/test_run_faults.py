@@ -3,7 +3,6 @@
 The thirty kills of the README are `python tests/faults/kill_runs.py FOLDER`; here is a shorter form.
 """
 
-import os
 import pathlib
 import shutil
 import signal
@@ -37,8 +36,7 @@ def lines(workdir: pathlib.Path) -> int:
 
 def test_kill_9_at_random_moments_changes_nothing(quiet, tmp_path):
     words = [str(HERE / "kill_runs.py"), str(tmp_path), "--tiny", "--kills=5", f"--quiet={quiet / 'run'}"]
-    environment = os.environ | {"PYTHONPATH": str(runs.ROOT)}
-    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, *words], env=runs.environment(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 kills; step 45: " in done.stdout and "bitwise equal" in done.stdout
 
