@@ -1,7 +1,7 @@
 """Kills one training run with -9 at random moments, each time giving the same command again, and compares it with a
 run that was left alone: every parameter, every moment of the optimiser and every logged number, bit for bit.
 
-    PYTHONPATH=. python tests/faults/kill_runs.py FOLDER [--kills=30] [--seed=0] [--tiny] [--config.group.field=value ...]
+    PYTHONPATH=. python tests/faults/kill_runs.py FOLDER [--kills=30] [--seed=0] [--tiny] [--config.FIELD=VALUE ...]
 
 Moments are of four kinds: in the first preparation of the corpus (two of them); then in turn some time after the start
 (in the imports, in the restoring, in the compilation), some lines of metrics later (in the steps), and while a

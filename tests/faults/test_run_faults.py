@@ -1,6 +1,7 @@
 """Whole runs that are killed, stopped, damaged, poisoned and started twice.
 
-The thirty kills of the README are `python tests/faults/kill_runs.py FOLDER`; here is a shorter form.
+Thirty kills of a run of the quickstart size:
+`PYTHONPATH=. python tests/faults/kill_runs.py FOLDER`. Here is a shorter form.
 """
 
 import pathlib
