@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from configs import base
 from dfm_jax import flow
 from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.problem import get_path
 from dfm_jax.training import optimizer
 
 # Names of the reference that have no field here, each with the way to say it now.
@@ -72,6 +73,8 @@ CHECKS: dict[str, Check] = {
     "optim.eta_min_ratio": ("a number in [0, 1]", lambda v: 0 <= v <= 1),
     "optim.grad_clip": NON_NEGATIVE,
     "optim.ema_decay": FRACTION,
+    "flow.path": one_of("mixture", "three_term"),
+    "flow.noise": PROPORTION,
     "flow.source_distribution": one_of("uniform", "mask"),
     "flow.exponent": ABOVE_ZERO,
     "flow.time_epsilon": FRACTION,
@@ -217,8 +220,11 @@ def check_together(config: ConfigDict) -> None:
         )
     if list(config.mesh.values()).count(-1) > 1:
         refuse("mesh.fsdp", config.mesh.fsdp, "at most one -1 among mesh.data, mesh.fsdp and mesh.tensor")
-    if not config.model.time_conditioning and config.flow.source_distribution != "mask":
-        refuse("model.time_conditioning", False, "True for a source whose posterior depends on the time")
+    if not config.model.time_conditioning and (config.flow.source_distribution, config.flow.path) != (
+        "mask",
+        "mixture",
+    ):
+        refuse("model.time_conditioning", False, "True where the posterior depends on the time")
     if config.flow.loss_function == "masked_count" and config.model.time_conditioning:
         refuse("model.time_conditioning", True, "False for masked_count, a loss without a time")
     if not config.eval.corpora and config.eval.elbo:
@@ -230,7 +236,10 @@ def check_together(config: ConfigDict) -> None:
         with naming(f"config.sampling.scheduler={config.sampling.scheduler}"):
             flow.get_scheduler(config.sampling.scheduler, exponent=config.flow.exponent)
     source = flow.get_source(config.flow.source_distribution, 2)
-    path = flow.MixtureDiscreteProbPath(scheduler)
+    path = get_path(config, scheduler, source.vocab_size)
+    if isinstance(path, flow.GeneralPath):
+        with naming(f"config.flow.path={config.flow.path}"):
+            path.check(source, config.model.parametrization)
     with naming(f"config.flow.loss_function={config.flow.loss_function}"):
         flow.get_objective(
             config.flow.loss_function,
