@@ -1,6 +1,7 @@
 """What a config means mathematically: path, source, objective and the network's view of time."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from dfm_jax.models.transformer import TransformerConfig
 class Problem:
     """A flow matching problem on a vocabulary; hashable, so it may be a static argument of a jitted function."""
 
-    path: flow.MixtureDiscreteProbPath
+    path: flow.MixtureDiscreteProbPath | flow.GeneralPath
     source: flow.Source
     objective: flow.Objective
     parametrization: str
@@ -43,6 +44,16 @@ class Problem:
         """The state that has probability 0 in all that samples or scores, if any."""
         return self.objective.suppress
 
+    @property
+    def evidence(self) -> Callable[[Array, Array | flow.Time], Array] | None:
+        """(x_t, t) -> what leave-one-out logits gain at x_t, on a path that is not the mixture and carries nothing."""
+        if not isinstance(self.path, flow.GeneralPath) or self.parametrization != "leave_one_out":
+            return None
+        if self.path.carries_over and self.source.mask_id is not None:
+            return None
+        path = self.path
+        return lambda x_t, t: path.log_evidence(x_t, t, self.source)
+
     def network_time(self, t: Array | flow.Time) -> Array:
         """(B,) float32 time that the network is told: t, or kappa_t with `model.time_input='kappa'`."""
         time = flow.as_time(t)
@@ -54,9 +65,18 @@ def get_scheduler(config: ConfigDict, name: str = "") -> flow.Scheduler:
     return flow.get_scheduler(name or config.flow.scheduler_type, exponent=config.flow.exponent)
 
 
+def get_path(
+    config: ConfigDict, scheduler: flow.Scheduler, vocab_size: int
+) -> flow.MixtureDiscreteProbPath | flow.GeneralPath:
+    """The path of a config on `vocab_size` data tokens."""
+    if config.flow.path == "three_term":
+        return flow.ThreeTermProbPath(scheduler, vocab_size, config.flow.noise)
+    return flow.MixtureDiscreteProbPath(scheduler)
+
+
 def get_problem(config: ConfigDict, vocab_size: int) -> Problem:
     """The problem of a checked config on `vocab_size` data tokens."""
-    path = flow.MixtureDiscreteProbPath(get_scheduler(config))
+    path = get_path(config, get_scheduler(config), vocab_size)
     source = flow.get_source(config.flow.source_distribution, vocab_size)
     objective = flow.get_objective(
         config.flow.loss_function,

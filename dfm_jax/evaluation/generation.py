@@ -83,7 +83,10 @@ class Generator:
         if self.batch_size % devices:
             raise UsageError(f"config.sampling.batch_size={self.batch_size}: accepted a multiple of {devices} devices")
         try:
-            flow.get_step(self.settings.method)
+            path = self.problem.path
+            path.get_step(self.settings.method) if isinstance(path, flow.GeneralPath) else flow.get_step(
+                self.settings.method
+            )
         except ValueError as error:
             raise UsageError(f"config.sampling.method={self.settings.method}: {error}") from error
 
@@ -151,6 +154,7 @@ class Generator:
             scheduler=problem.path.scheduler,
             leave_one_out=problem.parametrization == "leave_one_out",
             suppress=problem.source.mask_id,
+            evidence=problem.evidence,
             network_time=problem.network_time,
             temperature=settings.temperature,
             top_p=settings.top_p,

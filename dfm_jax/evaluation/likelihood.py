@@ -109,14 +109,15 @@ class LikelihoodEstimator:
     def names(self) -> tuple[str, ...]:
         if self.bounds is not None:
             return tuple(self.bounds)
-        extra = () if self.problem.source.mask_id is None else ("masked_count",)
-        return (*points.bound_names(self.problem.source), *extra)
+        problem = self.problem
+        other = problem.source.mask_id is None or isinstance(problem.path, flow.GeneralPath)
+        return (*points.bound_names(problem.source, problem.path), *(() if other else ("masked_count",)))
 
     @functools.cached_property
     def objectives(self) -> dict[str, flow.Objective]:
         p = self.problem
         return {
-            name: points.linear_objective(name, p.source, p.parametrization, p.objective.suppress_mask)
+            name: points.linear_objective(name, p.source, p.parametrization, p.objective.suppress_mask, p.path)
             for name in self.names
         }
 

@@ -6,7 +6,7 @@ Points are stratified within each sequence: the set {((j/n + u) mod 1)} of the r
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from dfm_jax.flow.head import HeadQuery
 from dfm_jax.flow.noise import by_row, uniform_pair
 from dfm_jax.flow.objectives import Objective, get_objective
+from dfm_jax.flow.path_base import GeneralPath
 from dfm_jax.flow.paths import MixtureDiscreteProbPath
 from dfm_jax.flow.scheduler_base import Scheduler
 from dfm_jax.flow.schedulers_polynomial import CondOTScheduler
@@ -73,14 +74,25 @@ def training_time(scheduler: Scheduler, linear: Time) -> Time:
     return scheduler.inverse(linear.t, linear.r)
 
 
-def bound_names(source: Source) -> tuple[str, ...]:
-    """The bounds that are reported for a source, the reference's first; they share x_t and one trunk pass."""
+def bound_names(source: Source, path: Any = None) -> tuple[str, ...]:
+    """The bounds that are reported, the reference's first; they share x_t and one trunk pass.
+
+    Of the mixture path for a source, or of another path its own.
+    """
+    if isinstance(path, GeneralPath):
+        return path.bound_names
     return ("generalized_kl", "masked_elbo") if source.mask_id is not None else ("generalized_kl", "time_reversal")
 
 
-def linear_objective(name: str, source: Source, parametrization: str, suppress_mask: bool) -> Objective:
-    """The bound `name` of the linear path. Raises ValueError for an objective that bounds nothing."""
-    path = MixtureDiscreteProbPath(CondOTScheduler())
+def linear_objective(
+    name: str, source: Source, parametrization: str, suppress_mask: bool, path: Any = None
+) -> Objective:
+    """The bound `name` of the linear mixture path, or of `path` on the linear clock where it is another one.
+
+    Raises ValueError for an objective that bounds nothing.
+    """
+    general = isinstance(path, GeneralPath)
+    path = path.on(CondOTScheduler()) if general else MixtureDiscreteProbPath(CondOTScheduler())
     objective = get_objective(
         name, path=path, source=source, parametrization=parametrization, suppress_mask=suppress_mask
     )

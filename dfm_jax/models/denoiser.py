@@ -25,6 +25,8 @@ class TransformerDenoiser:
             + log1p(kappa / (sigma p(z))) at z = x_t.
         leave_one_out: what the network emits; else posterior logits.
         suppress: a state that is never drawn, the mask.
+        evidence: (x_t (N,), t (N,)) -> what leave-one-out logits gain at x_t, for a path that is not the mixture;
+            no token is then carried over.
         network_time: the number the network is told for t (B,); by default t.
         temperature: a number >= 0 (0: the most probable token), or a function of t (N,) -> (N,) above 0.
         top_p: in (0, 1], of the posterior after the temperature; 1 is off.
@@ -39,6 +41,7 @@ class TransformerDenoiser:
     scheduler: flow.Scheduler
     leave_one_out: bool = False
     suppress: int | None = None
+    evidence: Callable[[Array, Array], Array] | None = None
     network_time: Callable[[Array], Array] | None = None
     temperature: Temperature = 1.0
     top_p: float = 1.0
@@ -58,9 +61,11 @@ class TransformerDenoiser:
 
     def draw(self, keys: Array, features: Array, x_t: Array, t: Array) -> Array:
         """x_1 (N,) int32, each row from its own key alone."""
-        carried = self.leave_one_out and self.source.mask_id is not None
+        carried = self.leave_one_out and self.source.mask_id is not None and self.evidence is None
         shift = None
-        if self.leave_one_out and not carried:
+        if self.leave_one_out and self.evidence is not None:
+            shift = vocab.Shift(x_t, self.evidence(x_t, t))
+        elif self.leave_one_out and not carried:
             schedule = self.scheduler(t)
             e = evidence(schedule.alpha_t, schedule.sigma_t, self.source.probs(x_t))
             shift = vocab.Shift(x_t, jnp.log1p(e.rho))

@@ -58,6 +58,7 @@ def corrupt(tokens: Array, step: Array | int, problem: Problem, settings: StepSe
         x_t = flow.conditional_coupling(masked, tokens, pair.kept)
     else:
         x_t = problem.path.sample(key("path"), pair.x_0, tokens, time).x_t
+        x_t = flow.conditional_coupling(x_t, tokens, pair.kept)  # a path with noise of its own leaves x_0 and x_1
     keys = jax.random.split(key("dropout"), batch) if settings.dropout else None
     return NoisyBatch(tokens, x_t, pair.kept, time, weight, keys)
 

@@ -1,0 +1,67 @@
+"""The configs of the paths that are not the mixture: each trains, evaluates and samples, at a tiny size."""
+
+import math
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from dfm_jax import config as configs
+from dfm_jax import sharding
+from dfm_jax.data import vocabulary_size
+from dfm_jax.evaluation.generation import SamplingSettings, generate
+from dfm_jax.evaluation.likelihood import estimate_likelihood
+from dfm_jax.evaluation.loss import EvaluationLoss
+from dfm_jax.training.loop import make_trainer
+
+FOLDER = pathlib.Path(__file__).parents[2] / "configs"
+NAMES = ["three_term"]
+
+
+def tiny(name: str):
+    """The config at the size of a unit test: 257 tokens of bytes, 16 of them a sequence."""
+    config = configs.load_file(str(FOLDER / f"{name}.py"))
+    config.tokenizer.name = "bytes"
+    config.training.batch_size = 8
+    config.optim.lr, config.optim.warmup, config.optim.n_iters = 3e-3, 2, 30
+    config.model.hidden_size, config.model.cond_dim, config.model.length = 32, 16, 16
+    config.model.n_blocks, config.model.n_heads, config.model.dropout = 1, 2, 0.0
+    configs.check(config)
+    return config
+
+
+def text(vocab_size: int) -> np.ndarray:
+    """Blocks (64, 16) of one line of text, so that a few steps can learn something."""
+    line = np.frombuffer(b"the quick brown fox jumps over the lazy dog. " * 40, np.uint8)
+    starts = np.random.default_rng(0).integers(0, len(line) - 16, 64)
+    assert line.max() < vocab_size
+    return np.stack([line[i : i + 16] for i in starts]).astype(np.int32)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_trains_evaluates_and_samples(name):
+    config = tiny(name)
+    vocab_size = vocabulary_size("bytes")
+    mesh = sharding.make_mesh(sharding.MeshShape())
+    trainer = make_trainer(config, vocab_size, mesh)
+    blocks, state, losses = text(vocab_size), trainer.create(), []
+    for step in range(30):
+        state, metrics = trainer.step(state, sharding.global_batch(blocks[(8 * step) % 64 :][:8], mesh))
+        losses.append(float(metrics["loss"]))
+        assert metrics["bad_steps"] == 0
+    assert np.mean(losses[-8:]) < 0.9 * np.mean(losses[:8])
+
+    model, problem = state.best_model, trainer.problem
+    batches = [(blocks[:8], np.ones(8, np.float32))]
+    key = jax.random.key(0)
+    figures = EvaluationLoss(problem)(model, batches, key=key)
+    assert math.isfinite(figures["eval/loss"])
+    likelihood = estimate_likelihood(model, problem, batches, key=key, time_points=32)
+    assert tuple(likelihood) == problem.path.bound_names
+    for result in likelihood.values():
+        assert 0 < result.nats_per_token < math.log(vocab_size) + 1.5
+
+    settings = SamplingSettings(length=16, steps=8, method=config.sampling.method)
+    tokens = generate(model, problem, settings, 4, batch_size=4)
+    assert tokens.shape == (4, 16) and tokens.min() >= 0 and tokens.max() < vocab_size
