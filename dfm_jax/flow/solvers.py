@@ -13,7 +13,7 @@ import numpy as np
 from dfm_jax.flow import categorical
 from dfm_jax.flow.denoiser import Denoiser, DenseDenoiser, draw_where, from_logits
 from dfm_jax.flow.first_hitting import first_hitting
-from dfm_jax.flow.grids import TimeGrid, make_grid
+from dfm_jax.flow.grids import TimeGrid, make_grid, uniform_grid
 from dfm_jax.flow.path_base import GeneralPath
 from dfm_jax.flow.sources import CategoricalSource, MaskSource, UniformSource
 from dfm_jax.flow.steps import Corrector, DivFree, Euler, Exact, Knots, Plan, Step, TwoStage, is_uniform
@@ -77,6 +77,9 @@ class MixtureDiscreteSolver:
             object.__setattr__(self, "step", step)
         if self.step == FIRST_HITTING and self.source.mask_id is None:
             raise ValueError("step='first_hitting': accepted a mask source only")
+        if not isinstance(self.step, str):
+            # A kernel that cannot serve this source says so here, not in the middle of a run.
+            self.step.plan(self.path.scheduler, self.source, uniform_grid(1))
         if self.group_size is not None and self.group_size < 1:
             raise ValueError(f"group_size={self.group_size}: accepted a positive integer")
         model = self.model if isinstance(self.model, Denoiser) else from_logits(self.model)
@@ -136,7 +139,8 @@ class MixtureDiscreteSolver:
         else:
             step = self._with_div_free(div_free)
             plan = step.plan(own, self.source, grid)
-            group = self.group_size or _group_size(plan, x.size)
+            waiting = 1.0 if self.source.mask_id is None else own.float64(plan.time).sigma
+            group = self.group_size or _group_size(x.size * plan.jumps * waiting)
             rows = self._rows(own, plan, slots)
             final, saved = self._program(keys, x, free, rows, step=step, group=group, slots=len(slots))
         return saved[back] if len(asked) else final
@@ -245,11 +249,14 @@ def fresh_tokens(kind: str, source: Any, keys: jax.Array, x: jax.Array) -> jax.A
     return jax.vmap(lambda key: source.sample(key, x.shape[1:]))(keys).astype(x.dtype)
 
 
-def _group_size(plan: Plan, positions: int) -> int:
-    """Rows per call of the head: a typical step's jumps and two standard deviations, in eights, at most 1024."""
-    typical = positions / max(len(plan.jumps), 1)
-    wanted = typical + 2.0 * typical**0.5
-    return int(min(max(8 * -(-wanted // 8), 8), 1024))
+def _group_size(expected: np.ndarray) -> int:
+    """Rows per call of the head that make it cheapest, for `expected` (M,) jumps in each step.
+
+    A call costs its rows and a fixed part (reading the head's weights), worth about 64 rows between CPUs and GPUs.
+    """
+    sizes = 2 ** np.arange(3, 11)
+    calls = np.ceil((expected + np.sqrt(expected)) / sizes[:, None])
+    return int(sizes[(calls * (sizes[:, None] + 64)).sum(-1).argmin()])
 
 
 class MixtureDiscreteEulerSolver(MixtureDiscreteSolver):
