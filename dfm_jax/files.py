@@ -9,6 +9,16 @@ from typing import Any
 from dfm_jax.errors import WorldError
 
 
+def _read_umask() -> int:
+    mask = os.umask(0o077)  # it can only be read by setting it
+    os.umask(mask)
+    return mask
+
+
+# Read once, before there are threads: what another thread makes in the meantime would get the strict mask.
+_UMASK = _read_umask()
+
+
 def write_atomically(path: str | os.PathLike, content: str | bytes, *, durable: bool = False) -> None:
     """Replaces `path` by `content` (text as UTF-8); a reader sees the old file or the new one.
 
@@ -27,7 +37,7 @@ def write_atomically(path: str | os.PathLike, content: str | bytes, *, durable: 
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600, which hides a run from its group
+        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp gives 0600, which hides a run from its group
         os.replace(temporary, path)
     except BaseException:
         pathlib.Path(temporary).unlink(missing_ok=True)
@@ -77,10 +87,3 @@ def sync_folder(folder: str | os.PathLike) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    # The mask can only be read by setting it; files made meanwhile by other threads get the strict one.
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
