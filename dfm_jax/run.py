@@ -4,10 +4,13 @@ import dataclasses
 import functools
 import os
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
@@ -15,8 +18,10 @@ from dfm_jax import config as configs
 from dfm_jax import sharding
 from dfm_jax.data import Tokenizer, get_tokenizer
 from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.evaluation.prompts import Prompt
 from dfm_jax.models.transformer import Transformer
 from dfm_jax.problem import Problem, get_model_config, get_problem
+from dfm_jax.rng import noise_key
 from dfm_jax.training.checkpoints import Checkpoints
 
 # The part of a checkpoint that evaluation uses: the average where one was kept, else the parameters.
@@ -40,6 +45,70 @@ class Run:
         if x_t.ndim != 2 or t.shape != x_t.shape[:1]:
             raise ValueError(f"x_t {x_t.shape}, t {t.shape}: accepted (B, L) and (B,)")
         return self._logits(self.model, jnp.asarray(x_t, jnp.int32), jnp.asarray(t, jnp.float32))
+
+    def sample(self, num: int = 4, *, prompt: str | None = None, trim: bool = False, **options: Any) -> list[str]:
+        """`num` texts. prompt: a beginning, or a text with <gap:N>; trim: end at the first end of text.
+
+        options: as in `sample_tokens`.
+        """
+        from dfm_jax.evaluation.generation import to_text
+        from dfm_jax.evaluation.prompts import parse_prompt
+
+        length = options.get("length") or self.config.model.length
+        prompts = () if prompt is None else (parse_prompt(prompt, self.tokenizer, length),)
+        tokens = self.sample_tokens(num, prompts=prompts, **options)
+        return [to_text(row, self.tokenizer, trim=trim) for row in tokens]
+
+    def sample_tokens(
+        self,
+        num: int = 4,
+        *,
+        steps: int | None = None,
+        method: str | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        length: int | None = None,
+        batch_size: int | None = None,
+        prompts: Sequence[Prompt] = (),
+    ) -> np.ndarray:
+        """(num, L) int32 token ids. What is None is as the config's sampling group says.
+
+        Sequence i depends on (seed, i) alone, not on num, batch_size or the mesh. prompts: used in turn.
+        """
+        from dfm_jax.evaluation.generation import generate
+        from dfm_jax.evaluation.settings import EvaluationSettings
+
+        changes = {"steps": steps, "method": method, "temperature": temperature, "top_p": top_p, "seed": seed}
+        settings = dataclasses.replace(
+            EvaluationSettings.from_config(self.config).sampling,
+            **{name: value for name, value in {**changes, "length": length}.items() if value is not None},
+        )
+        devices = self.mesh.size
+        batch_size = batch_size or min(self.config.sampling.batch_size, -(-num // devices)) * devices
+        return generate(self.model, self.problem, settings, num, batch_size=batch_size, prompts=prompts, mesh=self.mesh)
+
+    def likelihood(self, token_blocks: np.ndarray, *, time_points: int | None = None, seed: int = 0):
+        """Bounds on -log p of blocks (n, L) int32: {name: LikelihoodResult}, nats per token with standard error."""
+        from dfm_jax.evaluation.likelihood import estimate_likelihood
+
+        blocks = np.asarray(token_blocks, np.int32)
+        if blocks.ndim != 2 or blocks.shape[1] > self.config.model.length:
+            raise ValueError(f"token_blocks {blocks.shape}: accepted (n, L) with L <= {self.config.model.length}")
+        rows = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        size = -(-min(len(blocks), self.config.eval.batch_size) // rows) * rows
+        padded = np.concatenate([blocks, np.zeros((-len(blocks) % size, blocks.shape[1]), np.int32)])
+        weights = (np.arange(len(padded)) < len(blocks)).astype(np.float32)
+        batches = [(padded[i : i + size], weights[i : i + size]) for i in range(0, len(padded), size)]
+        return estimate_likelihood(
+            self.model,
+            self.problem,
+            batches,
+            key=noise_key(seed, "likelihood"),
+            time_points=time_points or self.config.eval.time_points,
+            mesh=self.mesh,
+            count_bytes=lambda row: len(self.tokenizer.decode_bytes(row)),
+        )
 
     @functools.cached_property
     def _logits(self):

@@ -8,13 +8,15 @@ from ml_collections import ConfigDict
 from dfm_jax import config as configs
 from dfm_jax import files, plots, processes, sharding
 from dfm_jax.command_line import Command
+from dfm_jax.commands.evaluate import get_evaluator
 from dfm_jax.corpora import get_stream
 from dfm_jax.data import TokenStream, get_tokenizer
 from dfm_jax.errors import WorldError
+from dfm_jax.evaluation.evaluate import Evaluator
 from dfm_jax.lock import RunLock
 from dfm_jax.logging import MetricsWriter, note
 from dfm_jax.models.transformer import count_parameters
-from dfm_jax.run import EVALUATED, split_reference
+from dfm_jax.run import EVALUATED, Run, split_reference
 from dfm_jax.training import resume
 from dfm_jax.training.checkpoints import Checkpoints
 from dfm_jax.training.loop import Reports, Trainer, make_trainer, train
@@ -43,24 +45,60 @@ def run(command: Command) -> int:
             if processes.is_first():
                 files.write_atomically(workdir / "config.json", configs.to_json(config))
             announce(trainer, stream, workdir, int(state.step))
+            evaluator = get_evaluator(Run(workdir, config, 0, tokenizer, trainer.problem, state.best_model, mesh))
             with MetricsWriter(
                 workdir,
                 resume_step=int(state.step),
                 wandb={"name": workdir.name, "config": config.to_dict()} if config.logging.enable_wandb else None,
                 enabled=processes.is_first(),
             ) as writer:
-                state, _ = train(
+                state, finished = train(
                     trainer,
                     state,
                     stream,
                     checkpoints=checkpoints,
                     metadata={"config": config.to_dict(), "fingerprint": stream.fingerprint},
                     writer=writer,
-                    reports=Reports(evaluate=lambda s, n: {}, generate=lambda s, n: {}),
+                    reports=Reports(
+                        evaluate=lambda state, _: evaluator.loss(state.best_model, validation),
+                        generate=lambda state, step: evaluator.samples(state.best_model, step),
+                    ),
                 )
         if processes.is_first():
             plots.loss_curve(workdir)
+        if finished:
+            conclude(evaluator, config, state, workdir)
     return 0
+
+
+def conclude(evaluator: Evaluator, config: ConfigDict, state: TrainState, workdir: pathlib.Path) -> None:
+    """Evaluates a finished run, unless that was done before, and says where everything lies."""
+    step = int(state.step)
+    report = workdir / "eval" / f"step_{step}.json"
+    if processes.from_first(report.exists()):
+        note_first(f"run {workdir} is finished: {step} steps, evaluated")
+    elif config.eval.elbo or config.eval.perplexity:
+        evaluator.evaluate(state.best_model, step, elbo=config.eval.elbo, perplexity=config.eval.perplexity)
+    if not processes.is_first():
+        return
+    if report.exists():
+        print((workdir / "eval" / "report.md").read_text())
+    where = {
+        "loss curve": workdir / "loss.png",
+        "metrics": workdir / "metrics.jsonl",
+        "checkpoints": workdir / "checkpoints",
+        "evaluation": workdir / "eval" / "report.md",
+        "samples": workdir / "samples" / f"step_{step}.html",
+    }
+    print("\n".join(f"{name:12} {path}" for name, path in where.items() if path.exists()))
+    here = f" --workdir={workdir}"
+    print(f"next: python main.py --mode=sample{here} --prompt='The '")
+    print(f"      python main.py --mode=eval{here} --config.eval.time_points=1024")
+
+
+def note_first(line: str) -> None:
+    if processes.is_first():
+        note(line)
 
 
 def get_mesh(config: ConfigDict) -> jax.sharding.Mesh:

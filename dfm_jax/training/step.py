@@ -47,7 +47,12 @@ def corrupt(tokens: Array, step: Array | int, problem: Problem, settings: StepSe
 
     batch, length = tokens.shape
     time, weight = flow.sample_times(
-        key("time"), batch, law=problem.time_law, method=problem.time_sampling, epsilon=problem.time_epsilon
+        key("time"),
+        batch,
+        law=problem.time_law,
+        method=problem.time_sampling,
+        epsilon=problem.time_epsilon,
+        scheduler=problem.path.scheduler,
     )
     pair = problem.coupling.sample(key("coupling"), tokens, problem.source)
     mask_id = problem.source.mask_id

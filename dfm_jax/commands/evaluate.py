@@ -1,0 +1,57 @@
+"""`--mode=eval`: the numbers that papers print, each with its error and the convention it follows."""
+
+import pathlib
+
+import jax
+
+from dfm_jax import corpora, processes, sharding
+from dfm_jax.command_line import Command
+from dfm_jax.errors import UsageError
+from dfm_jax.evaluation.evaluate import Evaluator
+from dfm_jax.evaluation.report import compare, newest_report
+from dfm_jax.evaluation.settings import EvaluationSettings
+from dfm_jax.logging import note
+from dfm_jax.run import Run, load_with
+
+
+def run(command: Command) -> int:
+    config, workdir = command.config, command.workdir
+    if command.operands["compare"]:
+        if processes.is_first():
+            folders = [part.strip() for part in command.operands["compare"].split(",") if part.strip()]
+            print(compare([newest_report(folder) for folder in folders]))
+        return 0
+    assert workdir is not None
+    if not (config.eval.elbo or config.eval.perplexity):
+        raise UsageError("eval.elbo=False: accepted is at least one of --eval_elbo and --eval_perplexity")
+    trained = load_with(config, workdir, step=command.operands["step"], mesh=get_mesh(command))
+    evaluator = get_evaluator(trained)
+    if command.operands["frontier"]:
+        evaluator.frontier(trained.model, trained.step)
+        return 0
+    evaluator.evaluate(trained.model, trained.step, elbo=config.eval.elbo, perplexity=config.eval.perplexity)
+    if processes.is_first():
+        print((workdir / "eval" / "report.md").read_text())
+    return 0
+
+
+def get_mesh(command: Command) -> jax.sharding.Mesh:
+    """The config's mesh, or where this machine is another one than the run's, all its devices on `data`."""
+    try:
+        return sharding.make_mesh(sharding.MeshShape(**command.config.mesh))
+    except UsageError:
+        note(f"mesh: the run's does not fit {jax.device_count()} devices; all of them take rows of the batch")
+        return sharding.make_mesh(sharding.MeshShape())
+
+
+def get_evaluator(trained: Run) -> Evaluator:
+    """What evaluates a run in its own folder."""
+    return Evaluator(
+        settings=EvaluationSettings.from_config(trained.config),
+        problem=trained.problem,
+        tokenizer=trained.tokenizer,
+        mesh=trained.mesh,
+        workdir=pathlib.Path(trained.folder),
+        open_corpus=lambda name: corpora.get_stream(trained.config, "eval.corpora", trained.tokenizer, name),
+        note=note if processes.is_first() else lambda line: None,
+    )
