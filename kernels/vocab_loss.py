@@ -20,7 +20,6 @@ from kernels.vocab_blocks import (
     answer_of,
     as_cotangents,
     gradients_of,
-    logits_of,
     prepare,
     scan_rows,
     sum_rows,
@@ -37,7 +36,7 @@ def summed_loss(
 
     def block(operands: tuple[Rows, Any]) -> Array:
         rows, data = operands
-        return loss(answer_of(settings, head, rows, logits_of(settings, head, rows)), data, shared)
+        return loss(answer_of(settings, head, rows)[0], data, shared)
 
     by_row = scan_rows(settings, (rows, data), block)
     return by_row.sum(), by_row
@@ -48,11 +47,10 @@ def _forward(settings: Settings, loss: Callable, head: Head, rows: Rows, data: A
 
     def block(operands: tuple[Rows, Any], counted: Array):
         rows, data = operands
-        logits = logits_of(settings, ready, rows)
-        answer = answer_of(settings, ready, rows, logits)
+        answer, softmax = answer_of(settings, ready, rows)
         by_row, pullback = jax.vjp(lambda answer: loss(answer, data, shared), answer)
         (cotangent,) = pullback(counted.astype(by_row.dtype))
-        found = gradients_of(settings, ready, rows, logits, answer.log_sum_exp, cotangent)
+        found = gradients_of(settings, ready, rows, softmax, cotangent)
         return (by_row, found._replace(head=None), cotangent.at_ids), found.head
 
     counted = jnp.ones_like(rows.features[..., 0])

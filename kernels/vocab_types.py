@@ -18,7 +18,8 @@ class Shift(NamedTuple):
 class Reduction(NamedTuple):
     """One sum over the vocabulary per row, of the probabilities p_v after shift and suppression.
 
-    kind 'log1p': sum_v weights_v log1p(scale_n inner_v p_v); kind 'linear': sum_v weights_v p_v.
+    kind 'log1p': sum_v weights_v log1p(scale_n inner_v p_v); kind 'linear': sum_v weights_v p_v; kind 'cotangent':
+    sum_v weights_v (1 - y cot y) p_v with y = scale_n inner_v in [0, pi).
     weights, inner: (V,) or (num_valid,) float32, None = ones; scale: (...) float32 per row, None = ones.
     """
 
@@ -79,6 +80,13 @@ def allowed(ids: Array, *, num_valid: int, suppress: int | None) -> Array:
 def reduce_probs(kind: str, probs: Array, weights: Array | None, scale: Array | None, inner: Array | None) -> Array:
     """(G, R, V) probabilities -> (G, R): `Reduction` by its definition; weights and inner (V,), scale (G, R)."""
     terms = probs
+    if kind == "cotangent":
+        y = jnp.ones_like(probs)
+        if inner is not None:
+            y = y * inner[None, None, :]
+        if scale is not None:
+            y = y * scale[..., None]
+        terms = terms * one_minus_y_cot_y(y)
     if kind == "log1p":
         if inner is not None:
             terms = terms * inner[None, None, :]
@@ -88,6 +96,15 @@ def reduce_probs(kind: str, probs: Array, weights: Array | None, scale: Array | 
     if weights is not None:
         terms = terms * weights[None, None, :]
     return terms.sum(-1)
+
+
+def one_minus_y_cot_y(y: Array) -> Array:
+    """1 - y cot y for y in [0, pi), by its series where the difference would cancel."""
+    small = y < 0.1
+    square = y * y
+    series = square * (1 / 3 + square * (1 / 45 + square * (2 / 945 + square / 4725)))
+    safe = jnp.where(small, 1.0, y)
+    return jnp.where(small, series, 1 - safe / jnp.tan(safe))
 
 
 def check(
@@ -120,8 +137,8 @@ def check(
     if suppress is not None and not 0 <= suppress < total:
         raise ValueError(f"suppress={suppress}: accepted 0 to {total - 1}")
     if reduction is not None:
-        if reduction.kind not in ("log1p", "linear"):
-            raise ValueError(f"reduction.kind={reduction.kind!r}: accepted 'log1p', 'linear'")
+        if reduction.kind not in ("log1p", "linear", "cotangent"):
+            raise ValueError(f"reduction.kind={reduction.kind!r}: accepted 'log1p', 'linear', 'cotangent'")
         if reduction.kind == "linear" and not (reduction.scale is None and reduction.inner is None):
             raise ValueError("reduction.kind='linear': accepted weights alone, neither scale nor inner")
         for name in ("weights", "inner"):
