@@ -56,6 +56,12 @@ from dfm_jax.flow.steps_stochastic import Ancestral, DivFreeEuler, Multiflow, Re
 from dfm_jax.flow.three_term import ThreeTermForwardVelocity, ThreeTermProbPath, ThreeTermReversalVelocity
 from dfm_jax.flow.time import Time, as_time
 from dfm_jax.flow.time_laws import sample_times, unit_samples
+from dfm_jax.flow.token_schedules import (
+    GenMD4ProbPath,
+    KineticOptimalProbPath,
+    TokenForwardVelocity,
+    TokenSchedulePath,
+)
 from dfm_jax.flow.velocities import (
     CorrectorVelocity,
     DetailedBalanceVelocity,

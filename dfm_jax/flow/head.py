@@ -15,7 +15,8 @@ from dfm_jax.flow.time import floating
 class VocabReduction(NamedTuple):
     """One sum over the S states of the probabilities p_v of a position n.
 
-    'log1p': sum_v weights_v log1p(scale_n inner_v p_v). 'linear': sum_v weights_v p_v. None stands for ones.
+    'log1p': sum_v weights_v log1p(scale_n inner_v p_v). 'linear': sum_v weights_v p_v. 'cotangent': sum_v weights_v
+    (1 - y cot y) p_v, y = scale_n inner_v in [0, pi). None stands for ones.
     """
 
     kind: str
@@ -65,9 +66,16 @@ def answer_from_logits(logits: jax.Array, query: HeadQuery) -> HeadAnswer:
 
 
 def _reduce(probs: jax.Array, reduction: VocabReduction) -> jax.Array:
-    if reduction.kind not in ("log1p", "linear"):
-        raise ValueError(f"kind={reduction.kind!r}: accepted log1p, linear")
+    if reduction.kind not in ("log1p", "linear", "cotangent"):
+        raise ValueError(f"kind={reduction.kind!r}: accepted log1p, linear, cotangent")
     terms = probs
+    if reduction.kind == "cotangent":
+        y = jnp.ones_like(probs)
+        if reduction.inner is not None:
+            y = y * _over_states(reduction.inner, probs)
+        if reduction.scale is not None:
+            y = y * reduction.scale.astype(probs.dtype)[..., None]
+        terms = terms * one_minus_y_cot_y(y)
     if reduction.kind == "log1p":
         if reduction.inner is not None:
             terms = terms * _over_states(reduction.inner, probs)
@@ -77,6 +85,15 @@ def _reduce(probs: jax.Array, reduction: VocabReduction) -> jax.Array:
     if reduction.weights is not None:
         terms = terms * _over_states(reduction.weights, probs)
     return terms.sum(axis=-1)
+
+
+def one_minus_y_cot_y(y: jax.Array) -> jax.Array:
+    """1 - y cot y for y in [0, pi): how much slower than 1/sigma a kinetic-optimal token is, at y = sigma W."""
+    small = y < 0.1
+    square = y * y
+    series = square * (1 / 3 + square * (1 / 45 + square * (2 / 945 + square / 4725)))
+    safe = jnp.where(small, 1.0, y)
+    return jnp.where(small, series, 1 - safe / jnp.tan(safe))
 
 
 def _over_states(vector: jax.Array, probs: jax.Array) -> jax.Array:

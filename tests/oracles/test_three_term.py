@@ -3,13 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import path_laws
 import pytest
-from path_laws import expectation, logits_of, slope, three_term
-from quadrature import tanh_sinh
-from toys import ENTROPIES, TOYS, marginal_law, sequences
+from path_frequencies import check_frequencies
+from path_laws import logits_of, three_term
+from test_kolmogorov import TIMES
+from toys import ENTROPIES, TOYS
 
 from dfm_jax import flow
-from dfm_jax.flow import grids
 
 GAPS = {
     ("A", 0.25): 0.0887,
@@ -25,26 +26,10 @@ def path_of(toy_name: str, g: float, scheduler: flow.Scheduler | None = None) ->
     return flow.ThreeTermProbPath(scheduler or flow.CondOTScheduler(), TOYS[toy_name].vocab_size, g)
 
 
-def bound(toy_name, loss, parametrization, path, dtype=np.float64) -> float:
+def bound(toy_name, loss, kind, path, dtype=np.float64) -> float:
     toy = TOYS[toy_name]
-    source = flow.MaskSource(toy.vocab_size)
-    objective = flow.get_objective(loss, path=path, source=source, parametrization=parametrization)
-    law = three_term(path.noise, toy.vocab_size)
-    charged = jax.jit(lambda logits, x_1, x_t, t: flow.loss_from_logits(objective, logits, x_1, x_t, t))
-    total = 0.0
-    for t, r, weight in zip(*tanh_sinh(), strict=True):
-        if dtype is np.float32 and min(t, r) < 1e-12:
-            continue
-        kappa, sigma, *_ = path.scheduler.float64(t, r)
-        conditional = law(float(kappa), float(sigma))
-        logits = logits_of(toy_name, conditional, parametrization, source.num_states)
-
-        def losses(index, x_t, x_1, logits=logits, t=t, r=r):
-            time = flow.Time(jnp.asarray(t, dtype), jnp.asarray(r, dtype))
-            return np.asarray(charged(jnp.asarray(logits[index], dtype), x_1, x_t, time), np.float64)
-
-        total += weight * expectation(toy_name, conditional, losses)
-    return total
+    law, source = three_term(path.noise, toy.vocab_size), flow.MaskSource(toy.vocab_size)
+    return path_laws.bound(toy_name, law, path, source, loss, kind, dtype=dtype)
 
 
 @pytest.mark.parametrize(
@@ -76,53 +61,21 @@ def test_bounds_in_float32_and_on_another_clock():
 @pytest.mark.parametrize("g", [0.25, 1.0])
 @pytest.mark.parametrize("velocity", [flow.ThreeTermForwardVelocity(), flow.ThreeTermReversalVelocity()])
 def test_velocity_generates_the_path(toy_name, g, velocity):
-    from test_kolmogorov import TIMES, generator
-
-    toy, path = TOYS[toy_name], path_of(toy_name, g, flow.SineScheduler())
-    source, law = flow.MaskSource(toy.vocab_size), three_term(g, toy.vocab_size)
-    tokens = sequences(source.num_states, toy.length)
-
-    def at(t):
-        value = path.scheduler.float64(t)
-        return law(float(value.kappa), float(value.sigma))
-
+    size = TOYS[toy_name].vocab_size
+    path, source = path_of(toy_name, g, flow.SineScheduler()), flow.MaskSource(size)
     with jax.enable_x64(True):
         for t in TIMES:
-            logits = logits_of(toy_name, at(t), "posterior", source.num_states)
-            rates = np.asarray(velocity(jnp.asarray(logits), jnp.asarray(tokens), t, path, source))
-            assert rates[~np.eye(source.num_states, dtype=bool)[tokens]].min() >= 0
-            moved = generator(rates, source.num_states) @ marginal_law(toy, at(t))
-            assert np.abs(slope(toy_name, at, t) - moved).max() < 1e-10
+            assert path_laws.generates(toy_name, three_term(g, size), path, source, velocity, t) < 1e-10
 
 
 def law_after(toy_name: str, g: float, step: str, steps: int) -> np.ndarray:
-    """The law of the sampler's sequences, from the project's plan and step probabilities."""
-    toy, path = TOYS[toy_name], path_of(toy_name, g)
-    source, conditional = flow.MaskSource(toy.vocab_size), three_term(g, toy.vocab_size)
-    kernel, x = path.get_step(step), sequences(toy.vocab_size + 1, toy.length)
-    plan = kernel.plan(path.scheduler, source, grids.uniform_grid(steps))
-    law = np.eye(len(x))[-1]
-    for i in range(steps):
-        c = conditional(float(plan.time.t[i]), float(plan.time.r[i]))
-        post = np.exp(logits_of(toy_name, c, "posterior", source.num_states))
-        token = kernel.law({name: value[i] for name, value in plan.scalars.items()}, source)
-        held = np.einsum("zvx,zv->xv", token[:, : toy.vocab_size], c)
-        if step != "euler":  # the conditional marginal is exact for a frozen x_1
-            after = conditional((i + 1) / steps, (steps - 1 - i) / steps)
-            np.testing.assert_allclose(held, after, atol=1e-12)
-        joint = np.ones((len(x), 1))
-        for position in range(toy.length):
-            to = np.einsum("xv,xvy->xy", post[:, position], token[x[:, position]])
-            joint = (joint[:, :, None] * to[:, None, :]).reshape(len(x), -1)
-        law = law @ joint
-    return law
+    size = TOYS[toy_name].vocab_size
+    path, source = path_of(toy_name, g), flow.MaskSource(size)
+    return path_laws.law_after(toy_name, three_term(g, size), path, source, step, steps, marginal=step != "euler")
 
 
 def distance(toy_name: str, law: np.ndarray) -> float:
-    toy = TOYS[toy_name]
-    target = np.zeros_like(law)
-    target[np.ravel_multi_index(toy.data.T, (toy.vocab_size + 1,) * toy.length)] = toy.q
-    return 0.5 * float(np.abs(law - target).sum())
+    return path_laws.distance(toy_name, law, TOYS[toy_name].vocab_size + 1)
 
 
 @pytest.mark.parametrize(
@@ -146,8 +99,6 @@ def test_samplers_are_of_first_order(step):
 @pytest.mark.parametrize("step", ["exact", "euler", "maximal", "ancestral"])
 def test_frequencies_are_the_enumerated_law(step):
     """The compiled sampler on the exact posterior of toy A, in 4 steps."""
-    from path_frequencies import check_frequencies
-
     path, law = path_of("A", 0.5), three_term(0.5, 3)
     tables = [logits_of("A", law(j / 4, 1 - j / 4), "posterior", 4) for j in range(4)]
     check_frequencies(path, flow.MaskSource(3), step, tables, law_after("A", 0.5, step, 4))
