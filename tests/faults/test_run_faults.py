@@ -74,6 +74,23 @@ def test_sigterm_a_second_run_and_a_damaged_checkpoint(quiet, tmp_path):
     assert "Traceback" not in told
     runs.assert_same_run(quiet / "run", workdir)
 
+    other = runs.command(workdir, quiet / "data", runs.TINY | {"model.hidden_size": 64, "training.snapshot": 4})
+    last = runs.finish(runs.Run(other), status=1).splitlines()[-1]
+    assert last.startswith(f"error: workdir={workdir}: accepted the config that its run was begun with")
+    assert last.endswith("; changed are model.hidden_size: 32 -> 64")
+
+
+def test_an_evaluation_that_was_cut_short_is_made_up_for(quiet, tmp_path):
+    """Killed after the last checkpoint and before its evaluation: the same command evaluates, and trains no more."""
+    workdir = tmp_path / "run"
+    shutil.copytree(quiet / "run", workdir)
+    path = workdir / "metrics.jsonl"
+    *kept, last = path.read_text().splitlines(keepends=True)
+    assert '"eval/loss"' in last
+    path.write_text("".join(kept))
+    runs.finish(runs.Run(runs.command(workdir, quiet / "data", runs.TINY)))
+    runs.assert_same_run(quiet / "run", workdir)
+
 
 def test_from_one_process_to_two_and_back(quiet, tmp_path):
     """8 devices in 1 process, in 2, in 1 again, changing over at signals that reach one process only."""
