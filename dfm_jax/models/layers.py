@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 TIME_FEATURES = 256
@@ -37,12 +38,37 @@ class Linear(nnx.Module):
         self.bias = draw(key_bias, size_out) if bias else None
 
     def __call__(self, x: Array, dtype: DTypeLike) -> Array:
-        # No preferred_element_type: its transpose would multiply float32 cotangents in the backward pass. Matrix units
-        # accumulate bfloat16 products in float32 anyway and round once, at the end.
-        y = jnp.tensordot(x.astype(dtype), self.kernel[...].astype(dtype), axes=1, precision=precision(dtype))
-        if self.bias is None:
-            return y
-        return y + jnp.broadcast_to(self.bias[...].astype(dtype), y.shape)
+        bias = None if self.bias is None else self.bias[...]
+        return checkpoint_name(affine(x.astype(dtype), self.kernel[...], bias), "product")
+
+
+@jax.custom_vjp
+def affine(x: Array, kernel: Array, bias: Array | None) -> Array:
+    """x (..., in) times kernel (in, *out), plus bias (*out,) if there is one, both rounded to the dtype of x.
+
+    Matrix units accumulate in float32 and round once. The gradients of kernel and bias are not rounded: they leave
+    their sums in float32, and so devices and parts of a batch add their shares in float32.
+    """
+    y = jnp.tensordot(x, kernel.astype(x.dtype), axes=1, precision=precision(x.dtype))
+    return y if bias is None else y + jnp.broadcast_to(bias.astype(x.dtype), y.shape)
+
+
+def _affine_forward(x: Array, kernel: Array, bias: Array | None) -> tuple[Array, tuple[Array, Array, Array | None]]:
+    return affine(x, kernel, bias), (x, kernel, bias)
+
+
+def _affine_backward(kept: tuple[Array, Array, Array | None], dy: Array) -> tuple[Array, Array, Array | None]:
+    x, kernel, bias = kept
+    rows, out = tuple(range(x.ndim - 1)), tuple(range(x.ndim - 1, dy.ndim))
+    # Over the output axes, which are the kernel's after its first.
+    by_out = (out, tuple(range(1, kernel.ndim))), ((), ())
+    dx = jax.lax.dot_general(dy, kernel.astype(x.dtype), by_out, precision=precision(x.dtype))
+    by_row = (rows, rows), ((), ())
+    dkernel = jax.lax.dot_general(x, dy, by_row, precision=precision(x.dtype), preferred_element_type=kernel.dtype)
+    return dx, dkernel, None if bias is None else dy.astype(bias.dtype).sum(rows)
+
+
+affine.defvjp(_affine_forward, _affine_backward)
 
 
 class LayerNorm(nnx.Module):

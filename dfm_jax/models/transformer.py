@@ -53,6 +53,7 @@ class TransformerConfig:
     time_conditioning: bool = True  # False: the time is not looked at (0 is embedded instead)
     qk_norm: bool = False  # RMS norm of queries and keys, per head
     tie_embeddings: bool = False  # the head's matrix is the embedding's, drawn from N(0, 1/hidden_size)
+    token_exponents: bool = False  # each data token has the exponent of its schedule (GenMD4) as a parameter
 
     def __post_init__(self):
         for name in ("vocab_size", "hidden_size", "cond_dim", "length", "n_blocks", "n_heads", "mlp_ratio"):
@@ -150,7 +151,15 @@ class Transformer(nnx.Module):
         self.final_norm = LayerNorm(size)
         self.final_modulation = Modulation(rngs.params(), c.cond_dim, 2, size)
         self.head = Head(size, c.padded_vocab_size, tied=c.tie_embeddings)
+        # Logarithms, 0 at first: the plain mask path.
+        self.log_exponents = nnx.Param(jnp.zeros((c.vocab_size - 1,), jnp.float32)) if c.token_exponents else None
         self.config = config
+
+    def exponents(self) -> Array:
+        """w (V,) float32 > 0, where the model has them; one for each state but the mask. Raises ValueError else."""
+        if self.log_exponents is None:
+            raise ValueError("token_exponents=False: accepted True for a model that learns its schedules")
+        return jnp.exp(self.log_exponents[...])
 
     def __call__(self, x_t: Array, t: Array, *, dropout_keys: Array | None = None) -> Array:
         """Final-layer features.
@@ -244,6 +253,6 @@ def _rematerialised(step, remat: str):
     if remat == "blocks":
         return jax.checkpoint(step, prevent_cse=False)
     if remat == "dots":
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        policy = jax.checkpoint_policies.save_only_these_names("product")
         return jax.checkpoint(step, prevent_cse=False, policy=policy)
     return step

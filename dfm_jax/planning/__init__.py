@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dfm_jax import files
+from dfm_jax.models.transformer import count_parameters
 from dfm_jax.planning import driver, report, sweep, targets, verdict
 from dfm_jax.problem import get_model_config, get_problem
 from dfm_jax.terminal import note
@@ -42,11 +43,12 @@ def run(config: ConfigDict, target: str | None, workdir: pathlib.Path, *, axes: 
 
 def result_of(config: ConfigDict, place: targets.Target, answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The report's content, from the children's answers by program."""
-    from dfm_jax.models.transformer import count_parameters
+    return report.summary(config, place, answers, parameters(config), states(config))
 
-    num_states = states(config)
-    parameters = count_parameters(get_model_config(config, num_states, "gpu"))
-    return report.summary(config, place, answers, parameters, num_states)
+
+def parameters(config: ConfigDict) -> int:
+    """Trained numbers, without padding."""
+    return count_parameters(get_model_config(config, states(config), "gpu"))
 
 
 def states(config: ConfigDict) -> int:

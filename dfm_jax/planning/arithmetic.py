@@ -15,9 +15,8 @@ PALLAS = ("triton", "mosaic_gpu", "pallas")
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """All executions of one instruction on one device, at the chip's figures."""
+    """All executions, on one device, of the instructions that come from one place, at the chip's figures."""
 
-    name: str
     executions: float
     flops: float
     bytes: float
@@ -49,7 +48,7 @@ class Arithmetic:
 def read(module: hlo.Module, chip: Chip) -> Arithmetic:
     matrix = wide = attention = moved = seconds = 0.0
     workspace, unknown = 0, False
-    kernels: list[Kernel] = []
+    kernels: dict[tuple[str, str], list[float]] = {}
     calls: collections.Counter[str] = collections.Counter()
     pallas: collections.Counter[str] = collections.Counter()
     for instruction, computation, times in module.executed():
@@ -74,8 +73,9 @@ def read(module: hlo.Module, chip: Chip) -> Arithmetic:
         if chip.peak is not None and not instruction.opcode.startswith(collectives.KINDS):
             here = times * max(flops_here / chip.peak, bytes_here / chip.memory_bandwidth)
             seconds += here
-            name, source = instruction.op_name, module.source(instruction)
-            kernels.append(Kernel(instruction.name, times, times * flops_here, times * bytes_here, here, name, source))
+            row = kernels.setdefault((instruction.op_name, module.source(instruction)), [0.0] * 4)
+            for i, value in enumerate((times, times * flops_here, times * bytes_here, here)):
+                row[i] += value
     return Arithmetic(
         matrix_flops=matrix,
         attention_flops=attention,
@@ -86,7 +86,10 @@ def read(module: hlo.Module, chip: Chip) -> Arithmetic:
         unknown_loops=unknown,
         pallas_calls=dict(pallas),
         kernel_seconds=None if chip.peak is None else seconds,
-        slowest=tuple(sorted(kernels, key=lambda k: -k.seconds)[:SLOWEST]),
+        slowest=tuple(
+            Kernel(*row, operation=operation, source=source)
+            for (operation, source), row in sorted(kernels.items(), key=lambda item: -item[1][3])[:SLOWEST]
+        ),
     )
 
 

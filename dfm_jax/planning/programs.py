@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from dfm_jax import sharding
 from dfm_jax.evaluation.generation import Generator, SamplingSettings
 from dfm_jax.evaluation.likelihood import LikelihoodEstimator
-from dfm_jax.problem import get_scheduler
+from dfm_jax.problem import get_scheduler, stand_in
 from dfm_jax.rng import noise_key
 from dfm_jax.training.loop import make_trainer
 
@@ -32,7 +32,7 @@ class Program:
 
 def train(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
     """One update."""
-    trainer = make_trainer(config, vocab_size, mesh)
+    trainer = make_trainer(config, vocab_size, mesh, stand_in(config, vocab_size))
     rows = config.training.batch_size
     return Program(
         "train",
@@ -47,7 +47,7 @@ def train(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
 
 def evaluate(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
     """The likelihood of one batch, all its time points."""
-    trainer = make_trainer(config, vocab_size, mesh)
+    trainer = make_trainer(config, vocab_size, mesh, stand_in(config, vocab_size))
     rows = config.eval.batch_size
     estimator = LikelihoodEstimator(trainer.problem, config.eval.time_points, mesh=mesh)
     weights = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=sharding.batch_sharding(mesh))
@@ -65,7 +65,7 @@ def evaluate(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
 
 def sample(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
     """One batch of sequences, all its steps; the parameters are whole on every device."""
-    trainer = make_trainer(config, vocab_size, mesh)
+    trainer = make_trainer(config, vocab_size, mesh, stand_in(config, vocab_size))
     rows = config.sampling.batch_size * mesh.size
     scheduler = config.sampling.scheduler
     settings = SamplingSettings(

@@ -37,16 +37,15 @@ def roofline(answer: dict[str, Any], target: Target) -> Roofline:
     chip, counts = target.chip, answer["arithmetic"]
     total = counts["matrix_flops"] + counts["attention_flops"]
     each = [c["seconds"] for c in answer["collectives"]]
-    links = None if None in each else sum(each)
-    kernels = counts["kernel_seconds"]
-    known = kernels is not None and links is not None
+    links: float | None = None if None in each else sum(each)
+    kernels: float | None = counts["kernel_seconds"]
     return Roofline(
         arithmetic=None if chip.peak is None else total / chip.peak,
         memory=counts["bytes_moved"] / chip.memory_bandwidth,
         kernels=kernels,
         links=links,
-        bound=max(kernels, links) if known else None,
-        serial=kernels + links if known else None,
+        bound=None if kernels is None or links is None else max(kernels, links),
+        serial=None if kernels is None or links is None else kernels + links,
     )
 
 

@@ -1,0 +1,128 @@
+"""The shipped configs, compiled for H100s on this machine: they fit, and hold what they should and nothing else.
+
+Bounds with margin, no golden text: another XLA may schedule otherwise.
+"""
+
+import os
+
+import pytest
+
+from configs import mask_ce, mask_gkl, model_1_7b, model_7b, uniform_ce, uniform_gkl
+from dfm_jax import flops, planning
+from dfm_jax.errors import WorldError
+from dfm_jax.planning import driver, targets, verdict
+
+GIB = 2**30
+PUBLISHED = {"mask_ce": mask_ce, "mask_gkl": mask_gkl, "uniform_ce": uniform_ce, "uniform_gkl": uniform_gkl}
+LARGE = {"model_1_7b": model_1_7b, "model_7b": model_7b}
+NODES = {"h100:8": 1, "h100:8x8": 8, "h100:64x8": 64}
+
+
+def scaled(target):
+    """The published run with 64 sequences a device on any number of nodes."""
+    config = uniform_gkl.get_config()
+    config.training.batch_size *= NODES[target]
+    return config
+
+
+def jobs():
+    found = {name: driver.Job(file.get_config(), "h100:8", "train") for name, file in (PUBLISHED | LARGE).items()}
+    found |= {target: driver.Job(scaled(target), target, "train") for target in NODES if target != "h100:8"}
+    found |= {name: driver.Job(uniform_gkl.get_config(), "h100:8", name) for name in ("evaluate", "sample")}
+    return found
+
+
+@pytest.fixture(scope="module")
+def answers():
+    try:
+        driver.check_installed()
+    except WorldError as error:
+        pytest.skip(str(error))
+    os.environ.pop("XLA_PYTHON_CLIENT_MEM_FRACTION", None)
+    all_jobs = jobs()
+    found = driver.compile_all(list(all_jobs.values()))
+    for job, answer in zip(all_jobs.values(), found, strict=True):
+        driver.raise_for(answer, job)
+    return {name: (job, answer) for (name, job), answer in zip(all_jobs.items(), found, strict=True)}
+
+
+def judged(job, answer):
+    target = targets.parse(job.target)
+    return verdict.judge(answer, job.config, target.chip, target.num_devices)
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, *LARGE, "evaluate", "sample"])
+def test_it_fits(answers, name):
+    job, answer = answers[name]
+    assert judged(job, answer).word == "fits", judged(job, answer)
+
+
+def test_memory_of_the_published_model(answers):
+    _, answer = answers["uniform_gkl"]
+    # Parameters and two moments in float32, stored with padded vocabulary rows, and the batch.
+    assert answer["memory"]["arguments"] == pytest.approx(12 * 169.7e6, rel=0.01)
+    assert answer["memory"]["peak"] < 26 * GIB
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, *LARGE])
+def test_attention_is_fused_and_logits_are_never_stored(answers, name):
+    job, answer = answers[name]
+    calls = answer["arithmetic"]["custom_calls"]
+    blocks, parts = job.config.model.n_blocks, job.config.training.grad_accum
+    # Once forward, once again in the backward pass, and the backward pass itself.
+    assert calls.get("__cudnn$fmhaSoftmax", 0) == 2 * blocks * parts
+    assert calls.get("__cudnn$fmhaSoftmaxBackward", 0) == blocks * parts
+    vocabulary = answer["vocabulary"]
+    assert 0 < vocabulary["largest"] < 0.2 * vocabulary["logits_per_device"], vocabulary
+    scores = 64 * job.config.model.n_heads * job.config.model.length**2
+    assert all(b["bytes"] < scores or "12,64,1024" in b["shape"] for b in answer["buffers"] if name in PUBLISHED)
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, *LARGE])
+def test_arithmetic_is_the_models_and_what_is_recomputed(answers, name):
+    job, answer = answers[name]
+    states = 50258 if name.startswith("mask") else 50257
+    executed = 8 * (answer["arithmetic"]["matrix_flops"] + answer["arithmetic"]["attention_flops"])
+    # Recomputing whole blocks adds a third at most.
+    most = 1.38 if job.config.model.remat == "blocks" else 1.15
+    assert 1.0 < executed / flops.training_step(job.config, states) < most
+
+
+@pytest.mark.parametrize("name", list(PUBLISHED))
+def test_data_parallelism_reduces_each_gradient_once(answers, name):
+    _, answer = answers[name]
+    assert {c["kind"] for c in answer["collectives"]} == {"all-reduce"}
+    # float32: 4 bytes a parameter; nothing else is sent.
+    assert sum(c["bytes"] for c in answer["collectives"]) == pytest.approx(4 * 169.7e6, rel=0.02)
+    assert {c["dtype"] for c in answer["collectives"]} == {"f32"}
+
+
+@pytest.mark.parametrize("name", list(LARGE))
+def test_fsdp_gathers_parameters_and_scatters_gradients(answers, name):
+    job, answer = answers[name]
+    total = {}
+    for c in answer["collectives"]:
+        total[c["kind"]] = total.get(c["kind"], 0) + c["bytes"]
+    parameters = planning.parameters(job.config)
+    parts = job.config.training.grad_accum
+    # bfloat16 parameters, gathered forward and again in the backward pass, with room for the float32 embedding.
+    assert 2 * 2 * parameters * parts * 0.8 < total["all-gather"] < 2 * 2 * parameters * parts * 1.5
+    assert total["reduce-scatter"] > 2 * parameters * parts * 0.7
+    # What is reduced whole: scalars and small leaves.
+    assert total.get("all-reduce", 0) < 0.02 * total["reduce-scatter"]
+
+
+@pytest.mark.parametrize("target", ["h100:8x8", "h100:64x8"])
+def test_neither_memory_nor_arithmetic_grows_with_the_machine(answers, target):
+    _, one = answers["uniform_gkl"]
+    _, many = answers[target]
+    assert many["memory"]["peak"] < 1.02 * one["memory"]["peak"]
+    for field in ("matrix_flops", "attention_flops"):
+        assert many["arithmetic"][field] < 1.01 * one["arithmetic"][field]
+    assert {c["nodes"] for c in many["collectives"]} == {NODES[target]}
+
+
+def test_the_sampler_does_not_communicate(answers):
+    _, answer = answers["sample"]
+    # Tokens are gathered once, at the end.
+    assert sum(c["bytes"] for c in answer["collectives"]) <= 4 * answer["tokens"]

@@ -1,0 +1,118 @@
+"""Reading compiled programs: a program small enough to count by hand."""
+
+import pathlib
+
+import pytest
+
+from dfm_jax.planning import arithmetic, buffers, collectives, hlo, targets
+
+TEXT = (pathlib.Path(__file__).resolve().parent.parent / "fixtures/planning/loop.hlo").read_text()
+PRODUCT = 2 * 32 * 16 * 64
+ATTENTION = 2 * 2 * 4 * 8 * 8 * 16  # one product of B H L L d
+
+
+@pytest.fixture(scope="module")
+def module():
+    return hlo.parse(TEXT)
+
+
+def test_instructions_and_their_attributes(module):
+    assert module.entry == "main"
+    assert module.by_name["loop"].trip_count == 12
+    assert module.by_name["fwd"].target == "__cudnn$fmhaSoftmax"
+    assert module.by_name["dot.1"].dims("lhs_contracting_dims") == (1,)
+    assert module.by_name["state"].shapes == (
+        hlo.Shape("s32", ()),
+        hlo.Shape("bf16", (12, 32, 16)),
+        hlo.Shape("bf16", (32, 64)),
+        hlo.Shape("bf16", (64, 16)),
+    )
+    assert module.by_name["product"].op_name == "jit(step)/while/body/dot_general"
+    assert module.source(module.by_name["product"]) == "dfm_jax/models/layers.py:42"
+    assert module.source(module.by_name["stored"]) == "jax/numpy.py:7"
+    assert module.source(module.by_name["loop"]) == ""
+
+
+def test_a_loop_counts_as_often_as_it_runs(module):
+    times = {instruction.name: n for instruction, _, n in module.executed()}
+    assert times["product"] == 12 and times["less"] == 12 and times["fwd"] == 1
+    assert "dot.1" not in times, "insides of fusions are not executed by themselves"
+
+
+def test_arithmetic(module):
+    counts = arithmetic.read(module, targets.load("h100"))
+    assert counts.matrix_flops == 12 * PRODUCT
+    assert counts.attention_flops == (2 + 5) * ATTENTION
+    assert counts.attention_workspace == 2 * 4 * 8 * (4 * 16 + 4) + 256
+    assert counts.custom_calls == {"__cudnn$fmhaSoftmax": 1, "__cudnn$fmhaSoftmaxBackward": 1}
+    assert not counts.unknown_loops and counts.float32_flops == 0
+
+
+def test_traffic_counts_what_a_kernel_touches(module):
+    body = module.computations["body"]
+    moved = {name: hlo.traffic(module, body[name], body) for name in ("product", "stored", "i")}
+    assert moved["product"] == 2 * (32 * 64 + 64 * 16 + 32 * 16)
+    # One entry of the stack is written and read, and the index; the other eleven are left alone.
+    assert moved["stored"] == 2 * 2 * 32 * 16 + 4
+    assert moved["i"] == 0
+
+
+def test_a_loop_of_unknown_length_is_said(module):
+    unknown = hlo.parse(TEXT.replace(', backend_config={"known_trip_count":{"n":"12"}}', ""))
+    counts = arithmetic.read(unknown, targets.load("h100"))
+    assert counts.unknown_loops and counts.matrix_flops == PRODUCT
+
+
+def test_collectives_inside_and_between_nodes(module):
+    found = {c.kind: c for c in collectives.read(module, targets.parse("h100:2x4"))}
+    reduced, gathered = found["all-reduce"], found["all-gather"]
+    size = 2 * 32 * 16 * 12
+    assert (reduced.count, reduced.bytes, reduced.devices, reduced.nodes) == (12, size, 4, 1)
+    assert reduced.sent == size * 2 * 3 / 4
+    assert reduced.seconds == pytest.approx(size * 2 * 3 / 4 / 450e9)
+    # Groups of every second device: two on each node.
+    assert (gathered.devices, gathered.nodes, gathered.bytes) == (4, 2, 4 * 2 * 16 * 4)
+    assert gathered.seconds == pytest.approx(gathered.bytes / 2 / (2 * 50e9))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "groups"),
+    [
+        ("replica_groups={{0,2},{1,3}}", [(0, 2), (1, 3)]),
+        ("replica_groups=[1,4]<=[4]", [(0, 1, 2, 3)]),
+        ("replica_groups=[2,2]<=[2,2]T(1,0)", [(0, 2), (1, 3)]),
+        ("replica_groups=mesh['data'=2,'fsdp'=2] {'fsdp'}", [(0, 1), (2, 3)]),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=2] {'axis_0'}", [(0, 2), (1, 3)]),
+        ("source_target_pairs={{0,1},{1,0}}", [(0, 1), (1, 0)]),
+        ("replica_groups={}", [(0, 1, 2, 3)]),
+    ],
+)
+def test_every_way_of_writing_groups(attributes, groups):
+    line = hlo.parse_instruction(f"  %r = f32[4]{{0}} all-reduce(%x), {attributes}, to_apply=%add")
+    assert line is not None
+    assert collectives.replica_groups(line, 4) == groups
+
+
+def test_a_buffer_is_named_by_what_made_it(module):
+    dump = """\
+BufferAssignment:
+allocation 0: size 2048, parameter 0, shape |bf16[2,8,4,16]| at ShapeIndex {}:
+ value: <1 q @0> (size=2048,offset=0): bf16[2,8,4,16]{3,2,1,0}
+allocation 1: size 20000, preallocated-temp:
+ value: <2 state{1} @0> (size=12288,offset=128): bf16[12,32,16]{2,1,0}
+ value: <3 stored @0> (size=12288,offset=128): bf16[12,32,16]{2,1,0}
+ value: <4 product @0> (size=1024,offset=12544): bf16[32,16]{1,0}
+
+Total bytes used: 22048 (21.5KiB)
+"""
+    found = buffers.parse(dump, module)
+    assert [(b.bytes, b.kind) for b in found] == [(12288, "temporary"), (2048, "argument"), (1024, "temporary")]
+    # What the loop stores, not the storing.
+    assert found[0].operation == "jit(step)/while/body/dot_general"
+    assert found[0].source == "dfm_jax/models/layers.py:42"
+    assert found[1].operation == "queries"
+
+
+def test_text_that_is_no_program():
+    with pytest.raises(ValueError, match="ENTRY"):
+        hlo.parse("not HLO")
