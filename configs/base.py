@@ -41,9 +41,12 @@ def get_config() -> ConfigDict:
     config.optim.ema_decay = 0.0  # of the averaged parameters used by evaluation and sampling; 0 = off
 
     config.flow = ConfigDict()
-    config.flow.path = "mixture"  # from x_0 to x_1: 'mixture' (published) or 'three_term' (mask source and noise)
+    config.flow.path = "mixture"  # 'mixture' (published), 'three_term', 'kinetic_optimal' or 'genmd4'
     config.flow.noise = 0.5  # share of uniform noise on the way of 'three_term': noise * kappa * (1 - kappa)
-    config.flow.source_distribution = "uniform"  # law of x_0: 'uniform' or 'mask'
+    config.flow.exponents = (
+        ""  # of each token on 'genmd4': '' all 1, 'learned', or a .npy file of (vocabulary,) numbers
+    )
+    config.flow.source_distribution = "uniform"  # law of x_0: 'uniform', 'mask', or 'unigram' of data.train
     config.flow.loss_function = "generalized_kl"  # an objective of dfm_jax/flow
     config.flow.scheduler_type = "polynomial"  # kappa_t, a scheduler of dfm_jax/flow
     config.flow.exponent = 1.0  # of the schedulers that have one: kappa = t**exponent for 'polynomial'

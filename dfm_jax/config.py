@@ -12,12 +12,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from configs import base
 from dfm_jax import flow
 from dfm_jax.errors import UsageError, WorldError
-from dfm_jax.problem import get_path
+from dfm_jax.problem import get_path, get_source
 from dfm_jax.training import optimizer
 
 # Names of the reference that have no field here, each with the way to say it now.
@@ -73,9 +74,13 @@ CHECKS: dict[str, Check] = {
     "optim.eta_min_ratio": ("a number in [0, 1]", lambda v: 0 <= v <= 1),
     "optim.grad_clip": NON_NEGATIVE,
     "optim.ema_decay": FRACTION,
-    "flow.path": one_of("mixture", "three_term"),
+    "flow.path": one_of("mixture", "three_term", "kinetic_optimal", "genmd4"),
     "flow.noise": PROPORTION,
-    "flow.source_distribution": one_of("uniform", "mask"),
+    "flow.exponents": (
+        "learned, a file that ends in .npy, or nothing",
+        lambda v: v in ("", "learned") or v.endswith(".npy"),
+    ),
+    "flow.source_distribution": one_of("uniform", "mask", "unigram"),
     "flow.exponent": ABOVE_ZERO,
     "flow.time_epsilon": FRACTION,
     "flow.time_law": one_of("uniform", "squared"),
@@ -235,10 +240,10 @@ def check_together(config: ConfigDict) -> None:
     if config.sampling.scheduler:
         with naming(f"config.sampling.scheduler={config.sampling.scheduler}"):
             flow.get_scheduler(config.sampling.scheduler, exponent=config.flow.exponent)
-    source = flow.get_source(config.flow.source_distribution, 2)
-    path = get_path(config, scheduler, source.vocab_size)
-    if isinstance(path, flow.GeneralPath):
-        with naming(f"config.flow.path={config.flow.path}"):
+    source = get_source(config, 2, law=np.full(2, 0.5))
+    with naming(f"config.flow.path={config.flow.path}"):
+        path = get_path(config, scheduler, source, exponents=np.ones(2))
+        if isinstance(path, flow.GeneralPath):
             path.check(source, config.model.parametrization)
     with naming(f"config.flow.loss_function={config.flow.loss_function}"):
         flow.get_objective(
