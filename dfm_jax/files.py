@@ -1,10 +1,13 @@
 """Files that appear whole or not at all."""
 
+import io
 import json
 import os
 import pathlib
 import tempfile
 from typing import Any
+
+import numpy as np
 
 from dfm_jax.errors import WorldError
 
@@ -61,6 +64,28 @@ def read_json(path: str | os.PathLike) -> Any:
         return json.loads(pathlib.Path(path).read_text())
     except (OSError, ValueError) as error:
         raise WorldError(f"{path}: accepted a readable JSON file ({error})") from None
+
+
+def load_array(path: str | os.PathLike, shape: tuple[int, ...], field: str) -> np.ndarray:
+    """The numbers of a .npy file.
+
+    Raises:
+      WorldError: naming `field`, where the file is missing, no such array, or of another shape.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise WorldError(f"{field}={path}: accepted a .npy file that can be read ({error})") from None
+    if array.shape != shape or array.dtype.kind not in "iuf":
+        raise WorldError(f"{field}={path}: {array.dtype} of shape {array.shape}: accepted numbers of shape {shape}")
+    return array
+
+
+def save_array(path: str | os.PathLike, array: np.ndarray) -> None:
+    """Writes a .npy file, atomically."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_atomically(path, buffer.getvalue())
 
 
 def ensure_writable(folder: str | os.PathLike, *, field: str = "workdir") -> pathlib.Path:

@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from dfm_jax import flow
+from dfm_jax import files, flow, unigram
 from dfm_jax.models.transformer import TransformerConfig
 
 
@@ -45,6 +47,19 @@ class Problem:
         return self.objective.suppress
 
     @property
+    def learns_exponents(self) -> bool:
+        """Whether the path's schedules are parameters of the model."""
+        return isinstance(self.path, flow.GenMD4ProbPath) and self.path.learned
+
+    def given(self, model: Any) -> "Problem":
+        """The problem whose path and objective have the exponents of `model`, where the path learns them."""
+        if not self.learns_exponents:
+            return self
+        assert isinstance(self.path, flow.GenMD4ProbPath)
+        path = self.path.with_exponents(model.exponents())
+        return dataclasses.replace(self, path=path, objective=dataclasses.replace(self.objective, path=path))
+
+    @property
     def evidence(self) -> Callable[[Array, Array | flow.Time], Array] | None:
         """(x_t, t) -> what leave-one-out logits gain at x_t, on a path that is not the mixture and carries nothing."""
         if not isinstance(self.path, flow.GeneralPath) or self.parametrization != "leave_one_out":
@@ -65,19 +80,41 @@ def get_scheduler(config: ConfigDict, name: str = "") -> flow.Scheduler:
     return flow.get_scheduler(name or config.flow.scheduler_type, exponent=config.flow.exponent)
 
 
+def get_source(config: ConfigDict, vocab_size: int, law: np.ndarray | None = None) -> flow.Source:
+    """The source of a config. law (V,): the unigram law, where it is asked for; None counts data.train's shards."""
+    if config.flow.source_distribution != "unigram":
+        return flow.get_source(config.flow.source_distribution, vocab_size)
+    return flow.get_source("categorical", vocab_size, unigram.law(config) if law is None else law)
+
+
 def get_path(
-    config: ConfigDict, scheduler: flow.Scheduler, vocab_size: int
+    config: ConfigDict, scheduler: flow.Scheduler, source: flow.Source, exponents: np.ndarray | None = None
 ) -> flow.MixtureDiscreteProbPath | flow.GeneralPath:
-    """The path of a config on `vocab_size` data tokens."""
-    if config.flow.path == "three_term":
+    """The path of a config from `source`. exponents (V,): in place of a file that the config names.
+
+    Raises ValueError where the path does not take the source, WorldError where the file is not there.
+    """
+    name, vocab_size = config.flow.path, source.vocab_size
+    if name == "three_term":
         return flow.ThreeTermProbPath(scheduler, vocab_size, config.flow.noise)
+    if name == "kinetic_optimal":
+        if not isinstance(source, flow.CategoricalSource):
+            raise ValueError("flow.source_distribution: accepted is unigram (the others have scalar schedulers)")
+        return flow.KineticOptimalProbPath(scheduler, source)
+    if name == "genmd4":
+        if config.flow.exponents.endswith(".npy") and exponents is None:
+            exponents = files.load_array(config.flow.exponents, (vocab_size,), "config.flow.exponents")
+        learned = config.flow.exponents == "learned"
+        return flow.GenMD4ProbPath(scheduler, vocab_size, None if learned else exponents, learned)
     return flow.MixtureDiscreteProbPath(scheduler)
 
 
-def get_problem(config: ConfigDict, vocab_size: int) -> Problem:
-    """The problem of a checked config on `vocab_size` data tokens."""
-    path = get_path(config, get_scheduler(config), vocab_size)
-    source = flow.get_source(config.flow.source_distribution, vocab_size)
+def get_problem(
+    config: ConfigDict, vocab_size: int, law: np.ndarray | None = None, exponents: np.ndarray | None = None
+) -> Problem:
+    """The problem of a checked config on `vocab_size` data tokens. law, exponents: see `get_source`, `get_path`."""
+    source = get_source(config, vocab_size, law)
+    path = get_path(config, get_scheduler(config), source, exponents)
     objective = flow.get_objective(
         config.flow.loss_function,
         path=path,
@@ -96,6 +133,11 @@ def get_problem(config: ConfigDict, vocab_size: int) -> Problem:
         time_sampling=config.flow.time_sampling,
         coupling=flow.get_coupling(config.flow.coupling),
     )
+
+
+def stand_in(config: ConfigDict, vocab_size: int) -> Problem:
+    """The problem with made-up numbers for what is read from data: every shape is right. For compiling alone."""
+    return get_problem(config, vocab_size, law=np.full(vocab_size, 1 / vocab_size), exponents=np.ones(vocab_size))
 
 
 def get_model_config(config: ConfigDict, num_states: int, platform: str | None = None) -> TransformerConfig:
@@ -123,4 +165,5 @@ def get_model_config(config: ConfigDict, num_states: int, platform: str | None =
         time_conditioning=model.time_conditioning,
         qk_norm=model.qk_norm,
         tie_embeddings=model.tie_embeddings,
+        token_exponents=config.flow.path == "genmd4" and config.flow.exponents == "learned",
     )

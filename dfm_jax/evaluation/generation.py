@@ -109,14 +109,16 @@ class Generator:
 
         prompts: none, one for all sequences, or several that are used in turn. Every process gets every sequence.
         """
-        for first in range(start, start + num, self.batch_size):
-            index = np.arange(first, first + self.batch_size, dtype=np.int32)
+        devices = 1 if self.mesh is None else self.mesh.size
+        size = min(self.batch_size, -(-num // devices) * devices)
+        for first in range(start, start + num, size):
+            index = np.arange(first, first + size, dtype=np.int32)
             given = [prompts[int(i) % len(prompts)] for i in index] if prompts else [self._no_prompt] * len(index)
             tokens = np.stack([prompt.tokens for prompt in given]).astype(np.int32)
             fixed = np.stack([prompt.fixed for prompt in given])
             placed = (self._place(x) for x in (index, tokens, fixed))
             drawn, frames = self._program(model, *placed)
-            count = min(self.batch_size, start + num - first)
+            count = min(size, start + num - first)
             kept = None if frames is None else np.asarray(frames)[:, :count]
             yield Samples(np.asarray(drawn)[:count], kept)
 
@@ -144,7 +146,7 @@ class Generator:
 
     def _draw(self, model: Transformer, index: jax.Array, given: jax.Array, fixed: jax.Array):
         """Final tokens (B, L) and frames (F, B, L) or None of the sequences `index` (B,)."""
-        problem, settings = self.problem, self.settings
+        problem, settings = self.problem.given(model), self.settings
         key = noise_key(settings.seed, "sampling")
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(index)
         x_init = jnp.where(fixed, given, problem.source.sample(keys[:, 0], given.shape))

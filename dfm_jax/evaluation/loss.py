@@ -73,7 +73,7 @@ class EvaluationLoss:
 
     def _batch(self, model, tokens, weights, index, t, r, key):
         """Per row: the loss summed over its predicted positions (B,), how many these are (B,), its weight (B,)."""
-        problem, network = self.problem, self.network or TransformerNetwork(mesh=self.mesh)
+        problem, network = self.problem.given(model), self.network or TransformerNetwork(mesh=self.mesh)
         objective, mask_id = problem.objective, problem.source.mask_id
         time = flow.Time(t, r)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)

@@ -1,6 +1,7 @@
 """The programs of a config, ready to be compiled: the very functions that `train`, `eval` and `sample` run."""
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import jax
@@ -10,11 +11,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from dfm_jax import sharding
-from dfm_jax.evaluation.generation import Generator, SamplingSettings
-from dfm_jax.evaluation.likelihood import LikelihoodEstimator
-from dfm_jax.problem import get_scheduler, stand_in
+from dfm_jax.data import TokenStream
+from dfm_jax.data.tokenizers import ByteTokenizer
+from dfm_jax.evaluation.evaluate import Evaluator
+from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.rng import noise_key
-from dfm_jax.training.loop import make_trainer
+from dfm_jax.training.loop import Trainer, make_trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +49,13 @@ def train(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
 
 def evaluate(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
     """The likelihood of one batch, all its time points."""
-    trainer = make_trainer(config, vocab_size, mesh, stand_in(config, vocab_size))
+    trainer = make_trainer(config, vocab_size, mesh)
     rows = config.eval.batch_size
-    estimator = LikelihoodEstimator(trainer.problem, config.eval.time_points, mesh=mesh)
     weights = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=sharding.batch_sharding(mesh))
     key = jax.eval_shape(lambda: noise_key(config.training.seed, "likelihood"))
     return Program(
         "evaluate",
-        estimator._program,
+        get_evaluator(trainer)._estimator._program,
         (trainer.abstract.best_model, tokens(rows, config, mesh), weights, np.int32(0), key),
         rows,
         rows * config.model.length,
@@ -65,37 +66,44 @@ def evaluate(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
 
 def sample(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
     """One batch of sequences, all its steps; the parameters are whole on every device."""
-    trainer = make_trainer(config, vocab_size, mesh, stand_in(config, vocab_size))
-    rows = config.sampling.batch_size * mesh.size
-    scheduler = config.sampling.scheduler
-    settings = SamplingSettings(
-        length=config.model.length,
-        steps=config.sampling.steps or config.flow.sampling_steps,
-        method=config.sampling.method,
-        temperature=config.sampling.temperature,
-        top_p=config.sampling.top_p,
-        seed=config.sampling.seed,
-        scheduler=get_scheduler(config, scheduler) if scheduler else None,
-    )
-    generator = Generator(trainer.problem, settings, rows, mesh)
+    trainer = make_trainer(config, vocab_size, mesh)
+    generator = get_evaluator(trainer)._generator
+    rows, length = generator.batch_size, config.model.length
     everywhere = sharding.replicated(mesh)
     model = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), trainer.abstract.best_model
     )
     by_row = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-    shape = (rows, config.model.length)
     index = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=by_row)
-    given = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=by_row)
-    fixed = jax.ShapeDtypeStruct(shape, jnp.bool_, sharding=by_row)
+    given = jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=by_row)
+    fixed = jax.ShapeDtypeStruct((rows, length), jnp.bool_, sharding=by_row)
     return Program(
         "sample",
         generator._program,
         (model, index, given, fixed),
         rows,
-        rows * config.model.length,
+        rows * length,
         trainer.problem.source.num_states,
         config.model.hidden_size,
     )
+
+
+def get_evaluator(trainer: Trainer) -> Evaluator:
+    """As `--mode=eval` makes it; its tokenizer and corpora are of no use to a program that does not run."""
+    config = trainer.config
+    return Evaluator(
+        settings=EvaluationSettings.from_config(config),
+        problem=trainer.problem,
+        tokenizer=ByteTokenizer(),
+        mesh=trainer.mesh,
+        workdir=pathlib.Path(),
+        open_corpus=_no_corpus,
+        note=lambda line: None,
+    )
+
+
+def _no_corpus(name: str) -> TokenStream:
+    raise ValueError(f"corpus {name}: accepted none while planning")
 
 
 def tokens(rows: int, config: ConfigDict, mesh: Mesh) -> jax.ShapeDtypeStruct:

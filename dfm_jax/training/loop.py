@@ -45,9 +45,14 @@ class Trainer:
         return float(learning_rate(step, **schedule))
 
 
-def make_trainer(config: ConfigDict, vocab_size: int, mesh: jax.sharding.Mesh) -> Trainer:
-    """Builds the problem, the abstract state with its shardings and the jitted functions; computes nothing."""
-    problem = get_problem(config, vocab_size)
+def make_trainer(
+    config: ConfigDict, vocab_size: int, mesh: jax.sharding.Mesh, problem: Problem | None = None
+) -> Trainer:
+    """Builds the problem, the abstract state with its shardings and the jitted functions; computes nothing.
+
+    problem: in place of the config's, where what that needs (a corpus's unigram law) is not there.
+    """
+    problem = problem or get_problem(config, vocab_size)
     platform = mesh.devices.flat[0].platform
     model_config = get_model_config(config, problem.source.num_states, platform)
     optimizer = from_config(config.optim)

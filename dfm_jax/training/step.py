@@ -14,6 +14,7 @@ from dfm_jax.models import head
 from dfm_jax.models.transformer import Transformer
 from dfm_jax.problem import Problem
 from dfm_jax.rng import noise_key
+from dfm_jax.training import learned_schedules
 from dfm_jax.training.state import TrainState
 
 
@@ -65,7 +66,8 @@ def corrupt(tokens: Array, step: Array | int, problem: Problem, settings: StepSe
         x_t = problem.path.sample(key("path"), pair.x_0, tokens, time).x_t
         x_t = flow.conditional_coupling(x_t, tokens, pair.kept)  # a path with noise of its own leaves x_0 and x_1
     keys = jax.random.split(key("dropout"), batch) if settings.dropout else None
-    return NoisyBatch(tokens, x_t, pair.kept, time, weight, keys)
+    noisy = NoisyBatch(tokens, x_t, pair.kept, time, weight, keys)
+    return learned_schedules.second_sample(noisy, key("source"), problem) if problem.learns_exponents else noisy
 
 
 def loss_sum(
@@ -96,7 +98,7 @@ def loss_and_gradient(
 ) -> tuple[Array, Transformer]:
     """Mean loss in nats per predicted token of the global batch and its gradient, in `grad_accum` parts."""
     predicted = (~batch.kept).sum().astype(jnp.float32)
-    value_and_grad = jax.value_and_grad(loss_sum)
+    value_and_grad = jax.value_and_grad(learned_schedules.loss_sum if problem.learns_exponents else loss_sum)
     if settings.grad_accum == 1:
         total, gradient = value_and_grad(model, batch, problem, settings, mesh)
     else:
@@ -138,7 +140,7 @@ def train_step(
     Returns the next state and scalars: `loss` (nats per predicted token), `grad_norm` (before clipping) and
     `bad_steps`. An update whose loss or gradient is not finite changes nothing but `step` and `bad_steps`.
     """
-    batch = corrupt(tokens, state.step, problem, settings)
+    batch = corrupt(tokens, state.step, problem.given(state.model), settings)
     loss, gradient = loss_and_gradient(state.model, batch, problem, settings, mesh)
     grad_norm = optax.tree.norm(gradient)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.model, step=state.step + 1)  # pyright: ignore

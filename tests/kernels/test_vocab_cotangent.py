@@ -1,4 +1,4 @@
-"""The reduction of the kinetic-optimal path in the fused head: sum_v weights_v (1 - y cot y) p_v, y = scale_n inner_v."""
+"""The kinetic-optimal path's reduction in the fused head: sum_v weights_v (1 - y cot y) p_v, y = scale_n inner_v."""
 
 import jax
 import jax.numpy as jnp

@@ -13,10 +13,11 @@ from dfm_jax.data import vocabulary_size
 from dfm_jax.evaluation.generation import SamplingSettings, generate
 from dfm_jax.evaluation.likelihood import estimate_likelihood
 from dfm_jax.evaluation.loss import EvaluationLoss
+from dfm_jax.problem import get_problem
 from dfm_jax.training.loop import make_trainer
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
-NAMES = ["three_term"]
+NAMES = ["three_term", "unigram_ko", "mask_genmd4"]
 
 
 def tiny(name: str):
@@ -44,8 +45,10 @@ def test_config_trains_evaluates_and_samples(name):
     config = tiny(name)
     vocab_size = vocabulary_size("bytes")
     mesh = sharding.make_mesh(sharding.MeshShape())
-    trainer = make_trainer(config, vocab_size, mesh)
-    blocks, state, losses = text(vocab_size), trainer.create(), []
+    blocks, losses = text(vocab_size), []
+    law = np.bincount(blocks.ravel(), minlength=vocab_size) / blocks.size
+    trainer = make_trainer(config, vocab_size, mesh, get_problem(config, vocab_size, law))
+    state = trainer.create()
     for step in range(30):
         state, metrics = trainer.step(state, sharding.global_batch(blocks[(8 * step) % 64 :][:8], mesh))
         losses.append(float(metrics["loss"]))

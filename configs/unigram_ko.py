@@ -1,0 +1,14 @@
+"""Noise of the corpus's unigram law and its kinetic-optimal path: each token has its own schedule, by its frequency."""
+
+from configs import base
+
+
+def get_config():
+    config = base.get_config()
+    config.flow.path = "kinetic_optimal"
+    config.flow.source_distribution = "unigram"
+    config.flow.time_epsilon = 0.0
+    config.flow.time_sampling = "stratified"
+    config.flow.time_law = "squared"
+    config.model.parametrization = "leave_one_out"
+    return config

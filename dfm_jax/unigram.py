@@ -1,0 +1,33 @@
+"""The unigram law of a corpus, counted from its shards."""
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from dfm_jax import corpora, files, processes
+from dfm_jax.data import TokenStream, get_tokenizer
+
+CHUNK = 2**22  # tokens counted at a time
+FILE = "unigram.npy"  # counts (V,) int64, beside the shards they were counted from
+
+
+def law(config: ConfigDict) -> np.ndarray:
+    """The shares (V,) float64 of the tokens of `data.train`, which is prepared where it is not; counted once."""
+    stream = corpora.get_stream(config, "data.train", get_tokenizer(config.tokenizer.name))
+    size = stream.manifest.vocab_size
+    file = stream.folder / f"{stream.fingerprint}-{FILE}"
+    if file.exists():
+        counts = files.load_array(file, (size,), "unigram")
+    else:
+        counts = count(stream, size)
+        if processes.is_first():
+            files.save_array(file, counts)
+    return counts / counts.sum()
+
+
+def count(stream: TokenStream, vocab_size: int) -> np.ndarray:
+    """(V,) int64."""
+    counts = np.zeros(vocab_size, np.int64)
+    for start in range(0, stream.num_tokens, CHUNK):
+        tokens = stream.read(start, min(start + CHUNK, stream.num_tokens))
+        counts += np.bincount(tokens, minlength=vocab_size)
+    return counts
