@@ -115,8 +115,8 @@ def test_without_a_judge_the_rest_runs(evaluator, monkeypatch):
 
 
 def test_frontier(evaluator):
-    points = evaluator.frontier(make_model(), 7, temperatures=(0.5, 1.0), steps=(2, 4), num=2)
-    assert [(p["steps"], p["temperature"]) for p in points] == [(2, 0.5), (2, 1.0), (4, 0.5), (4, 1.0)]
+    points = evaluator.frontier(make_model(), 7, temperatures=(0.5, 1.0), steps=(2,), num=2)
+    assert [(p["steps"], p["temperature"]) for p in points] == [(2, 0.5), (2, 1.0)]
     assert (evaluator.workdir / "eval" / "frontier_step_7.png").stat().st_size > 10_000
 
 
