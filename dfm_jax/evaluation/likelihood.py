@@ -187,12 +187,10 @@ class LikelihoodEstimator:
         """Integrals (K, B) per segment and of the count form, nats per token; the main curve, summed over rows."""
         index = first + jnp.arange(tokens.shape[0], dtype=jnp.int32)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-        problem = self.problem.given(model)
-        timed = tuple(
-            o if problem is self.problem else dataclasses.replace(o, path=problem.path.on(o.path.scheduler))
-            for name, o in self.objectives.items()
-            if name != "masked_count"
-        )
+        timed = tuple(o for name, o in self.objectives.items() if name != "masked_count")
+        path = self.problem.given(model).path
+        if isinstance(path, flow.GeneralPath):  # a path may have parameters of its own in the model
+            timed = tuple(dataclasses.replace(o, path=path.on(o.path.scheduler)) for o in timed)
         values, curve = jnp.zeros((len(self.segments), 0, len(tokens))), jnp.zeros((0, self.time_points))
         if timed:
             values, curve = self._integrate(model, tokens, weights, keys, timed)

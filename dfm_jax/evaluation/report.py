@@ -116,7 +116,7 @@ def render_markdown(report: Report) -> str:
     """The report as a person reads it."""
     config = report.provenance.get("config", {})
     source = config.get("flow", {}).get("source_distribution", "?")
-    loss = config.get("flow", {}).get("loss_function", "?")
+    loss = str(config.get("flow", {}).get("loss_function", "?"))
     loss = BOUND_NAMES.get(loss, loss.replace("_", " "))
     first = next(iter(report.likelihood.values()), {})
     parts = [
