@@ -1,0 +1,199 @@
+"""Our training step against the same step in eager PyTorch, in one process, interleaved.
+
+    python benchmarks/step_vs_pytorch.py [--hidden 256] [--blocks 4] [--heads 4] [--batch 8] [--length 256]
+                                         [--vocabulary 50257] [--dropout 0.1] [--repeats 5] [--loss library]
+
+One step is: noise, forward, generalized KL, backward, clipping, AdamW in float32. PyTorch takes its loss from the
+library that the reference uses (`flow_matching`); with `--loss lean`, from a form that exponentiates only what it
+gathers. Prints wall and processor time of both and their ratios; on a machine that other work shares, the ratio of
+processor times is the steadier one. Needs `pip install .[torch]`.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's idle threads must not spin through our turn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import torch.nn.functional as F
+from flow_matching.loss import MixturePathGeneralizedKL
+from flow_matching.path import MixtureDiscreteProbPath
+from flow_matching.path.scheduler import PolynomialConvexScheduler
+from torch import Tensor, nn
+
+from configs import base
+from dfm_jax import sharding
+from dfm_jax.training.loop import make_trainer
+
+
+class TimeEmbedding(nn.Module):
+    """256 sinusoids of t, an MLP, SiLU."""
+
+    def __init__(self, cond_dim: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(256, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim))
+
+    def forward(self, t: Tensor) -> Tensor:
+        frequencies = torch.exp(-np.log(10000.0) * torch.arange(128, dtype=torch.float32) / 128)
+        angles = t[:, None] * frequencies
+        return F.silu(self.mlp(torch.cat((angles.cos(), angles.sin()), -1)))
+
+
+class Norm(nn.Module):
+    """LayerNorm without bias, then shift and scale."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        x = F.layer_norm(x.float(), x.shape[-1:], self.weight, None, 1e-5)
+        return x * (1 + scale[:, None]) + shift[:, None]
+
+
+def rotary_tables(length: int, size: int) -> tuple[Tensor, Tensor]:
+    angles = torch.arange(length)[:, None] * 10000.0 ** (-torch.arange(0, size, 2) / size)
+    angles = torch.cat((angles, angles), -1)[:, None]
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+    first, second = x.float().chunk(2, -1)
+    return x * tables[0] + torch.cat((-second, first), -1) * tables[1]
+
+
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Block(nn.Module):
+    def __init__(self, size: int, heads: int, cond_dim: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm_1, self.norm_2 = Norm(size), Norm(size)
+        self.q, self.k, self.v, self.out = (nn.Linear(size, size, bias=False) for _ in range(4))
+        self.mlp = nn.Sequential(nn.Linear(size, 4 * size), nn.GELU(approximate="tanh"), nn.Linear(4 * size, size))
+        self.modulation = zero_linear(cond_dim, 6 * size)
+
+    def forward(self, x: Tensor, c: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(c).chunk(6, -1)
+        h = self.norm_1(x, shift_1, scale_1)
+        q, k, v = (w(h).unflatten(-1, (self.heads, -1)) for w in (self.q, self.k, self.v))
+        q, k = rotate(q, tables), rotate(k, tables)
+        h = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        h = self.out(h.transpose(1, 2).flatten(2))
+        x = x + gate_1[:, None] * F.dropout(h, self.dropout, self.training)
+        h = self.mlp(self.norm_2(x, shift_2, scale_2))
+        return x + gate_2[:, None] * F.dropout(h, self.dropout, self.training)
+
+
+class Model(nn.Module):
+    def __init__(self, vocabulary: int, size: int, blocks: int, heads: int, length: int, dropout: float):
+        super().__init__()
+        cond_dim = 128
+        self.embedding = nn.Embedding(vocabulary, size)
+        self.time = TimeEmbedding(cond_dim)
+        self.blocks = nn.ModuleList(Block(size, heads, cond_dim, dropout) for _ in range(blocks))
+        self.norm, self.modulation = Norm(size), zero_linear(cond_dim, 2 * size)
+        self.head = zero_linear(size, vocabulary)
+        self.tables = rotary_tables(length, size // heads)
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        x, c = self.embedding(x_t), self.time(t)
+        for block in self.blocks:
+            x = block(x, c, self.tables)
+        return self.head(self.norm(x, *self.modulation(c).chunk(2, -1)))
+
+
+def pytorch_step(args: argparse.Namespace) -> tuple[Callable[[], float], int]:
+    torch.manual_seed(0)
+    model = Model(args.vocabulary, args.hidden, args.blocks, args.heads, args.length, args.dropout)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.03)
+    x_1 = torch.randint(args.vocabulary, (args.batch, args.length))
+    library_loss = MixturePathGeneralizedKL(MixtureDiscreteProbPath(PolynomialConvexScheduler(1.0)))
+
+    def lean_loss(logits: Tensor, x_1: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        log_probs = F.log_softmax(logits, -1)
+        log_p_1 = log_probs.gather(-1, x_1[..., None])[..., 0]
+        p_t = log_probs.gather(-1, x_t[..., None])[..., 0].exp()
+        same = (x_t == x_1).float()
+        return (-(p_t - same + (1 - same) * log_p_1) / (1 - t)[:, None]).mean()
+
+    def step() -> float:
+        t = torch.rand(args.batch) * (1 - 1e-3)
+        x_0 = torch.randint_like(x_1, args.vocabulary)
+        x_t = torch.where(torch.rand(x_1.shape) < t[:, None], x_1, x_0)
+        loss_of = library_loss if args.loss == "library" else lean_loss
+        loss = loss_of(model(x_t, t).float(), x_1, x_t, t)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return loss.item()
+
+    return step, sum(p.numel() for p in model.parameters())
+
+
+def our_step(args: argparse.Namespace) -> tuple[Callable[[], float], int, float]:
+    config = base.get_config()
+    model = config.model
+    model.hidden_size, model.n_blocks, model.n_heads, model.length = args.hidden, args.blocks, args.heads, args.length
+    model.dropout, model.compute_dtype = args.dropout, "float32"
+    config.training.batch_size = args.batch
+    mesh = sharding.make_mesh(sharding.MeshShape(), jax.devices()[:1])
+    trainer = make_trainer(config, args.vocabulary, mesh)
+    state = trainer.create()
+    tokens = jax.random.randint(jax.random.key(1), (args.batch, args.length), 0, args.vocabulary, jnp.int32)
+    compiled = trainer.step.lower(state, tokens).compile()
+    held = [state]
+
+    def step() -> float:
+        held[0], metrics = compiled(held[0], tokens)
+        return float(metrics["loss"])
+
+    parameters = sum(x.size for x in jax.tree.leaves(state.model))
+    return step, parameters, compiled.memory_analysis().temp_size_in_bytes / 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    sizes = {"hidden": 256, "blocks": 4, "heads": 4, "batch": 8, "length": 256, "vocabulary": 50257, "repeats": 5}
+    for name, default in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--loss", choices=("library", "lean"), default="library")
+    args = parser.parse_args()
+    ours, parameters, memory = our_step(args)
+    theirs, count = pytorch_step(args)
+    print(f"jax {jax.__version__}, torch {torch.__version__}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(f"{args}\n{parameters} parameters here (padded), {count} in PyTorch; our temporary memory {memory:.0f} MiB")
+    times: dict[str, list[tuple[float, float]]] = {"pytorch": [], "ours": []}
+    for repeat in range(args.repeats + 1):
+        for name, step in (("pytorch", theirs), ("ours", ours)):
+            wall, processor = time.perf_counter(), time.process_time()
+            loss = step()
+            if repeat:
+                times[name].append((time.perf_counter() - wall, time.process_time() - processor))
+            else:
+                print(f"{name}: loss of the first step {loss:.3f}")
+    best = {name: [min(column) for column in zip(*rows, strict=True)] for name, rows in times.items()}
+    middle = {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in times.items()}
+    for label, found in (("best", best), ("median", middle)):
+        for index, kind in enumerate(("wall", "processor")):
+            pair = found["ours"][index], found["pytorch"][index]
+            print(
+                f"{label:6s} {kind:9s} ours {pair[0]:6.3f} s  pytorch {pair[1]:6.3f} s  ratio {pair[0] / pair[1]:.2f}"
+            )
+
+
+if __name__ == "__main__":
+    main()
