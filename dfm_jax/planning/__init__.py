@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from dfm_jax import files
 from dfm_jax.models.transformer import count_parameters
 from dfm_jax.planning import driver, report, sweep, targets, verdict
-from dfm_jax.problem import get_model_config, get_problem
+from dfm_jax.problem import get_model_config, stand_in
 from dfm_jax.terminal import note
 
 
@@ -52,7 +52,7 @@ def parameters(config: ConfigDict) -> int:
 
 
 def states(config: ConfigDict) -> int:
-    return get_problem(config, driver.VOCABULARIES[config.tokenizer.name]).source.num_states
+    return stand_in(config, driver.VOCABULARIES[config.tokenizer.name]).source.num_states
 
 
 def run_sweep(config: ConfigDict, target: str, place: targets.Target, workdir: pathlib.Path, axes: str) -> int:

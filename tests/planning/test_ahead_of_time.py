@@ -10,7 +10,7 @@ import pytest
 from configs import mask_ce, mask_gkl, model_1_7b, model_7b, uniform_ce, uniform_gkl
 from dfm_jax import flops, planning
 from dfm_jax.errors import WorldError
-from dfm_jax.planning import driver, targets, verdict
+from dfm_jax.planning import driver, hlo, targets, verdict
 
 GIB = 2**30
 PUBLISHED = {"mask_ce": mask_ce, "mask_gkl": mask_gkl, "uniform_ce": uniform_ce, "uniform_gkl": uniform_gkl}
@@ -74,8 +74,9 @@ def test_attention_is_fused_and_logits_are_never_stored(answers, name):
     assert calls.get("__cudnn$fmhaSoftmaxBackward", 0) == blocks * parts
     vocabulary = answer["vocabulary"]
     assert 0 < vocabulary["largest"] < 0.2 * vocabulary["logits_per_device"], vocabulary
-    scores = 64 * job.config.model.n_heads * job.config.model.length**2
-    assert all(b["bytes"] < scores or "12,64,1024" in b["shape"] for b in answer["buffers"] if name in PUBLISHED)
+    # Scores of every position with every other would have the length as an axis twice.
+    arrays = [shape for b in answer["buffers"] for shape in hlo.parse_shapes(b["shape"])]
+    assert arrays and all(shape.dims.count(job.config.model.length) < 2 for shape in arrays)
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, *LARGE])

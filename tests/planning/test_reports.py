@@ -96,7 +96,7 @@ def test_advice_names_fields_that_exist(monkeypatch):
     assert judged(config, peak=90 * GIB, arguments=85 * GIB).advice == (
         "--config.mesh.fsdp=8: splits parameters and moments further",
     )
-    assert judged(config, peak=200 * GIB, program="sample").advice == ("--config.sampling.batch_size=4",)
+    assert judged(config, peak=200 * GIB, program="sample").advice == ("--config.eval.sample_batch_size=4",)
 
 
 def test_roofline_and_projections():

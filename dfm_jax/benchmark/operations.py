@@ -1,0 +1,76 @@
+"""Benchmarks of single operations: attention and vocabulary head, in every implementation that runs here."""
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from dfm_jax.benchmark.results import Row, per_second
+from dfm_jax.benchmark.timing import Timing, measure
+from dfm_jax.problem import get_model_config, stand_in
+from kernels import attention, vocab
+
+TOKENS = 4096  # positions of one call, or one sequence where that is longer
+
+
+def attend(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
+    """Forward, and forward with gradients."""
+    model = get_model_config(config, vocab_size)
+    shape = max(1, TOKENS // model.length), model.length, model.n_heads, model.head_dim
+    keys = jax.random.split(jax.random.key(0), 3)
+    q, k, v = (jax.random.normal(key, shape, jnp.dtype(model.compute_dtype)) for key in keys)
+    product = 2 * shape[0] * shape[2] * shape[1] ** 2 * shape[3]
+    note = f"{' x '.join(str(n) for n in shape)} {model.compute_dtype}"
+    for name in attention.IMPLEMENTATIONS:
+        if attention.limit(name, q, jax.default_backend()) is not None:
+            continue
+        call = functools.partial(attention.attention, implementation=name)
+
+        def loss(q: jax.Array, k: jax.Array, v: jax.Array, call=call) -> jax.Array:
+            return call(q, k, v).astype(jnp.float32).sum()
+
+        yield _rate("attention", f"{name} forward", 2 * product, _timed(call, q, k, v), note)
+        gradient = jax.grad(loss, argnums=(0, 1, 2))
+        yield _rate("attention", f"{name} forward and backward", 6 * product, _timed(gradient, q, k, v), note)
+
+
+def head(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
+    """Log-probabilities at two ids per position, their gradients, and draws."""
+    num_states = stand_in(config, vocab_size).source.num_states
+    model = get_model_config(config, num_states)
+    width, padded = model.hidden_size, model.padded_vocab_size
+    keys = jax.random.split(jax.random.key(0), 4)
+    features = jax.random.normal(keys[0], (TOKENS, width), jnp.dtype(model.compute_dtype))
+    kernel = jax.random.normal(keys[1], (width, padded)) / jnp.sqrt(jnp.float32(width))
+    bias = jnp.zeros((padded,))
+    ids = jax.random.randint(keys[2], (TOKENS, 2), 0, num_states, jnp.int32)
+    product = 2 * TOKENS * width * padded
+    note = f"{TOKENS} x {width} x {padded} {model.compute_dtype}"
+    for name in vocab.IMPLEMENTATIONS:
+        options = {"num_valid": num_states, "implementation": name}
+
+        def log_probs(features: jax.Array, kernel: jax.Array, bias: jax.Array, options=options) -> jax.Array:
+            return vocab.log_probs(features, kernel, bias, ids, **options).at_ids.sum()
+
+        def draw(features: jax.Array, kernel: jax.Array, bias: jax.Array, options=options) -> jax.Array:
+            return vocab.sample(keys[3], features, kernel, bias, **options)
+
+        given = features, kernel, bias
+        yield _rate("head", f"{name} log-probabilities", product, _timed(log_probs, *given), note)
+        gradient = jax.value_and_grad(log_probs, argnums=(0, 1, 2))
+        yield _rate("head", f"{name} with gradients", 3 * product, _timed(gradient, *given), note)
+        yield per_second("head", f"{name} draws", TOKENS, _timed(draw, *given), "tokens/s", note)
+
+
+def _timed(function, *arguments: jax.Array) -> Timing:
+    compiled = jax.jit(function)
+    return measure(lambda: compiled(*arguments))
+
+
+def _rate(benchmark: str, what: str, work: float, timing: Timing, note: str) -> Row:
+    return per_second(benchmark, what, work / 1e9, timing, "GFLOP/s", f"{timing.median * 1e3:.3g} ms; {note}")
+
+
+OPERATIONS = {"attention": attend, "head": head}
