@@ -2,13 +2,12 @@
 
     python benchmarks/vocab.py [--rows 2048] [--width 256] [--vocabulary 50257] [--dtype float32] [--repeats 5]
 
-Prints the best and the median time of each, interleaved, their ratio to `dense`, the temporary memory that the
-compiler plans, and the time of the three matrix products alone, which no implementation can go below.
+Prints the best wall and processor time of each, interleaved, the ratio of processor times to `dense` (the steadier on
+a shared machine), the temporary memory that the compiler plans, and the time of the three matrix products alone.
 """
 
 import argparse
 import functools
-import statistics
 import time
 
 import jax
@@ -38,9 +37,9 @@ def summed(features, kernel, bias, ids, weight, *, implementation, num_valid):
 def products(features, kernel, bias, ids, weight):
     """Logits, and the two products of their gradient, and nothing else."""
     del bias, ids, weight
-    rows = features.reshape(-1, features.shape[-1])
-    logits = (rows @ kernel.astype(rows.dtype)).astype(rows.dtype)
-    return (logits @ kernel.astype(rows.dtype).T).sum(), rows.T @ logits
+    rows, kernel = features.reshape(-1, features.shape[-1]), kernel.astype(features.dtype)
+    logits = rows @ kernel
+    return logits @ kernel.T, jax.lax.optimization_barrier(rows.T) @ logits
 
 
 def main() -> None:
@@ -72,22 +71,20 @@ def main() -> None:
     if args.only:
         programs = {name: programs[name] for name in args.only.split(",")}
     compiled = {name: jax.jit(program).lower(*operands).compile() for name, program in programs.items()}
-    times: dict[str, list[float]] = {name: [] for name in compiled}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in compiled}
     for repeat in range(args.repeats + 1):
         for name, program in compiled.items():
-            start = time.perf_counter()
+            wall, processor = time.perf_counter(), time.process_time()
             jax.block_until_ready(program(*operands))
             if repeat:
-                times[name].append(time.perf_counter() - start)
+                times[name].append((time.perf_counter() - wall, time.process_time() - processor))
     device = jax.devices()[0]
     print(f"jax {jax.__version__}, {device.device_kind}, {args}")
-    for name, seconds in times.items():
+    best = {name: [min(column) for column in zip(*rows, strict=True)] for name, rows in times.items()}
+    for name, (wall, processor) in best.items():
         memory = compiled[name].memory_analysis().temp_size_in_bytes / 2**20
-        ratio = min(seconds) / min(times.get("dense", seconds))
-        print(
-            f"{name:28s} best {min(seconds):7.3f} s  median {statistics.median(seconds):7.3f} s"
-            f"  {ratio:5.2f} of dense  {memory:6.0f} MiB"
-        )
+        ratio = processor / best.get("dense", best[name])[1]
+        print(f"{name:24s} wall {wall:6.3f} s  processor {processor:6.3f} s  {ratio:5.2f} of dense  {memory:5.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from kernels.vocab_types import LogProbs, Reduction, Settings, Shift, accumulato
 __all__ = ["LogProbs", "Reduction", "Shift", "argmax", "log_probs", "sample", "summed_loss"]
 
 IMPLEMENTATIONS = ("dense", "blocks")
-# Of one block's float32 logits. A CPU gains 8 % from 100 MB over 50 and loses 20 % with 25; a GPU wants large products, and the read and
-# write of the kernel's gradient, once per block, to be small beside them.
+# Of one block's float32 logits. A CPU gains 8 % from 100 MB over 50 and loses 20 % with 25; a GPU wants large
+# products, and the read and write of the kernel's gradient, once per block, to be small beside them.
 _BLOCK_BYTES = {"cpu": 2**27, "other": 2**30}
 
 
