@@ -1,6 +1,7 @@
 """The mathematics of discrete flow matching: pure functions of arrays and frozen dataclasses (MATH.md)."""
 
 # ruff: noqa: F401
+from dfm_jax.flow.beta import ConstantSpeedBeta, PowerBeta
 from dfm_jax.flow.couplings import (
     ConditionalCoupling,
     CoupledPair,
@@ -12,6 +13,7 @@ from dfm_jax.flow.couplings import (
     uncharged,
 )
 from dfm_jax.flow.denoiser import Denoiser, from_logits
+from dfm_jax.flow.flux import flux
 from dfm_jax.flow.grids import TimeGrid, adaptive_grid, make_grid
 from dfm_jax.flow.head import HeadAnswer, HeadQuery, VocabReduction, answer_from_logits
 from dfm_jax.flow.losses import (
@@ -22,6 +24,7 @@ from dfm_jax.flow.losses import (
     time_reversal_bound,
     to_posterior,
 )
+from dfm_jax.flow.metric import MetricProbPath, MetricVelocity
 from dfm_jax.flow.objectives import (
     OBJECTIVES,
     CrossEntropy,

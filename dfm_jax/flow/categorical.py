@@ -71,9 +71,13 @@ def draw(keys: jax.Array, logits: jax.Array) -> jax.Array:
     keys: (N,) typed keys; row n depends on its own key alone, and takes two 32-bit words from it.
     """
     words = jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32))(keys)
-    rows, states = logits.shape
     logits = logits.astype(jnp.float32)
-    mass = jnp.exp(logits - logits.max(-1, keepdims=True))
+    return pick(jnp.exp(logits - logits.max(-1, keepdims=True)), words)
+
+
+def pick(mass: jax.Array, words: jax.Array) -> jax.Array:
+    """One category per row: int32 (N,) in proportion to `mass` (N, S) float32 >= 0, by `words` (N, 2) uint32."""
+    rows, states = mass.shape
     blocks = -(-states // BLOCK)
     mass = jnp.pad(mass, ((0, 0), (0, blocks * BLOCK - states))).reshape(rows, blocks, BLOCK)
     block = _pick(mass.sum(-1), words[:, 0])

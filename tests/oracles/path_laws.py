@@ -51,6 +51,18 @@ def genmd4(w: np.ndarray) -> Law:
     return law
 
 
+def metric(apart: np.ndarray, beta: Callable[[float, float], float]) -> Law:
+    """softmax_x(-beta d(x, v)) from distances (V, V)."""
+
+    def law(kappa: float, sigma: float) -> np.ndarray:
+        if sigma == 0:
+            return np.eye(len(apart))
+        weight = np.exp(-beta(kappa, sigma) * apart)
+        return weight / weight.sum(axis=0)
+
+    return law
+
+
 def logits_of(toy_name: str, conditional: np.ndarray, kind: str, states: int) -> np.ndarray:
     """log of the exact posterior or leave-one-out law, (S**L, L, S); -inf on the states that are no data."""
     model = {"posterior": posterior, "leave_one_out": leave_one_out}[kind](TOYS[toy_name], conditional)
@@ -78,12 +90,14 @@ def slope(toy_name: str, law_at: Callable[[float], np.ndarray], t: float, h: flo
     return (8 * (p[1] - p[-1]) - (p[2] - p[-2])) / (12 * h)
 
 
-def bound(toy_name: str, law: Law, path, source, loss: str, kind: str, *, dtype=np.float64, extra=None) -> float:
+def bound(
+    toy_name: str, law: Law, path, source, loss: str, kind: str, *, dtype=np.float64, extra=None, step=1 / 8
+) -> float:
     """sum_i int_0^1 E loss dt, nats per sequence. extra: (kappa, sigma) -> (S,), added to the exact logits."""
     objective = flow.get_objective(loss, path=path, source=source, parametrization=kind)
     charged = jax.jit(lambda logits, x_1, x_t, t: flow.loss_from_logits(objective, logits, x_1, x_t, t))
     total = 0.0
-    for t, r, weight in zip(*tanh_sinh(), strict=True):
+    for t, r, weight in zip(*tanh_sinh(step), strict=True):
         if dtype is np.float32 and min(t, r) < 1e-12:
             continue  # beyond any time that float32 training draws; the weight there is below 1e-10
         kappa, sigma = (float(x) for x in path.scheduler.float64(t, r)[:2])
