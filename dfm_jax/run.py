@@ -85,8 +85,8 @@ class Run:
             **{name: value for name, value in {**changes, "length": length}.items() if value is not None},
         )
         devices = self.mesh.size
-        batch_size = batch_size or min(self.config.sampling.batch_size, -(-num // devices)) * devices
-        return generate(self.model, self.problem, settings, num, batch_size=batch_size, prompts=prompts, mesh=self.mesh)
+        rows = batch_size or min(self.config.sampling.batch_size, -(-num // devices)) * devices
+        return generate(self.model, self.problem, settings, num, batch_size=rows, prompts=prompts, mesh=self.mesh)
 
     def likelihood(self, token_blocks: np.ndarray, *, time_points: int | None = None, seed: int = 0):
         """Bounds on -log p of blocks (n, L) int32: {name: LikelihoodResult}, nats per token with standard error."""

@@ -98,7 +98,7 @@ def leaf_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> t
             dropped = [
                 f"{a} ({axis_size(mesh, a)} does not divide {size})"
                 for size, a, fit in zip(shape, axes, fits, strict=True)
-                if not fit
+                if a is not None and not fit
             ]
             return spec, f"{path} {shape}: not split over {', '.join(dropped)}" if dropped else None
     return P(), None

@@ -138,7 +138,7 @@ FIELDS = {
     "flow.source_distribution": ("gaussian", "mask"),
     "flow.loss_function": ("mse", "generalized_kl"),
     "optim.name": ("sgdd", "adamw"),
-    "optim.warmup": ("601", "600"),
+    "optim.warmup": ("9999", "optim.n_iters"),
     "optim.grad_clip": ("-1", "0 or more"),
     "model.n_heads": ("3", "hidden_size"),
     "model.dropout": ("1.0", "[0, 1)"),

@@ -110,7 +110,7 @@ def to_state(blank: TrainState, imported: pytorch.ImportedCheckpoint, config: Co
     model = place(blank.model, imported.model)
     opt_state = blank.opt_state
     if config.optim.name == "adamw":
-        old = optimizer.get_moments(opt_state)
+        old: Any = optimizer.get_moments(opt_state)
         moments = optax.ScaleByAdamState(
             count=jax.device_put(jnp.asarray(imported.count, old.count.dtype), old.count.sharding),
             mu=place(old.mu, imported.mu),
@@ -154,7 +154,7 @@ def export_run(command: Command) -> int:
     except ValueError as error:
         raise UsageError(f"format=pytorch: {error}") from error
     at, state = Checkpoints(workdir / "checkpoints").restore(trainer.abstract, step)
-    moments = optimizer.get_moments(state.opt_state)
+    moments: Any = optimizer.get_moments(state.opt_state)
     hyperparameters = {name: config.optim[name] for name in ("beta1", "beta2", "eps", "weight_decay")}
     path = output_file(target, workdir, at, suffix)
     pytorch.write_checkpoint(

@@ -46,10 +46,11 @@ def run(command: Command) -> int:
                 files.write_atomically(workdir / "config.json", configs.to_json(config))
             announce(trainer, stream, workdir, int(state.step))
             evaluator = get_evaluator(Run(workdir, config, 0, tokenizer, trainer.problem, state.best_model, mesh))
+            wandb = {"project": "dfm_jax", "name": workdir.name, "config": config.to_dict()}
             with MetricsWriter(
                 workdir,
                 resume_step=int(state.step),
-                wandb={"name": workdir.name, "config": config.to_dict()} if config.logging.enable_wandb else None,
+                wandb=wandb if config.logging.enable_wandb else None,
                 enabled=processes.is_first(),
             ) as writer:
                 state, finished = train(

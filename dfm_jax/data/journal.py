@@ -13,7 +13,8 @@ import numpy as np
 from dfm_jax.data.encoding import BYTES, DOCUMENTS, REPAIRED, SKIPPED, Encoded, Encoder
 from dfm_jax.data.progress import Meter
 from dfm_jax.data.rows import Unit
-from dfm_jax.data.shards import Shard, ShardWriter, check_size, write_json
+from dfm_jax.data.shards import Shard, ShardWriter, check_size
+from dfm_jax.files import write_json_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Journal:
         return Journal(**fields)
 
     def save(self, folder: pathlib.Path, index: int) -> None:
-        write_json(_path(folder, index), dataclasses.asdict(self))
+        write_json_atomically(_path(folder, index), dataclasses.asdict(self), durable=True)
 
 
 def _path(folder: pathlib.Path, index: int) -> pathlib.Path:

@@ -19,9 +19,10 @@ from dfm_jax.data.encoding import Encoder
 from dfm_jax.data.journal import Journal, UnitWriter
 from dfm_jax.data.progress import Meter, Progress
 from dfm_jax.data.rows import Unit
-from dfm_jax.data.shards import FORMAT, MANIFEST, Manifest, check_size, open_stream, write_json
+from dfm_jax.data.shards import FORMAT, MANIFEST, Manifest, check_size, open_stream
 from dfm_jax.data.tokenizers import Tokenizer, get_tokenizer
 from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.files import write_json_atomically
 
 SHARD_BYTES = 1 << 28
 PACKINGS = ("continuous", "reference")
@@ -120,7 +121,7 @@ def _agree_on_plan(folder: pathlib.Path, units: Sequence[Unit]) -> None:
     names = [unit.name for unit in units]
     plan = folder / "plan.json"
     if not plan.exists():
-        write_json(plan, names)
+        write_json_atomically(plan, names, durable=True)
     elif json.loads(plan.read_text()) != names:
         raise WorldError(
             f"{folder}: the corpus's files are no longer those that its parts were planned with: "

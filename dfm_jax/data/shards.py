@@ -12,13 +12,12 @@ import json
 import mmap
 import os
 import pathlib
-import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from dfm_jax.errors import WorldError
+from dfm_jax.files import write_json_atomically
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -77,20 +76,7 @@ class Manifest:
             raise WorldError(f"{path}: not a manifest of this program ({error}): prepare the corpus again") from error
 
     def save(self, folder: pathlib.Path) -> None:
-        write_json(folder / MANIFEST, dataclasses.asdict(self))
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes `value` so that the file appears whole or not at all."""
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}-{path.name}")
-    try:
-        with open(temporary, "w") as file:
-            json.dump(value, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_json_atomically(folder / MANIFEST, dataclasses.asdict(self), durable=True)
 
 
 def header(dtype: str, num_tokens: int) -> bytes:

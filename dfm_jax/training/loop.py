@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -93,7 +93,7 @@ def make_trainer(
     )
 
 
-def batches_from(trainer: Trainer, stream: TokenStream, step: int) -> Iterator[jax.Array]:
+def batches_from(trainer: Trainer, stream: TokenStream, step: int) -> Generator[jax.Array, None, None]:
     """Global batches (B, L) int32 of updates step + 1, step + 2, ...; each on the devices before it is asked for."""
     config = trainer.config
     local = train_batches(

@@ -72,9 +72,7 @@ def make_optimizer(
         _DIRECTIONS[name](beta1, beta2, eps),
         optax.add_decayed_weights(weight_decay, mask=functools.partial(decayed, decay=decay)),
     )
-    rate = functools.partial(
-        learning_rate, lr=lr, warmup=warmup, n_iters=n_iters, eta_min_ratio=eta_min_ratio
-    )
+    rate = functools.partial(learning_rate, lr=lr, warmup=warmup, n_iters=n_iters, eta_min_ratio=eta_min_ratio)
 
     def update(gradients, state, parameters, *, step: int | Array):
         # optax multiplies traced float32 by Python and numpy scalars, which strict promotion refuses.

@@ -1,5 +1,6 @@
 """The same run on any mesh and any number of processes: simulated devices, and real processes over gloo."""
 
+import os
 import pathlib
 import socket
 import subprocess
@@ -31,8 +32,6 @@ def start(cache: pathlib.Path, name: str, mesh: str, *flags: str) -> tuple[subpr
 
 
 def environment() -> dict[str, str]:
-    import os
-
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
@@ -93,5 +92,5 @@ def test_fsdp_holds_an_eighth_of_everything_large(cache):
     assert any("opt_state" in name for name in large) and any("ema" in name for name in large)
     for name, (local, whole) in large.items():
         assert local == whole / 8, name
-    total = np.sum([value for value in shares.values()], axis=0)
+    total = np.sum(list(shares.values()), axis=0)
     assert total[0] < 0.16 * total[1]
