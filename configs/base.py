@@ -41,11 +41,18 @@ def get_config() -> ConfigDict:
     config.optim.ema_decay = 0.0  # of the averaged parameters used by evaluation and sampling; 0 = off
 
     config.flow = ConfigDict()
-    config.flow.path = "mixture"  # 'mixture' (published), 'three_term', 'kinetic_optimal' or 'genmd4'
+    config.flow.path = "mixture"  # 'mixture' (published), 'three_term', 'kinetic_optimal', 'genmd4' or 'metric'
     config.flow.noise = 0.5  # share of uniform noise on the way of 'three_term': noise * kappa * (1 - kappa)
     config.flow.exponents = (
         ""  # of each token on 'genmd4': '' all 1, 'learned', or a .npy file of (vocabulary,) numbers
     )
+    config.flow.embeddings = (
+        "random:64"  # metric's, unit length: 'random:WIDTH', a .npy of (vocabulary, width), or a RUN
+    )
+    config.flow.distance_power = 2.0  # metric's distance is |e - e'|**(2 * power): 2 as in FUDOKI, 1 as in URSA
+    config.flow.beta = "power"  # metric's inverse temperature: 'power' c (kappa / (1 - kappa))**a, 'constant_speed'
+    config.flow.beta_c = 3.0  # c of 'power'
+    config.flow.beta_a = 0.9  # a of 'power'
     config.flow.source_distribution = "uniform"  # law of x_0: 'uniform', 'mask', or 'unigram' of data.train
     config.flow.loss_function = "generalized_kl"  # an objective of dfm_jax/flow
     config.flow.scheduler_type = "polynomial"  # kappa_t, a scheduler of dfm_jax/flow

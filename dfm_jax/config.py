@@ -74,12 +74,20 @@ CHECKS: dict[str, Check] = {
     "optim.eta_min_ratio": ("a number in [0, 1]", lambda v: 0 <= v <= 1),
     "optim.grad_clip": NON_NEGATIVE,
     "optim.ema_decay": FRACTION,
-    "flow.path": one_of("mixture", "three_term", "kinetic_optimal", "genmd4"),
+    "flow.path": one_of("mixture", "three_term", "kinetic_optimal", "genmd4", "metric"),
     "flow.noise": PROPORTION,
     "flow.exponents": (
         "learned, a file that ends in .npy, or nothing",
         lambda v: v in ("", "learned") or v.endswith(".npy"),
     ),
+    "flow.embeddings": (
+        "random:WIDTH with WIDTH > 0, a .npy file or the folder of a run",
+        lambda v: v and (not v.startswith("random:") or re.fullmatch(r"random:0*[1-9]\d*", v)),
+    ),
+    "flow.distance_power": ABOVE_ZERO,
+    "flow.beta": one_of("power", "constant_speed"),
+    "flow.beta_c": ABOVE_ZERO,
+    "flow.beta_a": ABOVE_ZERO,
     "flow.source_distribution": one_of("uniform", "mask", "unigram"),
     "flow.exponent": ABOVE_ZERO,
     "flow.time_epsilon": FRACTION,
@@ -232,6 +240,8 @@ def check_together(config: ConfigDict) -> None:
         refuse("model.time_conditioning", False, "True where the posterior depends on the time")
     if config.flow.loss_function == "masked_count" and config.model.time_conditioning:
         refuse("model.time_conditioning", True, "False for masked_count, a loss without a time")
+    if config.flow.path == "metric" and config.eval.elbo and config.tokenizer.name != "bytes":
+        refuse("eval.elbo", True, "False on the metric path, whose bound costs the square of a vocabulary beyond bytes")
     if not config.eval.corpora and config.eval.elbo:
         refuse("eval.corpora", "()", "at least one corpus, or --config.eval.elbo=False")
 
@@ -242,7 +252,7 @@ def check_together(config: ConfigDict) -> None:
             flow.get_scheduler(config.sampling.scheduler, exponent=config.flow.exponent)
     source = get_source(config, 2, law=np.full(2, 0.5))
     with naming(f"config.flow.path={config.flow.path}"):
-        path = get_path(config, scheduler, source, exponents=np.ones(2))
+        path = get_path(config, scheduler, source, exponents=np.ones(2), embeddings=np.eye(2))
         if isinstance(path, flow.GeneralPath):
             path.check(source, config.model.parametrization)
     with naming(f"config.flow.loss_function={config.flow.loss_function}"):
