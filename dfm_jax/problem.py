@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from dfm_jax import files, flow, unigram
+from dfm_jax import files, flow, metric_space, unigram
 from dfm_jax.models.transformer import TransformerConfig
 
 
@@ -88,9 +88,13 @@ def get_source(config: ConfigDict, vocab_size: int, law: np.ndarray | None = Non
 
 
 def get_path(
-    config: ConfigDict, scheduler: flow.Scheduler, source: flow.Source, exponents: np.ndarray | None = None
+    config: ConfigDict,
+    scheduler: flow.Scheduler,
+    source: flow.Source,
+    exponents: np.ndarray | None = None,
+    embeddings: np.ndarray | None = None,
 ) -> flow.MixtureDiscreteProbPath | flow.GeneralPath:
-    """The path of a config from `source`. exponents (V,): in place of a file that the config names.
+    """The path of a config from `source`. exponents (V,), embeddings (V, D): in place of files that the config names.
 
     Raises ValueError where the path does not take the source, WorldError where the file is not there.
     """
@@ -106,15 +110,22 @@ def get_path(
             exponents = files.load_array(config.flow.exponents, (vocab_size,), "config.flow.exponents")
         learned = config.flow.exponents == "learned"
         return flow.GenMD4ProbPath(scheduler, vocab_size, None if learned else exponents, learned)
+    if name == "metric":
+        table = metric_space.embeddings(config, vocab_size) if embeddings is None else embeddings
+        return metric_space.path(config, scheduler, table)
     return flow.MixtureDiscreteProbPath(scheduler)
 
 
 def get_problem(
-    config: ConfigDict, vocab_size: int, law: np.ndarray | None = None, exponents: np.ndarray | None = None
+    config: ConfigDict,
+    vocab_size: int,
+    law: np.ndarray | None = None,
+    exponents: np.ndarray | None = None,
+    embeddings: np.ndarray | None = None,
 ) -> Problem:
-    """The problem of a checked config on `vocab_size` data tokens. law, exponents: see `get_source`, `get_path`."""
+    """The problem of a checked config on `vocab_size` data tokens. The others: see `get_source`, `get_path`."""
     source = get_source(config, vocab_size, law)
-    path = get_path(config, get_scheduler(config), source, exponents)
+    path = get_path(config, get_scheduler(config), source, exponents, embeddings)
     objective = flow.get_objective(
         config.flow.loss_function,
         path=path,
@@ -137,7 +148,13 @@ def get_problem(
 
 def stand_in(config: ConfigDict, vocab_size: int) -> Problem:
     """The problem with made-up numbers for what is read from data: every shape is right. For compiling alone."""
-    return get_problem(config, vocab_size, law=np.full(vocab_size, 1 / vocab_size), exponents=np.ones(vocab_size))
+    return get_problem(
+        config,
+        vocab_size,
+        law=np.full(vocab_size, 1 / vocab_size),
+        exponents=np.ones(vocab_size),
+        embeddings=metric_space.stand_in(config, vocab_size) if config.flow.path == "metric" else None,
+    )
 
 
 def get_model_config(config: ConfigDict, num_states: int, platform: str | None = None) -> TransformerConfig:

@@ -263,7 +263,7 @@ class LikelihoodEstimator:
                 process=self.objectives[name].bounds or "",
                 nats_per_token=nats,
                 stderr=standard_error(per_block),
-                perplexity=float(np.exp(nats)),
+                perplexity=float(np.exp(min(nats, 700.0))),  # a bound of a network that is far off has no float64
                 bits_per_byte=total_bits / num_bytes if num_bytes else math.nan,
                 blocks=blocks,
                 tokens=blocks * length,

@@ -17,7 +17,7 @@ from dfm_jax.problem import get_problem
 from dfm_jax.training.loop import make_trainer
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
-NAMES = ["three_term", "unigram_ko", "mask_genmd4"]
+NAMES = ["three_term", "unigram_ko", "mask_genmd4", "metric_ko"]
 
 
 def tiny(name: str):
@@ -63,7 +63,8 @@ def test_config_trains_evaluates_and_samples(name):
     likelihood = estimate_likelihood(model, problem, batches, key=key, time_points=32)
     assert tuple(likelihood) == problem.path.bound_names
     for result in likelihood.values():
-        assert 0 < result.nats_per_token < math.log(vocab_size) + 1.5
+        # The metric bound charges every token that a network has not settled by slope of beta: 1e5 at the end.
+        assert 0 < result.nats_per_token < (1e6 if name == "metric_ko" else math.log(vocab_size) + 1.5)
 
     settings = SamplingSettings(length=16, steps=8, method=config.sampling.method)
     tokens = generate(model, problem, settings, 4, batch_size=4)
