@@ -3,6 +3,8 @@
 import ast
 import pathlib
 import re
+import shlex
+import sys
 
 import pytest
 
@@ -16,7 +18,7 @@ MAY_IMPORT = {
     "dfm_jax/models": ({"dfm_jax.models", "dfm_jax.flow", "dfm_jax.errors", "dfm_jax.files", "kernels"}, None),
     "dfm_jax/data": ({"dfm_jax.data", "dfm_jax.errors", "dfm_jax.files"}, None),
 }
-STANDARD = set(__import__("sys").stdlib_module_names)
+STANDARD = set(sys.stdlib_module_names)
 
 
 def imports(file: pathlib.Path) -> set[str]:
@@ -26,9 +28,8 @@ def imports(file: pathlib.Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             # `from dfm_jax import flow` imports dfm_jax.flow.
-            names |= {
-                f"{node.module}.{alias.name}" if node.module == "dfm_jax" else node.module for alias in node.names
-            }
+            inside = node.module == "dfm_jax"
+            names |= {f"dfm_jax.{alias.name}" for alias in node.names} if inside else {node.module}
     return names
 
 
@@ -61,15 +62,9 @@ def test_the_commands_of_the_readme_parse(tmp_path, monkeypatch):
     run.mkdir(parents=True)
     settings = command_line.parse(["main.py", "--config=configs/quickstart.py"]).config
     (run / "config.json").write_text(config.to_json(settings))
-    commands = [
-        line.split("#")[0]
-        for block in readme("bash")
-        for line in block.splitlines()
-        if line.startswith("python main.py")
-    ]
+    lines = [line for block in readme("bash") for line in block.splitlines()]
+    commands = [line.split("#")[0] for line in lines if line.startswith("python main.py")]
     assert len(commands) > 5
-    import shlex
-
     for command in commands:
         config.check(command_line.parse(shlex.split(command)[1:]).config)
 
