@@ -5,17 +5,16 @@ They go to `jax.jit(compiler_options=...)`: an unknown name there is an error, i
 
 Options = dict[str, str | bool | int]
 
-# Every option has a reason that can be checked in the compiled program; none stands here for luck.
+# Every option has a reason that the compiled program shows: figures of configs/model_1_7b.py for h100:8 (jax 0.10.2),
+# from `hidden` in compile.json. The latency-hiding scheduler is on by default: asking for it changes nothing.
 GPU: Options = {
-    # Starts collectives as early and awaits them as late as data allows, so that links work beside the arithmetic.
-    "xla_gpu_enable_latency_hiding_scheduler": True,
-    # The blocks are a loop: without these, gathering the next block's parameters and reducing the last one's
-    # gradient wait for the iteration's end.
+    # The blocks are a loop: without these, gathering the next block's parameters and reducing the last one's gradient
+    # wait for the iteration's end. They hide 30.2 of 31.2 ms of link time behind kernels instead of 16.6.
     "xla_gpu_enable_pipelined_all_gather": True,
     "xla_gpu_enable_pipelined_reduce_scatter": True,
     "xla_gpu_enable_pipelined_all_reduce": True,
-    # A pipelined collective's result is read in one iteration and written in the next; two copies of the body,
-    # used in turn, spare the copy between them.
+    # A pipelined result is written in one iteration and read in the next. Two copies of the body, used in turn, spare
+    # the copying between: 0.3 GB a step instead of 6.4.
     "xla_gpu_enable_while_loop_double_buffering": True,
 }
 

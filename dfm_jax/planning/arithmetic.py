@@ -6,7 +6,7 @@ import math
 import re
 
 from dfm_jax.planning import collectives, hlo
-from dfm_jax.planning.targets import Chip
+from dfm_jax.planning.targets import Chip, Target
 
 SLOWEST = 10
 # Compiled Pallas kernels, by the names of their custom calls.
@@ -52,29 +52,22 @@ def read(module: hlo.Module, chip: Chip) -> Arithmetic:
     calls: collections.Counter[str] = collections.Counter()
     pallas: collections.Counter[str] = collections.Counter()
     for instruction, computation, times in module.executed():
-        if instruction.opcode == "while" and instruction.trip_count is None:
-            unknown = True
-        bytes_here = hlo.traffic(module, instruction, computation)
-        flops_here = 0.0
-        for flops, is_wide in products(module, instruction, computation):
-            matrix += times * flops
-            wide += times * flops * is_wide
-            flops_here += flops
+        work = work_of(module, instruction, computation)
+        unknown |= instruction.opcode == "while" and instruction.trip_count is None
+        moved += times * work.bytes
+        matrix += times * work.matrix
+        wide += times * work.float32
+        attention += times * work.attention
+        workspace = max(workspace, work.workspace)
         if instruction.opcode == "custom-call":
             calls[instruction.target] += round(times)
             if any(word in instruction.target.lower() for word in PALLAS):
                 pallas[kernel_name(instruction)] += round(times)
-            if instruction.target.startswith("__cudnn$fmha"):
-                flops, bytes_used = cudnn_attention(instruction, computation)
-                attention += times * flops
-                flops_here += flops
-                workspace = max(workspace, bytes_used)
-        moved += times * bytes_here
-        if chip.peak is not None and not instruction.opcode.startswith(collectives.KINDS):
-            here = times * max(flops_here / chip.peak, bytes_here / chip.memory_bandwidth)
+        if chip.peak is not None:
+            here = times * work.seconds(chip)
             seconds += here
             row = kernels.setdefault((instruction.op_name, module.source(instruction)), [0.0] * 4)
-            for i, value in enumerate((times, times * flops_here, times * bytes_here, here)):
+            for i, value in enumerate((times, times * (work.matrix + work.attention), times * work.bytes, here)):
                 row[i] += value
     return Arithmetic(
         matrix_flops=matrix,
@@ -91,6 +84,61 @@ def read(module: hlo.Module, chip: Chip) -> Arithmetic:
             for (operation, source), row in sorted(kernels.items(), key=lambda item: -item[1][3])[:SLOWEST]
         ),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Of one execution of one instruction: operations, bytes."""
+
+    matrix: float = 0.0
+    float32: float = 0.0
+    attention: float = 0.0
+    bytes: float = 0.0
+    workspace: int = 0
+
+    def seconds(self, chip: Chip) -> float:
+        """At the slower of the chip's arithmetic and memory; its peak must be known."""
+        assert chip.peak is not None
+        return max((self.matrix + self.attention) / chip.peak, self.bytes / chip.memory_bandwidth)
+
+
+def work_of(module: hlo.Module, instruction: hlo.Instruction, computation: hlo.Computation) -> Work:
+    """What one execution does; collectives, whose time is the links', do nothing here."""
+    if instruction.opcode.startswith(collectives.KINDS):
+        return Work()
+    found = products(module, instruction, computation)
+    attention, workspace = 0.0, 0
+    if instruction.target.startswith("__cudnn$fmha"):
+        attention, workspace = cudnn_attention(instruction, computation)
+    return Work(
+        matrix=sum(flops for flops, _ in found),
+        float32=sum(flops for flops, is_wide in found if is_wide),
+        attention=attention,
+        bytes=hlo.traffic(module, instruction, computation),
+        workspace=workspace,
+    )
+
+
+def hidden_seconds(module: hlo.Module, target: Target) -> float | None:
+    """Link time that kernels can hide, as the compiler ordered them; None where the chip's figures do not give it.
+
+    Between a collective's start and its end stand kernels: as much of its time as they take is hidden.
+    """
+    if target.chip.peak is None or target.chip.nvlink is None or target.chip.network is None:
+        return None
+    starts: dict[str, float] = {}
+    hidden = clock = 0.0
+    for instruction, computation, times in module.executed():
+        kind = instruction.opcode.removesuffix("-start").removesuffix("-done")
+        if kind not in collectives.KINDS:
+            clock += work_of(module, instruction, computation).seconds(target.chip)
+        elif instruction.opcode.endswith("-start"):
+            starts[instruction.name] = clock
+        elif instruction.opcode.endswith("-done") and instruction.operands[0] in starts:
+            start = computation[instruction.operands[0]]
+            links = collectives.seconds_of(start, module, target)
+            hidden += times * min(links, clock - starts[start.name])
+    return hidden
 
 
 def kernel_name(instruction: hlo.Instruction) -> str:

@@ -61,6 +61,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         "buffers": [dataclasses.asdict(b) for b in found[:LARGEST]],
         "vocabulary": vocabulary(module, program, rows_split(mesh)),
         "arithmetic": dataclasses.asdict(arithmetic.read(module, target.chip)),
+        "hidden": arithmetic.hidden_seconds(module, target),
         "collectives": [dataclasses.asdict(c) for c in collectives.read(module, target)],
     }
 

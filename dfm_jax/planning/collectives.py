@@ -55,6 +55,15 @@ def read(module: hlo.Module, target: Target) -> list[Collective]:
     return sorted(found, key=lambda c: (-c.sent, c.kind, c.dtype))
 
 
+def seconds_of(instruction: hlo.Instruction, module: hlo.Module, target: Target) -> float:
+    """Link time of one execution; the chip's figures must be known."""
+    total = 0.0
+    for kind, group, _, size, _ in _calls(instruction, module, target.num_devices):
+        nodes = max(len({device // target.per_node for device in devices}) for devices in group)
+        total += link_seconds(kind, size, len(group[0]), nodes, target) or 0.0
+    return total
+
+
 def share_sent(kind: str, devices: int) -> float:
     """Bytes that each of n devices sends per byte of the whole array, by the best algorithm over plain links.
 

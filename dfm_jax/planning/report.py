@@ -19,7 +19,8 @@ NOT_COUNTED = (
 )
 BOUND_NOT_PREDICTION = (
     "A bound, not a prediction: products at the peak rate, each kernel touching its operands once, collectives at the "
-    "full link bandwidth. Products are not tuned when compiling without the card."
+    "full link bandwidth and hidden as far as the compiler's order allows. Products are not tuned when compiling without "
+    "the card."
 )
 
 
@@ -103,10 +104,11 @@ def training_lines(result: dict[str, Any]) -> list[str]:
         + (", ".join(f"{count} x {name}" for name, count in sorted(calls.items())) or "none")
     ]
     if times["bound"]:
+        kernels, links, exposed = (seconds(times[name]) for name in ("kernels", "links", "exposed"))
+        rate = plan["tokens_per_step"] / times["bound"]
         lines.append(
-            f"at least {seconds(times['bound'])}: kernels {seconds(times['kernels'])}, links {seconds(times['links'])} "
-            f"-> MFU at most {plan['mfu_at_bound']:.0%}, {plan['tokens_per_step'] / times['bound']:,.0f} tokens/s "
-            "(a bound, not a prediction)"
+            f"at least {seconds(times['bound'])}: kernels {kernels}, links {links}, of which exposed {exposed} "
+            f"-> MFU at most {plan['mfu_at_bound']:.0%}, {rate:,.0f} tokens/s (a bound, not a prediction)"
         )
     else:
         lines.append("the chip's description has no figures for its peak or links: no times")

@@ -19,8 +19,8 @@ class Roofline:
     memory: float  # all bytes at the memory's bandwidth
     kernels: float | None  # one kernel after another, each at the slower of the two
     links: float | None  # all collectives, each at its links' bandwidth
-    bound: float | None  # the longer of kernels and links: links wholly hidden
-    serial: float | None  # their sum: nothing hidden
+    exposed: float | None  # the part of links that the compiler's order of things leaves unhidden
+    bound: float | None  # kernels, and the exposed links
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +39,14 @@ def roofline(answer: dict[str, Any], target: Target) -> Roofline:
     each = [c["seconds"] for c in answer["collectives"]]
     links: float | None = None if None in each else sum(each)
     kernels: float | None = counts["kernel_seconds"]
+    exposed = None if links is None or answer["hidden"] is None else max(links - answer["hidden"], 0.0)
     return Roofline(
         arithmetic=None if chip.peak is None else total / chip.peak,
         memory=counts["bytes_moved"] / chip.memory_bandwidth,
         kernels=kernels,
         links=links,
-        bound=None if kernels is None or links is None else max(kernels, links),
-        serial=None if kernels is None or links is None else kernels + links,
+        exposed=exposed,
+        bound=None if kernels is None or exposed is None else kernels + exposed,
     )
 
 

@@ -63,6 +63,19 @@ def test_a_loop_of_unknown_length_is_said(module):
     assert counts.unknown_loops and counts.matrix_flops == PRODUCT
 
 
+def test_what_stands_between_start_and_end_hides_a_collective():
+    target = targets.parse("h100:2x4")
+    # As the fixture has it, nothing does; with the product moved between, it takes a little.
+    assert arithmetic.hidden_seconds(hlo.parse(TEXT), target) == 0.0
+    lines = TEXT.splitlines(keepends=True)
+    start = next(i for i, line in enumerate(lines) if "%ar-start =" in line)
+    lines.insert(start - 1, lines.pop(start))  # before the storing, which takes its time
+    module = hlo.parse("".join(lines))
+    stored = arithmetic.work_of(module, module.by_name["stored"], module.computations["body"]).seconds(target.chip)
+    links = collectives.seconds_of(module.by_name["ar-start"], module, target)
+    assert arithmetic.hidden_seconds(module, target) == pytest.approx(12 * min(stored, links))
+
+
 def test_collectives_inside_and_between_nodes(module):
     found = {c.kind: c for c in collectives.read(module, targets.parse("h100:2x4"))}
     reduced, gathered = found["all-reduce"], found["all-gather"]
