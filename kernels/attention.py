@@ -6,18 +6,36 @@ import logging
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
-IMPLEMENTATIONS = ("xla", "cudnn")
+from kernels.flash import HEAD_DIMS, Blocks, flash_attention
+
+IMPLEMENTATIONS = ("xla", "cudnn", "pallas")
 _CUDNN_MAX_HEAD_DIM = 128  # 256 on Hopper in the forward pass; 128 is what every GPU trains with
 
 
-def attention(q: Array, k: Array, v: Array, *, implementation: str | None = None) -> Array:
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    implementation: str | None = None,
+    blocks: Blocks | None = None,
+    mesh: Mesh | None = None,
+    batch_axes: tuple[str, ...] = (),
+    head_axis: str | None = None,
+) -> Array:
     """softmax over the keys of q k^T / sqrt(head_dim), times v. No mask: every position sees every other.
 
     Args:
         q, k, v: (batch, length, heads, head_dim), one floating dtype. Statistics are float32.
-        implementation: 'xla' | 'cudnn' (NVIDIA GPUs; float16 or bfloat16). None chooses for the platform that
-            the program is traced for (that of the mesh in `jax.set_mesh`, else the default backend).
+        implementation: 'xla' | 'cudnn' (NVIDIA GPUs; float16 or bfloat16) | 'pallas' (our flash attention: Hopper
+            and later in float16 or bfloat16, interpreted elsewhere). None chooses 'cudnn' or 'xla' for the
+            platform that the program is traced for (that of the mesh in `jax.set_mesh`, else the default backend).
+        blocks: tile sizes of 'pallas'.
+        mesh, batch_axes, head_axis: how batch and heads are split, which 'pallas' must be told, as the compiler
+            cannot split a kernel. The others are partitioned by the compiler.
 
     Returns:
         (batch, length, heads, head_dim) in the dtype of q.
@@ -41,6 +59,13 @@ def attention(q: Array, k: Array, v: Array, *, implementation: str | None = None
         raise ValueError(f"implementation={implementation!r}: {reason}")
     if implementation == "cudnn":
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    if implementation == "pallas":
+        run = functools.partial(flash_attention, blocks=blocks, interpret=not _is_gpu(platform))
+        if mesh is None or mesh.size == 1:
+            return run(q, k, v)
+        spec = P(batch_axes or None, None, head_axis)
+        # A kernel's results do not say along which axes they vary: nothing to check.
+        return jax.shard_map(run, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)(q, k, v)
     return _xla(q, k, v)
 
 
@@ -56,16 +81,24 @@ def _xla(q: Array, k: Array, v: Array) -> Array:
 
 def limit(implementation: str, q: Array, platform: str) -> str | None:
     """Why `implementation` cannot take queries like q on `platform`, or None if it can."""
-    if implementation != "cudnn":
-        return None
-    head_dim = q.shape[-1]
-    if platform not in ("cuda", "gpu"):
-        return f"platform {platform}, accepted an NVIDIA GPU"
-    if q.dtype not in (jnp.bfloat16, jnp.float16):
-        return f"dtype {q.dtype}, accepted bfloat16 or float16"
-    if head_dim % 8 or head_dim > _CUDNN_MAX_HEAD_DIM:
-        return f"head_dim {head_dim}, accepted multiples of 8 up to {_CUDNN_MAX_HEAD_DIM}"
+    head_dim, half = q.shape[-1], q.dtype in (jnp.bfloat16, jnp.float16)
+    if implementation == "cudnn":
+        if not _is_gpu(platform):
+            return f"platform {platform}, accepted an NVIDIA GPU"
+        if not half:
+            return f"dtype {q.dtype}, accepted bfloat16 or float16"
+        if head_dim % 8 or head_dim > _CUDNN_MAX_HEAD_DIM:
+            return f"head_dim {head_dim}, accepted multiples of 8 up to {_CUDNN_MAX_HEAD_DIM}"
+    if implementation == "pallas":
+        if not HEAD_DIMS[0] <= head_dim <= HEAD_DIMS[1]:
+            return f"head_dim {head_dim}, accepted {HEAD_DIMS[0]} to {HEAD_DIMS[1]}"
+        if _is_gpu(platform) and not half:
+            return f"dtype {q.dtype}, accepted bfloat16 or float16"
     return None
+
+
+def _is_gpu(platform: str) -> bool:
+    return platform in ("cuda", "gpu")
 
 
 def target_platform() -> str:

@@ -1,6 +1,11 @@
 """Every implementation of attention against the definition in float64, values and gradients."""
 
+import importlib.util
 import logging
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +14,7 @@ import pytest
 
 from kernels import attention as module
 from kernels.attention import attention
+from kernels.flash import Blocks
 
 HERE = tuple(name for name in module.IMPLEMENTATIONS if name != "cudnn")
 
@@ -51,6 +57,33 @@ def test_bfloat16(implementation):
         np.testing.assert_allclose(a.astype(jnp.float32), b, atol=0.02 * max(1.0, float(jnp.abs(b).max())), rtol=0)
 
 
+def test_flash_keeps_large_scores_and_any_block():
+    """Scores of 1e4, where exponentials without a running maximum overflow; tiles of 128 against tiles of 64."""
+    q, k, v = (jnp.asarray(100 * x, jnp.float32) for x in operands((1, 130, 1, 32))[:3])
+    wanted = attention(q, k, v, implementation="xla")
+    for blocks in (Blocks(), Blocks(q=128, kv=64), Blocks(q=64, kv=128)):
+        found = attention(q, k, v, implementation="pallas", blocks=blocks)
+        np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-2)
+    with pytest.raises(ValueError, match="q=96: accepted a multiple of 64"):
+        Blocks(q=96)
+
+
+def test_flash_compiles_for_hopper_without_spills():
+    """Forward and backward for sm_90a, on a machine without a GPU, for the narrowest and the widest heads."""
+    if not any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)):
+        pytest.skip("needs jax's CUDA plugin (`pip install jax-cuda12-plugin jax-cuda12-pjrt`)")
+    script = pathlib.Path(__file__).with_name("flash_for_hopper.py")
+    root = script.parents[2]
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu", "MOSAIC_GPU_DUMP_PTXAS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    output = done.stdout + done.stderr
+    assert output.count(" 0 bytes spill stores, 0 bytes spill loads") == 6, output[-3000:]
+    assert "spilled" not in output
+
+
 def test_the_choice_is_by_platform_and_logged_once(caplog):
     module._log_choice.cache_clear()
     q, k, v = (jnp.asarray(x, jnp.float32) for x in operands((1, 8, 1, 32))[:3])
@@ -67,6 +100,9 @@ def test_the_choice_is_by_platform_and_logged_once(caplog):
         ("cudnn", "cuda", jnp.float32, 64, "dtype float32, accepted bfloat16 or float16"),
         ("cudnn", "cuda", jnp.bfloat16, 36, "head_dim 36, accepted multiples of 8"),
         ("cudnn", "cuda", jnp.bfloat16, 64, None),
+        ("pallas", "cpu", jnp.float32, 16, "head_dim 16, accepted 32 to 128"),
+        ("pallas", "cuda", jnp.float32, 64, "dtype float32, accepted bfloat16 or float16"),
+        ("pallas", "cpu", jnp.float32, 64, None),
         ("xla", "cpu", jnp.float32, 5, None),
     ],
 )
@@ -79,7 +115,7 @@ def test_an_impossible_choice_names_its_limit():
     q = jnp.zeros((1, 8, 1, 32), jnp.bfloat16)
     with pytest.raises(ValueError, match="implementation='cudnn': platform cpu"):
         attention(q, q, q, implementation="cudnn")
-    with pytest.raises(ValueError, match="implementation='flash': accepted xla, cudnn"):
+    with pytest.raises(ValueError, match="implementation='flash': accepted xla, cudnn, pallas"):
         attention(q, q, q, implementation="flash")
     with pytest.raises(ValueError, match="accepted is one shape"):
         attention(q, q[:, :4], q)

@@ -280,7 +280,7 @@ def test_arguments_that_do_not_fit(change, message):
 
 def test_on_a_mesh():
     """Data, fsdp and tensor axes, in a process with 8 devices."""
-    script = __file__.replace("test_vocab.py", "vocab_on_a_mesh.py")
+    script = __file__.replace("test_vocab.py", "kernels_on_a_mesh.py")
     root = str(pathlib.Path(script).parents[2])
     done = subprocess.run(
         [sys.executable, script], capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": root}

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kernels import vocab
+from kernels.attention import attention
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -110,6 +111,19 @@ def check_law(mesh):
     assert abs(chi_square - 299) < 4 * np.sqrt(2 * 299), chi_square
 
 
+def check_attention(mesh):
+    """The interpreted kernel with batch and heads split."""
+    q, k, v, dout = (normal(8, 10, 4, 32) for _ in range(4))
+    split = {"mesh": mesh, "batch_axes": ("data", "fsdp"), "head_axis": "tensor"}
+
+    def run(options):
+        out, pullback = jax.vjp(lambda *x: attention(*x, **options), q, k, v)
+        return out, pullback(dout)
+
+    found = jax.jit(lambda: run({"implementation": "pallas", **split}))()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, run({"implementation": "xla"}))
+
+
 def check_partitioned(mesh):
     """Without shard_map, the compiler's own partitioning: right as well, and rows stay on their devices."""
     placed = jax.device_put(features, NamedSharding(mesh, P(("data", "fsdp"))))
@@ -127,5 +141,6 @@ if __name__ == "__main__":
     for shape, kind in (((4, 2, 1), "log1p"), ((2, 1, 4), "log1p"), ((1, 1, 8), "linear"), ((1, 4, 2), None)):
         check(jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3), kind)
     check_law(jax.make_mesh((1, 2, 4), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3))
+    check_attention(jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3))
     check_partitioned(jax.make_mesh((8, 1, 1), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3))
     print("ok")
