@@ -9,12 +9,12 @@ def get_config():
     config.data.num_workers = 2
     config.tokenizer.name = "bytes"
     config.training.batch_size = 16
-    config.training.snapshot = 500
-    config.training.eval_freq = 500
+    config.training.snapshot = 1000
+    config.training.eval_freq = 1000
     config.training.perplexity_freq = 0
     config.optim.lr = 3e-3
     config.optim.warmup = 100
-    config.optim.n_iters = 2400
+    config.optim.n_iters = 4000
     config.model.hidden_size = 128
     config.model.cond_dim = 64
     config.model.length = 64

@@ -5,11 +5,12 @@ import pathlib
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
-from dfm_jax import sharding
+from dfm_jax import metrics, sharding
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORKER = ROOT / "tests" / "mesh" / "worker.py"
@@ -46,11 +47,14 @@ def run(cache: pathlib.Path, name: str, mesh: str, *flags: str) -> dict[str, np.
     return finish(start(cache, name, mesh, *flags))
 
 
-def run_processes(cache: pathlib.Path, name: str, mesh: str, count: int, devices: int) -> dict[str, np.ndarray]:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    flags = [f"--devices={devices}", f"--coordinator=localhost:{port}", f"--num_processes={count}"]
+        return free.getsockname()[1]
+
+
+def run_processes(cache: pathlib.Path, name: str, mesh: str, count: int, devices: int) -> dict[str, np.ndarray]:
+    flags = [f"--devices={devices}", f"--coordinator=localhost:{free_port()}", f"--num_processes={count}"]
     return finish(*(start(cache, f"{name}-{i}", mesh, *flags, f"--process_id={i}") for i in range(count)))
 
 
@@ -94,3 +98,43 @@ def test_fsdp_holds_an_eighth_of_everything_large(cache):
         assert local == whole / 8, name
     total = np.sum(list(shares.values()), axis=0)
     assert total[0] < 0.16 * total[1]
+
+
+def test_when_a_process_dies_the_others_end_and_name_it(cache, tmp_path):
+    port, workdir = free_port(), tmp_path / "run"
+    tiny = [
+        "model.hidden_size=32",
+        "model.length=16",
+        "model.n_blocks=1",
+        "training.batch_size=4",
+        "data.num_workers=1",
+    ]
+    tiny += [f"data.train={cache}/text.txt", f"data.valid={cache}/text.txt", f"data.cache_dir={cache}"]
+    tiny += ["optim.n_iters=1000000", "logging.log_freq=1", "training.eval_freq=0", "training.snapshot=0"]
+    started = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "main.py", "--config=configs/quickstart.py", f"--workdir={workdir}"),
+                *(f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={i}"),
+                *(f"--config.{field}" for field in tiny),
+            ],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+        for i in range(2)
+    ]
+    first, second = started
+    try:
+        patience = time.monotonic() + 240
+        while not metrics.read(workdir / "metrics.jsonl"):
+            assert time.monotonic() < patience and first.poll() is None and second.poll() is None
+            time.sleep(0.2)
+        second.kill()
+        _, errors = first.communicate(timeout=120)
+    finally:
+        for process in started:
+            process.kill()
+    assert first.returncode != 0
+    assert "Task 1 heartbeat timeout" in errors  # the coordinator's word for the one that is gone
