@@ -38,8 +38,8 @@ def from_timing(
     benchmark: str, what: str, timing: Timing, unit: str, convert: Callable[[float], float], note: str = ""
 ) -> Row:
     """A figure of each call's seconds."""
-    ends = sorted((convert(timing.quantile(0.25)), convert(timing.quantile(0.75))))
-    return Row(benchmark, what, unit, convert(timing.median), *ends, len(timing.samples), timing.first, note)
+    low, high = sorted((convert(timing.quantile(0.25)), convert(timing.quantile(0.75))))
+    return Row(benchmark, what, unit, convert(timing.median), low, high, len(timing.samples), timing.first, note)
 
 
 def single(benchmark: str, what: str, value: float, unit: str, note: str = "") -> Row:

@@ -23,11 +23,12 @@ def run(config: ConfigDict, target: str | None, workdir: pathlib.Path, *, axes: 
     """
     place = targets.parse(target)
     driver.check_fits_mesh(config, place)
+    points = [] if axes is None else sweep.choices(config, place, axes)
     driver.check_installed()
     files.ensure_writable(workdir)
     assert target is not None
     if axes is not None:
-        return run_sweep(config, target, place, workdir, axes)
+        return run_sweep(config, target, place, workdir, points)
     jobs = [driver.Job(config, target, program) for program in driver.PROGRAMS]
     note(f"compiling {', '.join(driver.PROGRAMS)} for {place.describe()}, each in a process of its own")
     answers = driver.compile_all(jobs)
@@ -55,9 +56,10 @@ def states(config: ConfigDict) -> int:
     return stand_in(config, driver.VOCABULARIES[config.tokenizer.name]).source.num_states
 
 
-def run_sweep(config: ConfigDict, target: str, place: targets.Target, workdir: pathlib.Path, axes: str) -> int:
+def run_sweep(
+    config: ConfigDict, target: str, place: targets.Target, workdir: pathlib.Path, points: list[sweep.Choice]
+) -> int:
     """Larger batches are only tried where smaller ones fit, as memory grows with them."""
-    points = sweep.choices(config, place, axes)
     note(f"compiling up to {len(points)} training steps for {place.describe()}")
     found: list[tuple[sweep.Choice, dict[str, Any]]] = []
     full: set[tuple[Any, str]] = set()

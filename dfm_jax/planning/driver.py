@@ -125,6 +125,11 @@ def raise_for(answer: dict[str, Any], job: Job) -> None:
     """UsageError or WorldError with one line, if the answer is a failure."""
     if "error" not in answer:
         return
+    if "GpuTargetConfigProto" in answer["text"]:
+        raise UsageError(
+            f"target={job.target}: accepted is a GpuTargetConfigProto in text form, such as those in "
+            "dfm_jax/planning/chips; XLA cannot read this one"
+        )
     text = f"target={job.target}: the {job.program} program could not be compiled ({answer['error']}: {answer['text']})"
     if answer["error"] in ("UsageError", "ValueError"):
         raise UsageError(f"{text}; accepted is a config and a target description that can")

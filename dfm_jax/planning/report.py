@@ -19,8 +19,8 @@ NOT_COUNTED = (
 )
 BOUND_NOT_PREDICTION = (
     "A bound, not a prediction: products at the peak rate, each kernel touching its operands once, collectives at the "
-    "full link bandwidth and hidden as far as the compiler's order allows. Products are not tuned when compiling without "
-    "the card."
+    "full link bandwidth and hidden as far as the compiler's order allows. Products are not tuned when compiling "
+    "without the card."
 )
 
 

@@ -188,5 +188,7 @@ def test_failures_of_a_child_are_one_line():
     driver.raise_for({"program": "train"}, job)
     with pytest.raises(UsageError, match=r"target=h100:8: the train program could not be compiled \(ValueError: head"):
         driver.raise_for({"error": "ValueError", "text": "head_dim 7"}, job)
+    with pytest.raises(UsageError, match="XLA cannot read this one"):
+        driver.raise_for({"error": "JaxRuntimeError", "text": "Failed to parse GpuTargetConfigProto from"}, job)
     with pytest.raises(WorldError, match="nvidia-cudnn"):
         driver.raise_for({"error": "exit status -6", "text": "libcudnn.so.9 not found"}, job)
