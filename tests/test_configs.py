@@ -26,6 +26,7 @@ TINY = {
     "model.n_heads": 2,
     "flow.sampling_steps": 8,
     "eval.batch_size": 8,
+    "eval.elbo": True,
     "eval.time_points": 4,
     "eval.num_samples": 3,
     "eval.judge": "",
@@ -36,6 +37,7 @@ TINY = {
     "mesh.tensor": 1,
 }
 CONFIGS = ("uniform_gkl", "uniform_ce", "mask_gkl", "mask_ce", "mask_md4", "uniform_tr", "prompted")
+OTHER_PATHS = ("three_term", "unigram_ko", "mask_genmd4", "metric_ko")
 
 
 def main(*words: str) -> int:
@@ -69,7 +71,7 @@ def text(tmp_path_factory) -> pathlib.Path:
     return path
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", CONFIGS + OTHER_PATHS)
 def test_a_config_trains_evaluates_and_samples(name, text, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny = {**TINY, "data.train": text, "data.valid": text, "eval.corpora": text, "data.cache_dir": text.parent}
