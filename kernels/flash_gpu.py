@@ -4,6 +4,7 @@ One warpgroup per tile of 64 rows. The tile that stays is copied into shared mem
 pipeline of asynchronous copies. Compiled for sm_90a without register spills; not yet timed on a card.
 """
 
+import inspect
 from typing import Any
 
 import jax
@@ -34,17 +35,23 @@ class WarpgroupTiles:
 
         return pl.run_scoped(compute, plgpu.WGMMAAccumulatorRef((a_ref.shape[0], b_ref.shape[0]), jnp.float32))
 
-    def accumulate(self, total: Array, a: Array, b_ref: Any) -> Array:
+    def accumulate(self, total: Array, a: Array, b_ref: Any) -> Any:
         return pl.run_state(lambda ref: plgpu.wgmma(ref, a, b_ref))(plgpu.WGMMAAccumulatorRef.init(total))
 
     def per_row(self, ref: Any) -> Array:
-        return plgpu.load(ref, (), layout=plgpu.Layout.WGMMA.reduce(1))
+        return _load(ref, plgpu.Layout.WGMMA.reduce(1))
 
     def per_column(self, ref: Any) -> Array:
-        return plgpu.load(ref, (), layout=plgpu.Layout.WGMMA.reduce(0))
+        return _load(ref, plgpu.Layout.WGMMA.reduce(0))
 
-    def columns(self, shape: tuple[int, int]) -> Array:
+    def columns(self, shape: tuple[int, ...]) -> Array:
         return plgpu.broadcasted_iota(jnp.int32, shape, 1, layout=plgpu.Layout.WGMMA)
+
+
+def _load(ref: Any, layout: Any) -> Array:
+    # The index was an argument of its own until jax 0.12.
+    index = ((),) if "idx" in inspect.signature(plgpu.load).parameters else ()
+    return plgpu.load(ref, *index, layout=layout)
 
 
 def _here(size: int) -> tuple[Any, Any, Any]:

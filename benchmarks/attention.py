@@ -1,0 +1,65 @@
+"""Attention's implementations against each other: forward and gradient, interleaved, in one run.
+
+    python benchmarks/attention.py [--batch 8] [--length 1024] [--heads 12] [--head_dim 64] [--dtype bfloat16]
+                                   [--only xla,cudnn,pallas] [--repeats 10]
+
+Prints wall and processor time and the temporary memory that the compiler plans. On a CPU `pallas` is interpreted, which
+says nothing about its speed: it is left out there unless it is asked for.
+"""
+
+import argparse
+import time
+
+import jax
+
+from kernels.attention import IMPLEMENTATIONS, attention, limit, target_platform
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name, default in (("batch", 8), ("length", 1024), ("heads", 12), ("head_dim", 64), ("repeats", 10)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--only", default="", help="names, separated by commas")
+    args = parser.parse_args()
+    shape = (args.batch, args.length, args.heads, args.head_dim)
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, k, v, dout = (jax.random.normal(key, shape).astype(args.dtype) for key in keys)
+    platform = target_platform()
+    names = args.only.split(",") if args.only else [n for n in IMPLEMENTATIONS if n != "pallas" or platform != "cpu"]
+
+    def program(name: str):
+        def run(q, k, v, dout):
+            out, pullback = jax.vjp(lambda *x: attention(*x, implementation=name), q, k, v)
+            return out, pullback(dout)
+
+        return jax.jit(run).lower(q, k, v, dout).compile()
+
+    compiled = {}
+    for name in names:
+        reason = limit(name, q, platform)
+        if reason is None:
+            compiled[name] = program(name)
+        else:
+            print(f"{name}: not run, {reason}")
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in compiled}
+    for repeat in range(args.repeats + 1):
+        for name, run in compiled.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            jax.block_until_ready(run(q, k, v, dout))
+            if repeat:
+                times[name].append((time.perf_counter() - wall, time.process_time() - processor))
+    # Two products forward and five backward of 2 L^2 head_dim operations each, per head.
+    operations = 14 * args.batch * args.heads * args.length**2 * args.head_dim
+    print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {args}")
+    for name, rows in times.items():
+        wall, processor = (min(column) for column in zip(*rows, strict=True))
+        memory = compiled[name].memory_analysis().temp_size_in_bytes / 2**20
+        print(
+            f"{name:7s} wall {wall:8.4f} s  processor {processor:8.4f} s  {operations / wall / 1e12:7.3f} TFLOP/s"
+            f"  {memory:6.0f} MiB"
+        )
+
+
+if __name__ == "__main__":
+    main()
