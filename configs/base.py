@@ -101,7 +101,7 @@ def get_config() -> ConfigDict:
     config.sampling.num = 16  # sequences to generate
     config.sampling.batch_size = 16  # sequences per batch, per device
     config.sampling.steps = 0  # steps of the sampler; 0 = flow.sampling_steps
-    config.sampling.method = "exact"  # a step of dfm_jax/flow/solvers.py: 'exact', 'euler', 'two_stage', ...
+    config.sampling.method = "exact"  # a step of flow.get_step: 'exact', 'euler', 'two_stage:div_free=1', ...
     config.sampling.temperature = 1.0  # of the posterior that x_1 is drawn from
     config.sampling.top_p = 1.0  # nucleus of that posterior; 1 = all of it
     config.sampling.scheduler = ""  # another scheduler than in training; '' = the same

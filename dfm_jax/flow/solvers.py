@@ -23,6 +23,7 @@ STEPS: dict[str, Any] = {
     "exact": Exact,
     "maximal": Exact,  # the maximal coupling of C_t and C_s
     "euler": Euler,
+    "div_free_euler": DivFreeEuler,
     "two_stage": TwoStage,
     "corrector": Corrector,
     "multiflow": Multiflow,
@@ -34,18 +35,38 @@ Model = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def get_step(name: str, **options: Any) -> Step | str:
-    """The step kernel of a name: exact (or maximal), euler, two_stage, corrector, multiflow, ancestral, remask, or
-    first_hitting.
+    """The step kernel of a name: exact (or maximal), euler, div_free_euler, two_stage, corrector, multiflow,
+    ancestral, remask, or first_hitting.
 
-    options: two_stage div_free; corrector iterations, strength; multiflow eta; remask schedule, eta. ValueError
-    otherwise.
+    options: two_stage and div_free_euler div_free; corrector iterations, strength; multiflow eta; remask schedule,
+    eta. They may also follow the name, as in "two_stage:div_free=1" or "corrector:iterations=2,strength=0.3".
+    ValueError otherwise.
     """
+    name, _, written = name.partition(":")
+    options = {**_written_options(written), **options}
     if name not in (*STEPS, FIRST_HITTING):
         raise ValueError(f"step={name!r}: accepted {', '.join([*STEPS, FIRST_HITTING])}")
     known = [] if name == FIRST_HITTING else [f.name for f in dataclasses.fields(STEPS[name]) if f.init]
     if not set(options) <= set(known):
         raise ValueError(f"step={name!r} with options {sorted(options)}: accepted options {known}")
     return FIRST_HITTING if name == FIRST_HITTING else STEPS[name](**options)
+
+
+def _written_options(text: str) -> dict[str, Any]:
+    """"a=1,b=0.5,c=word" as {"a": 1, "b": 0.5, "c": "word"}."""
+    options: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (key and equals and value):
+            raise ValueError(f"step option {part!r}: accepted NAME=VALUE")
+        options[key] = value
+        for kind in (int, float):
+            try:
+                options[key] = kind(value)
+                break
+            except ValueError:
+                continue
+    return options
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -225,8 +225,17 @@ def test_bad_inputs_and_steps():
     ):
         with pytest.raises(ValueError, match=line):
             flow.get_step(name, **options)
+    for written, line in (("two_stage:div_free", "NAME=VALUE"), ("two_stage:eta=1", "options"), ("no:a=1", "'no'")):
+        with pytest.raises(ValueError, match=line):
+            flow.get_step(written)
     with pytest.raises(ValueError, match="logits of shape"):
         narrow = flow.MixtureDiscreteSolver(lambda x, t: jnp.zeros((*x.shape, V)), PATH, flow.MaskSource(V))
         narrow.sample(jax.random.key(0), masked(2, 3), steps=2)
     with pytest.raises(ValueError, match="accepted c >= 0"):
         flow.adaptive_grid(0.1, LINEAR, -1.0)
+
+
+def test_options_may_follow_a_step_name():
+    assert flow.get_step("two_stage:div_free=0.5") == flow.get_step("two_stage", div_free=0.5)
+    assert flow.get_step("corrector:iterations=2,strength=0.3") == flow.get_step("corrector", iterations=2, strength=0.3)
+    assert flow.get_step("remask:schedule=cap,eta=0.1") == flow.get_step("remask", schedule="cap", eta=0.1)
