@@ -237,5 +237,6 @@ def test_bad_inputs_and_steps():
 
 def test_options_may_follow_a_step_name():
     assert flow.get_step("two_stage:div_free=0.5") == flow.get_step("two_stage", div_free=0.5)
-    assert flow.get_step("corrector:iterations=2,strength=0.3") == flow.get_step("corrector", iterations=2, strength=0.3)
+    corrector = flow.get_step("corrector", iterations=2, strength=0.3)
+    assert flow.get_step("corrector:iterations=2,strength=0.3") == corrector
     assert flow.get_step("remask:schedule=cap,eta=0.1") == flow.get_step("remask", schedule="cap", eta=0.1)
