@@ -81,7 +81,9 @@ def test_the_model_trains_with_it():
     def gradient(name):
         model = Transformer(dataclasses.replace(config, attention=name), rngs=nnx.Rngs(0))
         # Gates and modulation are zero at first, and so would be what attention does.
-        model = jax.tree.map(lambda x: x + 0.1, model)
+        leaves, tree = jax.tree.flatten(model)
+        noise = [0.1 * jax.random.normal(jax.random.key(i), x.shape) for i, x in enumerate(leaves)]
+        model = jax.tree.unflatten(tree, [x + y for x, y in zip(leaves, noise, strict=True)])
         # The features are normed: a sum of their squares would have no gradient.
         weights = jax.random.normal(jax.random.key(1), (2, 10, 32))
         loss = jax.jit(jax.grad(lambda m: (weights * m(tokens, jnp.asarray([0.2, 0.7]))).sum()))
