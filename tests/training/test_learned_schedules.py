@@ -68,7 +68,7 @@ def test_gradient_is_that_of_the_expected_loss():
         loss, probability = losses(model, states)
         return (loss * probability).sum()
 
-    _, q = losses(model, states)
+    _, q = jax.jit(losses)(model, states)
     np.testing.assert_allclose(q.sum(), 1.0, rtol=1e-6)
     first, second = (np.array(i) for i in zip(*itertools.product(range(len(masks)), repeat=2), strict=True))
     pairs = batch(jnp.concatenate([states[first], states[second]]), jnp.tile(q[first] * q[second], 2))
@@ -76,11 +76,11 @@ def test_gradient_is_that_of_the_expected_loss():
     def surrogate(model):
         return learned_schedules.loss_sum(model, pairs, p, StepSettings(seed=0), None) / 2
 
-    exact, gradient = jax.grad(expected)(model), jax.grad(surrogate)(model)
+    exact, gradient = jax.jit(jax.grad(expected))(model), jax.jit(jax.grad(surrogate))(model)
     assert np.abs(exact.log_exponents[...]).max() > 0.05
     for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
-    np.testing.assert_allclose(expected(model), surrogate(model), rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(expected)(model), jax.jit(surrogate)(model), rtol=1e-5)
 
 
 def test_second_samples_are_pairs_with_noise_of_their_own():
