@@ -125,15 +125,42 @@ def replica_groups(instruction: hlo.Instruction, num_devices: int) -> list[tuple
         ids = np.arange(math.prod(reshape)).reshape(reshape)
         ids = ids.transpose(_numbers(match[3])) if match[3] else ids
         return [tuple(row) for row in ids.reshape(shape).tolist()]
-    if match := re.search(r"replica_groups=mesh\[([^\]]*)\](?:,? ?device_ids=\(([^)]*)\))? ?\{([^}]*)\}", text):
-        sizes = {name: int(size) for name, size in re.findall(r"'?([\w.]+)'?=(\d+)", match[1])}
-        ids = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
-        chosen = re.findall(r"'?([A-Za-z_][\w.]*)'?", match[3])
-        axes = list(sizes)
-        rest = [axes.index(a) for a in axes if a not in chosen]
-        ids = ids.transpose([*rest, *(axes.index(a) for a in chosen)])
-        return [tuple(row) for row in ids.reshape(-1, math.prod(sizes[a] for a in chosen)).tolist()]
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? \{([^}]*)\}", text):
+        sizes = {name: int(size) for name, size in re.findall(r"'([\w.]+)'=(\d+)", match[1])}
+        return _along(sizes, _device_ids(match[2], math.prod(sizes.values())), match[3])
+    if "replica_groups=" in text and "replica_groups={}" not in text:
+        raise ValueError(
+            f"replica groups in a form that is not known here: {text[text.index('replica_groups=') :][:120]}"
+        )
     return [tuple(range(num_devices))]
+
+
+def _along(sizes: dict[str, int], ids: np.ndarray, chosen: str) -> list[tuple[int, ...]]:
+    """Groups of a mesh along the axes in `chosen`: 'a', or 'a':(p)n, its part of n after p parts before it."""
+    parts = {
+        name: (int(p or 1), int(n or sizes[name]))
+        for name, p, n in re.findall(r"'([\w.]+)'(?::\((\d+)\)(\d+))?", chosen)
+    }
+    dims: list[int] = []
+    along: dict[str, int] = {}
+    for name, size in sizes.items():
+        before, own = parts.get(name, (size, 1))
+        along[name] = len(dims) + 1
+        dims += [before, own, size // (before * own)]
+    wanted = [along[name] for name in parts]
+    ids = ids.reshape(dims).transpose([*(i for i in range(len(dims)) if i not in wanted), *wanted])
+    return [tuple(row) for row in ids.reshape(-1, math.prod(dims[i] for i in wanted)).tolist()]
+
+
+def _device_ids(text: str | None, number: int) -> np.ndarray:
+    """The devices of a mesh in its order: 0, 1, ... if not said, `[8,8]T(1,0)` reshaped and transposed, or a list."""
+    ids = np.arange(number)
+    if not text:
+        return ids
+    if match := re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
+        ids = ids.reshape(_numbers(match[1]))
+        return (ids.transpose(_numbers(match[2])) if match[2] else ids).reshape(-1)
+    return np.array(_numbers(text))
 
 
 def _numbers(text: str) -> tuple[int, ...]:

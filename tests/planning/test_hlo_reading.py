@@ -96,6 +96,14 @@ def test_collectives_inside_and_between_nodes(module):
         ("replica_groups=[2,2]<=[2,2]T(1,0)", [(0, 2), (1, 3)]),
         ("replica_groups=mesh['data'=2,'fsdp'=2] {'fsdp'}", [(0, 1), (2, 3)]),
         ("replica_groups=mesh['axis_0'=2,'axis_1'=2] {'axis_0'}", [(0, 2), (1, 3)]),
+        (
+            "replica_groups=mesh['axis_0'=1,'axis_1'=2,'axis_2'=2], device_ids=([2,2]T(1,0)) {'axis_1'}",
+            [(0, 1), (2, 3)],
+        ),
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=(3,2,1,0) {'b'}", [(3, 2), (1, 0)]),
+        ("replica_groups=mesh['a'=2,'b'=2] {'a','b'}", [(0, 1, 2, 3)]),
+        ("replica_groups=mesh['a'=4] {'a':(1)2}", [(0, 2), (1, 3)]),
+        ("replica_groups=mesh['a'=4] {'a':(2)2}", [(0, 1), (2, 3)]),
         ("source_target_pairs={{0,1},{1,0}}", [(0, 1), (1, 0)]),
         ("replica_groups={}", [(0, 1, 2, 3)]),
     ],
@@ -104,6 +112,13 @@ def test_every_way_of_writing_groups(attributes, groups):
     line = hlo.parse_instruction(f"  %r = f32[4]{{0}} all-reduce(%x), {attributes}, to_apply=%add")
     assert line is not None
     assert collectives.replica_groups(line, 4) == groups
+
+
+def test_groups_in_an_unknown_form_are_an_error():
+    line = hlo.parse_instruction("  %r = f32[4]{0} all-reduce(%x), replica_groups=all_of_them, to_apply=%add")
+    assert line is not None
+    with pytest.raises(ValueError, match="form that is not known here"):
+        collectives.replica_groups(line, 4)
 
 
 def test_a_buffer_is_named_by_what_made_it(module):
