@@ -72,7 +72,7 @@ def get_config() -> ConfigDict:
     config.model.dropout = 0.1  # probability of dropping an output of attention or MLP
     config.model.mlp_ratio = 4  # MLP width / hidden_size
     config.model.attention = "auto"  # 'auto' (cudnn on GPUs, else xla), 'xla', 'cudnn', 'pallas'
-    config.model.head = "auto"  # vocabulary head: 'auto' (blocks), 'dense', 'blocks', 'pallas'
+    config.model.head = "auto"  # vocabulary head: 'auto' (blocks), 'dense', 'blocks'
     # What the backward pass recomputes: 'none', 'dots' (all but products), 'blocks' (all). Kept whole, 64 sequences a
     # device take 90 GiB; recomputing what is cheap, 18.
     config.model.remat = "dots"
