@@ -39,7 +39,9 @@ def loss_curve(workdir: str | os.PathLike) -> pathlib.Path | None:
     if len(eval_steps):
         marker = "o" if len(eval_steps) <= 50 else None
         axes.plot(eval_steps, eval_losses, color=EVAL, marker=marker, markersize=4.5, linewidth=1.4, label="evaluation")
-        _annotate(axes, eval_steps[-1], eval_losses[-1], EVAL)
+        # Beside the training loss's figure; under it where the two would lie on each other.
+        near = len(steps) > 0 and abs(eval_losses[-1] - losses[-1]) < 0.04 * (losses.max() - losses.min())
+        _annotate(axes, eval_steps[-1], eval_losses[-1], EVAL, lower=11 if near else 0)
 
     everything = np.concatenate([losses, eval_losses])
     low, high = everything.min(), np.percentile(everything, 99.5)  # a spike must not flatten the rest
@@ -80,7 +82,6 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return (sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1)
 
 
-def _annotate(axes, step: int, loss: float, color: str) -> None:
-    axes.annotate(
-        f"{loss:.3f}", (step, loss), xytext=(5, 0), textcoords="offset points", color=color, fontsize=9, va="center"
-    )
+def _annotate(axes, step: int, loss: float, color: str, *, lower: float = 0) -> None:
+    place = {"xytext": (5, -lower), "textcoords": "offset points", "va": "center"}
+    axes.annotate(f"{loss:.3f}", (step, loss), color=color, fontsize=9, **place)
