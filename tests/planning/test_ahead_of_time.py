@@ -10,6 +10,7 @@ import pytest
 from configs import mask_ce, mask_gkl, model_1_7b, model_7b, uniform_ce, uniform_gkl
 from dfm_jax import flops, planning
 from dfm_jax.errors import WorldError
+from dfm_jax.evaluation.evaluate import FRAMES
 from dfm_jax.planning import driver, hlo, targets, verdict
 
 GIB = 2**30
@@ -104,11 +105,12 @@ def test_fsdp_gathers_parameters_and_scatters_gradients(answers, name):
     total = {}
     for c in answer["collectives"]:
         total[c["kind"]] = total.get(c["kind"], 0) + c["bytes"]
-    parameters = planning.parameters(job.config)
-    parts = job.config.training.grad_accum
-    # bfloat16 parameters, gathered forward and again in the backward pass, with room for the float32 embedding.
-    assert 2 * 2 * parameters * parts * 0.8 < total["all-gather"] < 2 * 2 * parameters * parts * 1.5
-    assert total["reduce-scatter"] > 2 * parameters * parts * 0.7
+    size, parts = planning.parameters(job.config), job.config.training.grad_accum
+    # bfloat16 parameters, gathered forward, again where blocks are recomputed and again for their gradients, unless the
+    # compiler merges the last two.
+    assert 2 * 2 * size * parts * 0.8 < total["all-gather"] < 3 * 2 * size * parts * 1.2
+    # float32 gradients.
+    assert total["reduce-scatter"] == pytest.approx(4 * size * parts, rel=0.2)
     # What is reduced whole: scalars and small leaves.
     assert total.get("all-reduce", 0) < 0.02 * total["reduce-scatter"]
 
@@ -125,5 +127,6 @@ def test_neither_memory_nor_arithmetic_grows_with_the_machine(answers, target):
 
 def test_the_sampler_does_not_communicate(answers):
     _, answer = answers["sample"]
-    # Tokens are gathered once, at the end.
-    assert sum(c["bytes"] for c in answer["collectives"]) <= 4 * answer["tokens"]
+    # The final tokens and the kept states are gathered once, at the end, and nothing else is sent.
+    assert {c["kind"] for c in answer["collectives"]} == {"all-gather"}
+    assert sum(c["bytes"] for c in answer["collectives"]) <= 4 * answer["tokens"] * (FRAMES + 1)
