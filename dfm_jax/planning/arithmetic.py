@@ -142,9 +142,9 @@ def hidden_seconds(module: hlo.Module, target: Target) -> float | None:
 
 
 def kernel_name(instruction: hlo.Instruction) -> str:
-    """The name that the kernel was given, or the last of the JAX functions that called it."""
-    match = re.search(r'(?:kernel_name|name)\\?"?\s*[:=]\s*\\?"([\w.\-]+)', instruction.attributes)
-    return match[1] if match else instruction.op_name.rsplit("/", 1)[-1] or instruction.name
+    """The kernel's own name: what stands before the call itself in its path of functions."""
+    parts = [part for part in instruction.op_name.split("/") if part not in ("mpmd_map", "pallas_call")]
+    return parts[-1] if parts else instruction.name
 
 
 def products(

@@ -39,7 +39,7 @@ class Job:
 
 def check_installed() -> None:
     """WorldError with what to install where XLA's CUDA compiler is missing. Loads nothing."""
-    if not any(_is_installed(name) for name in PLUGINS):
+    if not any(is_installed(name) for name in PLUGINS):
         version = jax.__version__
         raise WorldError(
             "mode=compile: XLA's CUDA compiler is not installed; accepted: pip install "
@@ -48,7 +48,7 @@ def check_installed() -> None:
         )
 
 
-def _is_installed(name: str) -> bool:
+def is_installed(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:

@@ -30,7 +30,14 @@ def jobs():
     found = {name: driver.Job(file.get_config(), "h100:8", "train") for name, file in (PUBLISHED | LARGE).items()}
     found |= {target: driver.Job(scaled(target), target, "train") for target in NODES if target != "h100:8"}
     found |= {name: driver.Job(uniform_gkl.get_config(), "h100:8", name) for name in ("evaluate", "sample")}
-    return found
+    return found | {"pallas": driver.Job(with_pallas(), "h100", "train")}
+
+
+def with_pallas():
+    """Two blocks of the published model on one GPU, with the attention that needs no cuDNN."""
+    config = uniform_gkl.get_config()
+    config.model.attention, config.model.n_blocks, config.training.batch_size = "pallas", 2, 8
+    return config
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +46,8 @@ def answers():
         driver.check_installed()
     except WorldError as error:
         pytest.skip(str(error))
+    if not driver.is_installed("nvidia.cudnn"):
+        pytest.skip("cuDNN is not installed: pip install --no-deps nvidia-cudnn-cu12 nvidia-cuda-runtime-cu12")
     os.environ.pop("XLA_PYTHON_CLIENT_MEM_FRACTION", None)
     all_jobs = jobs()
     found = driver.compile_all(list(all_jobs.values()))
@@ -78,6 +87,13 @@ def test_attention_is_fused_and_logits_are_never_stored(answers, name):
     # Scores of every position with every other would have the length as an axis twice.
     arrays = [shape for b in answer["buffers"] for shape in hlo.parse_shapes(b["shape"])]
     assert arrays and all(shape.dims.count(job.config.model.length) < 2 for shape in arrays)
+
+
+def test_attention_without_cudnn_is_our_kernel(answers):
+    _, answer = answers["pallas"]
+    kernels = answer["arithmetic"]["pallas_calls"]
+    assert sum(kernels.values()) >= 3 * 2, kernels  # forward, and two gradients, in each of two blocks
+    assert not any("cudnn" in name for name in answer["arithmetic"]["custom_calls"])
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, *LARGE])
