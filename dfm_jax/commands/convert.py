@@ -105,7 +105,10 @@ def to_state(blank: TrainState, imported: pytorch.ImportedCheckpoint, config: Co
     """`blank` with the imported weights, moments and step, on the devices of `blank`."""
 
     def place(like: Any, value: Any) -> Any:
-        return jax.tree.map(lambda a, b: jax.device_put(jnp.asarray(b, a.dtype), a.sharding), like, value)
+        # Leaf by leaf: the imported module may differ in what is no array, such as what is recomputed.
+        places, structure = jax.tree.flatten(like)
+        values = zip(places, jax.tree.leaves(value), strict=True)
+        return structure.unflatten(jax.device_put(jnp.asarray(b, a.dtype), a.sharding) for a, b in values)
 
     model = place(blank.model, imported.model)
     opt_state = blank.opt_state

@@ -1,0 +1,94 @@
+"""The program from outside: bad input ends before any work, in one line on stderr, with the exit status of its kind."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+from dfm_jax.data import prepare
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+QUICKSTART = f"--config={ROOT}/configs/quickstart.py"
+USAGE, WORLD = 2, 1
+
+
+def run_main(folder: pathlib.Path, *words: str, devices: int = 1) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def assert_one_line(result: subprocess.CompletedProcess, status: int, *parts: str) -> None:
+    assert result.returncode == status, result.stderr
+    assert "Traceback" not in result.stderr
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: ") and "accepted" in line
+    for part in parts:
+        assert part in line
+
+
+def test_an_unknown_mode(tmp_path):
+    assert_one_line(run_main(tmp_path, "--mode=fly"), USAGE, "mode=fly", "train")
+
+
+def test_an_unknown_field(tmp_path):
+    assert_one_line(run_main(tmp_path, QUICKSTART, "--config.optim.lrate=1"), USAGE, "optim.lrate", "optim.lr")
+
+
+def test_an_unknown_scheduler(tmp_path):
+    result = run_main(tmp_path, QUICKSTART, "--config.flow.scheduler_type=cosine")
+    assert_one_line(result, USAGE, "flow.scheduler_type", "cosine_md4")
+
+
+def test_evaluation_without_a_run(tmp_path):
+    assert_one_line(run_main(tmp_path, "--mode=eval"), USAGE, "workdir")
+
+
+def test_a_batch_that_the_mesh_does_not_divide(tmp_path):
+    result = run_main(tmp_path, QUICKSTART, "--config.training.batch_size=12", devices=8)
+    assert_one_line(result, USAGE, "training.batch_size=12", "multiples of 8")
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "data").exists()
+
+
+def test_a_mesh_that_does_not_fit_the_devices(tmp_path):
+    assert_one_line(
+        run_main(tmp_path, QUICKSTART, "--config.mesh.fsdp=3", devices=8), USAGE, "config.mesh", "8 devices"
+    )
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    assert_one_line(run_main(tmp_path, QUICKSTART, "--workdir=file/run"), WORLD, "workdir=file/run")
+
+
+def test_a_corpus_that_is_not_there(tmp_path):
+    result = run_main(tmp_path, QUICKSTART, "--config.data.train=nowhere/*.txt")
+    assert_one_line(result, WORLD, "data.train", "nowhere/*.txt")
+
+
+def test_shards_of_another_tokenizer(tmp_path):
+    (tmp_path / "text.txt").write_text("ten thousand bytes of the same text " * 300)
+    shards = prepare(str(tmp_path / "text.txt"), "train", "bytes", tmp_path / "cache")
+    result = run_main(tmp_path, QUICKSTART, f"--config.data.train={shards}", "--config.tokenizer.name=ids:300")
+    assert_one_line(result, WORLD, "tokenizer", "bytes")
+
+
+def test_a_folder_with_another_run(tmp_path):
+    fixture = ROOT / "tests" / "fixtures" / "checkpoint_uniform.pth"
+    small = [f"--config.model.{n}={v}" for n, v in (("hidden_size", 32), ("cond_dim", 16), ("n_heads", 2))]
+    same = [f"--config={ROOT}/configs/uniform_gkl.py", "--workdir=run", "--config.model.length=12", *small]
+    assert run_main(tmp_path, "--mode=import", f"--from={fixture}", *same, "--config.model.n_blocks=2").returncode == 0
+    result = run_main(tmp_path, QUICKSTART, "--workdir=run")
+    assert_one_line(result, WORLD, "workdir=run", "changed are", "model.hidden_size: 32 -> 128")
+
+
+def test_a_flag_without_its_value(tmp_path):
+    result = run_main(tmp_path, "--mode=sample", "--prompt")
+    assert_one_line(result, USAGE, "prompt")
