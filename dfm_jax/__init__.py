@@ -1,6 +1,10 @@
 """Discrete flow matching for text in JAX: `flow` is the mathematics, `load` a trained model."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dfm_jax import flow
+    from dfm_jax.run import load
 
 __all__ = ["flow", "load"]
 

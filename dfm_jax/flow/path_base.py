@@ -6,6 +6,7 @@ integrals over kappa and depend on no schedule, as those of the mixture path.
 
 import abc
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import jax
@@ -112,7 +113,7 @@ CROSS_ENTROPIES = {"cross_entropy": False, "cross_entropy_corrupted": True}
 
 def find_objective(
     path: GeneralPath,
-    losses: dict[str, type[PathObjective]],
+    losses: Mapping[str, type[PathObjective]],
     name: str,
     source: Source,
     parametrization: str,

@@ -53,7 +53,7 @@ def get_step(name: str, **options: Any) -> Step | str:
 
 
 def _written_options(text: str) -> dict[str, Any]:
-    """"a=1,b=0.5,c=word" as {"a": 1, "b": 0.5, "c": "word"}."""
+    """ "a=1,b=0.5,c=word" as {"a": 1, "b": 0.5, "c": "word"}."""
     options: dict[str, Any] = {}
     for part in filter(None, text.split(",")):
         key, equals, value = (piece.strip() for piece in part.partition("="))

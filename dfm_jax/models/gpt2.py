@@ -95,9 +95,7 @@ class GPT2(nnx.Module):
         self.wpe = nnx.Embed(config.n_positions, config.n_embd, dtype=dtype, param_dtype=dtype, rngs=rngs)
         keys = jax.random.split(rngs.params(), config.n_layer)
         self.blocks = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
-        self.ln_f = nnx.LayerNorm(
-            config.n_embd, epsilon=config.layer_norm_epsilon, dtype=jnp.float32, rngs=rngs
-        )
+        self.ln_f = nnx.LayerNorm(config.n_embd, epsilon=config.layer_norm_epsilon, dtype=jnp.float32, rngs=rngs)
 
     def features(self, tokens: jax.Array) -> jax.Array:
         """(B, L) int32 tokens -> (B, L, n_embd) float32 final-layer features."""
@@ -111,9 +109,7 @@ class GPT2(nnx.Module):
     def logits(self, tokens: jax.Array) -> jax.Array:
         """(B, L) int32 tokens -> (B, L, vocab_size) float32, for small models and tests."""
         features = self.features(tokens).astype(self.wte.embedding[...].dtype)
-        return jnp.einsum(
-            "bld,vd->blv", features, self.wte.embedding[...], preferred_element_type=jnp.float32
-        )
+        return jnp.einsum("bld,vd->blv", features, self.wte.embedding[...], preferred_element_type=jnp.float32)
 
     def next_token_log_probs(self, tokens: jax.Array) -> jax.Array:
         """log p(x_{i+1} | x_0..x_i), (B, L) int32 -> (B, L - 1) float32 nats, without (B, L, vocab_size)."""
