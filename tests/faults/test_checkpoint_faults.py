@@ -10,8 +10,8 @@ import sys
 import jax
 import numpy as np
 import pytest
-import runs
 
+import runs
 from dfm_jax.training.checkpoints import Checkpoints
 
 HERE = pathlib.Path(__file__).resolve().parent

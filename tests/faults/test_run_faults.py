@@ -14,8 +14,8 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import runs
 
+import runs
 from dfm_jax import command_line, commands, flow, metrics
 from dfm_jax.training import step as step_module
 from dfm_jax.training.checkpoints import Checkpoints
