@@ -16,9 +16,13 @@ HOLD = """
     import os, sys, time
     from dfm_jax.lock import RunLock
     with RunLock(sys.argv[1]):
-        if sys.argv[2] == "fork" and os.fork() == 0:
-            os.close(1)
-            time.sleep(60)
+        if sys.argv[2] == "fork":
+            reader, writer = os.pipe()
+            if os.fork() == 0:
+                os.close(1)
+                os.write(writer, b"x")
+                time.sleep(60)
+            os.read(reader, 1)  # the child runs, and has let go of the lock
         print("held", flush=True)
         time.sleep(60)
 """
