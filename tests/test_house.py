@@ -58,10 +58,11 @@ def readme(language: str) -> list[str]:
 
 def test_the_commands_of_the_readme_parse(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = tmp_path / "runs" / "quickstart"
-    run.mkdir(parents=True)
-    settings = command_line.parse(["main.py", "--config=configs/quickstart.py"]).config
-    (run / "config.json").write_text(config.to_json(settings))
+    for name in ("quickstart", "uniform_gkl"):
+        run = tmp_path / "runs" / name
+        run.mkdir(parents=True)
+        settings = command_line.parse(["main.py", f"--config=configs/{name}.py"]).config
+        (run / "config.json").write_text(config.to_json(settings))
     lines = [line for block in readme("bash") for line in block.splitlines()]
     commands = [line.split("#")[0] for line in lines if line.startswith("python main.py")]
     assert len(commands) > 5
