@@ -1,6 +1,6 @@
 """Published row: mask source, cross entropy."""
 
-from configs import base
+from dfm_jax.configs import base
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """GenMD4: mask source with a schedule for each token, learned with the network."""
 
-from configs import base
+from dfm_jax.configs import base
 
 
 def get_config():

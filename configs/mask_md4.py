@@ -1,6 +1,6 @@
 """MD4's objective on our model: mask source, cosine schedule, masked ELBO, revealed tokens carried over."""
 
-from configs import base
+from dfm_jax.configs import base
 
 
 def get_config():

@@ -3,7 +3,7 @@
 Its bound costs the square of the vocabulary: with GPT-2's tokens the run is judged by its samples.
 """
 
-from configs import base
+from dfm_jax.configs import base
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """1.7 billion parameters: the published recipe, wider and deeper, on one or more nodes of 8 GPUs."""
 
-from configs import base
+from dfm_jax.configs import base
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """Trained to continue and to fill in: parts of each sequence are given (conditional coupling)."""
 
-from configs import base
+from dfm_jax.configs import base
 
 
 def get_config():

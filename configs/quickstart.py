@@ -1,6 +1,6 @@
 """Minutes on two CPU cores: the real architecture, small, on the documentation that ships with Python."""
 
-from configs import base
+from dfm_jax.configs import base
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """Masks and uniform noise on the way to the data (a process of GIDD's kind): its tight bound and its own sampler."""
 
-from configs import base
+from dfm_jax.configs import base
 
 
 def get_config():

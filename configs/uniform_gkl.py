@@ -1,6 +1,6 @@
 """Published row: uniform source, generalized KL."""
 
-from configs import base
+from dfm_jax.configs import base
 
 
 def get_config():

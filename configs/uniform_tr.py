@@ -1,6 +1,6 @@
 """Uniform source by its tight bound: leave-one-out logits, time-reversal bound, sampled by its own process."""
 
-from configs import base
+from dfm_jax.configs import base
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """Noise of the corpus's unigram law and its kinetic-optimal path: each token has its own schedule, by its frequency."""
 
-from configs import base
+from dfm_jax.configs import base
 
 
 def get_config():

@@ -154,7 +154,7 @@ def resolve(
 
     folder = pathlib.Path(workdir) if workdir else None
     if mode == "eval" and values["compare"]:
-        from configs import base
+        from dfm_jax.configs import base
 
         return base.get_config(), folder
     if mode in ON_A_RUN:
@@ -176,7 +176,7 @@ def resolve(
         config = configs.from_json(saved.read_text(), str(saved))
     elif mode == "import":
         # The file itself tells the architecture; the rest is the published recipe.
-        from configs import base
+        from dfm_jax.configs import base
 
         config = base.get_config()
     else:
@@ -185,9 +185,14 @@ def resolve(
 
 
 def find_config(path: str) -> pathlib.Path:
-    """`path`, or where it does not exist the file of that name beside the program."""
-    beside = pathlib.Path(__file__).resolve().parent.parent / path
-    return beside if not pathlib.Path(path).exists() and beside.exists() else pathlib.Path(path)
+    """`path`, or where it does not exist the bundled file of that name: 'configs/NAME.py', or NAME alone."""
+    from dfm_jax.config import bundled_configs
+
+    if not pathlib.Path(path).exists():
+        name = path.removeprefix("configs/").removesuffix(".py")
+        if (bundled := bundled_configs() / f"{name}.py").is_file():
+            return bundled
+    return pathlib.Path(path)
 
 
 def is_run(folder: pathlib.Path) -> bool:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import base
 from dfm_jax import flow
+from dfm_jax.configs import base
 from dfm_jax.errors import UsageError, WorldError
 from dfm_jax.problem import get_path, get_source
 from dfm_jax.training import optimizer
@@ -155,9 +155,13 @@ def load_file(path: str) -> ConfigDict:
     return config
 
 
+def bundled_configs() -> pathlib.Path:
+    """The folder of the experiments that come with the package."""
+    return pathlib.Path(str(base.__file__)).resolve().parent
+
+
 def known_configs() -> str:
-    folder = pathlib.Path(__file__).resolve().parent.parent / "configs"
-    names = sorted(p.stem for p in folder.glob("*.py") if p.stem not in ("__init__", "base"))
+    names = sorted(p.stem for p in bundled_configs().glob("*.py") if p.stem not in ("__init__", "base"))
     return ", ".join(f"configs/{name}.py" for name in names)
 
 

@@ -9,7 +9,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from kernels.flash import HEAD_DIMS, Blocks, flash_attention
+from .flash import HEAD_DIMS, Blocks, flash_attention
 
 IMPLEMENTATIONS = ("xla", "cudnn", "pallas")
 _CUDNN_MAX_HEAD_DIM = 128  # 256 on Hopper in the forward pass; 128 is what every GPU trains with

@@ -140,7 +140,7 @@ _attention.defvjp(_forward, _backward)
 def _driver(call: Call):
     if call.interpret:
         return Interpreted
-    from kernels import flash_gpu  # only where there is something to compile for: it needs a GPU build's modules
+    from . import flash_gpu  # only where there is something to compile for: it needs a GPU build's modules
 
     return flash_gpu
 

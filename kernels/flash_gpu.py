@@ -13,7 +13,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from kernels.flash import Call, dkv_step, dq_step, forward_step
+from .flash import Call, dkv_step, dq_step, forward_step
 
 _TRANSFORMS = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))
 _GRID = ("heads", "tile", "batch")

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from kernels import vocab_blocks, vocab_dense, vocab_loss, vocab_sample
-from kernels.attention import target_platform
-from kernels.vocab_types import LogProbs, Reduction, Settings, Shift, accumulator, check, pad_columns
+from . import vocab_blocks, vocab_dense, vocab_loss, vocab_sample
+from .attention import target_platform
+from .vocab_types import LogProbs, Reduction, Settings, Shift, accumulator, check, pad_columns
 
 __all__ = ["LogProbs", "Reduction", "Shift", "argmax", "log_probs", "sample", "summed_loss"]
 

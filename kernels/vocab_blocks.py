@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from kernels.vocab_types import LogProbs, Settings, accumulator, allowed, masked_bias, matmul, reduce_probs
+from .vocab_types import LogProbs, Settings, accumulator, allowed, masked_bias, matmul, reduce_probs
 
 
 class Head(NamedTuple):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from kernels.vocab_types import LogProbs, Reduction, Shift, accumulator, masked_bias, matmul, pad_columns, reduce_probs
+from .vocab_types import LogProbs, Reduction, Shift, accumulator, masked_bias, matmul, pad_columns, reduce_probs
 
 
 def logits(

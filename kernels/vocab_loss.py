@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from kernels.vocab_blocks import (
+from .vocab_blocks import (
     Head,
     Rows,
     add_gathered,
@@ -24,7 +24,7 @@ from kernels.vocab_blocks import (
     scan_rows,
     sum_rows,
 )
-from kernels.vocab_types import Settings
+from .vocab_types import Settings
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from kernels.vocab_blocks import Head, Rows, gather_shards, logits_of, prepare, scan_rows, vary, varying_axes
-from kernels.vocab_types import Settings
+from .vocab_blocks import Head, Rows, gather_shards, logits_of, prepare, scan_rows, vary, varying_axes
+from .vocab_types import Settings
 
 GROUP = 128  # tokens; the stored vocabulary is a multiple of it
 

@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAY_IMPORT = {
     "kernels": ({"kernels"}, {"jax", "numpy"}),
     "dfm_jax/flow": ({"dfm_jax.flow"}, {"jax", "numpy"}),
-    "dfm_jax/models": ({"dfm_jax.models", "dfm_jax.flow", "dfm_jax.errors", "dfm_jax.files", "kernels"}, None),
+    "dfm_jax/models": ({"dfm_jax.models", "dfm_jax.flow", "dfm_jax.errors", "dfm_jax.files", "dfm_jax.kernels"}, None),
     "dfm_jax/data": ({"dfm_jax.data", "dfm_jax.errors", "dfm_jax.files"}, None),
 }
 STANDARD = set(sys.stdlib_module_names)
@@ -26,7 +26,7 @@ def imports(file: pathlib.Path) -> set[str]:
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:  # a relative one stays in its package
             # `from dfm_jax import flow` imports dfm_jax.flow.
             inside = node.module == "dfm_jax"
             names |= {f"dfm_jax.{alias.name}" for alias in node.names} if inside else {node.module}

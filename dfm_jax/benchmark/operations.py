@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 
 from dfm_jax.benchmark.results import Row, per_second
 from dfm_jax.benchmark.timing import Timing, measure
+from dfm_jax.kernels import attention, vocab
 from dfm_jax.problem import get_model_config, stand_in
-from kernels import attention, vocab
 
 TOKENS = 4096  # positions of one call, or one sequence where that is longer
 

@@ -8,8 +8,8 @@ from jax import Array
 
 from dfm_jax import flow
 from dfm_jax.flow.evidence import evidence
+from dfm_jax.kernels import vocab
 from dfm_jax.models.transformer import Transformer
-from kernels import vocab
 
 Temperature = float | Callable[[Array], Array]
 

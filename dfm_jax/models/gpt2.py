@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from dfm_jax.kernels import vocab
 from dfm_jax.models.safetensors import read_safetensors
-from kernels import vocab
 
 HUB_NAMES = {
     "gpt2": "openai-community/gpt2",

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from dfm_jax import flow
+from dfm_jax.kernels import vocab
 from dfm_jax.models.transformer import Transformer
-from kernels import vocab
 
 ROWS = ("data", "fsdp")
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from dfm_jax.kernels import attention
 from dfm_jax.models.layers import (
     Embedding,
     LayerNorm,
@@ -21,7 +22,6 @@ from dfm_jax.models.layers import (
     rotary_tables,
     rotate,
 )
-from kernels.attention import attention
 
 VOCABULARY_MULTIPLE = 128
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -113,7 +113,7 @@ class Block(nnx.Module):
             q, k = self.query_norm(q), self.key_norm(k)
         q, k = rotate(q, rotary).astype(dtype), rotate(k, rotary).astype(dtype)
         implementation = None if self.config.attention == "auto" else self.config.attention
-        out = attention(q, k, v, implementation=implementation)
+        out = attention.attention(q, k, v, implementation=implementation)
         return self.attention_out(out.reshape(h.shape), dtype)
 
     def _mlp(self, h: Array) -> Array:

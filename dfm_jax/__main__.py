@@ -1,0 +1,27 @@
+"""`python -m dfm_jax`: train, evaluate and sample discrete flow matching models; README.md has the modes and flags."""
+
+import sys
+
+
+def main() -> int:
+    """Exit status: 0 done, 1 the world is wrong (disk, cache, another run's files), 2 the command is wrong, 130 ^C."""
+    from dfm_jax.errors import UsageError, WorldError
+
+    try:
+        from dfm_jax import command_line, commands
+
+        return commands.run(command_line.parse(sys.argv))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except WorldError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        # Training and its saving have their own answer to a signal; this is one before or after them.
+        print("interrupted; what was finished is kept, the same command goes on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
