@@ -10,6 +10,9 @@ def main() -> int:
     try:
         from dfm_jax import command_line, commands
 
+        if "--help" in sys.argv[1:]:
+            print(command_line.help_text())
+            return 0
         return commands.run(command_line.parse(sys.argv))
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -86,6 +86,17 @@ def parse(argv: Sequence[str]) -> Command:
     return Command(mode, workdir, config, operands, config_was_given=values["config"] is not None)
 
 
+def help_text() -> str:
+    """Every flag with the modes that read it."""
+    lines = ["python main.py --config=configs/NAME.py [--mode=MODE] [--FLAG=VALUE] [--config.GROUP.FIELD=VALUE]", ""]
+    lines += [f"  --{name}=...  {text}" for name, text in EVERY_MODE.items()]
+    lines += [f"  --{name}=...  {', '.join(modes)}: {text}" for name, (modes, text) in OPERANDS.items()]
+    lines += [f"  --{name}  {', '.join(modes)}: {text}" for name, (modes, text) in SWITCHES.items()]
+    return "\n".join(
+        [*lines, "", "The fields of a config, with their units: configs/base.py. Installed: python -m dfm_jax."]
+    )
+
+
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Separates `--config.group.field=value` (also as two words) from the other words."""
     rest, overrides, waiting = [], [], None

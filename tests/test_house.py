@@ -52,24 +52,42 @@ def test_nothing_imports_main():
             assert file.name == "__main__.py" or "main" not in imports(file), file
 
 
-def readme(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_commands_of_the_readme_parse(tmp_path, monkeypatch):
+def blocks(page: pathlib.Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL) if page.exists() else []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_of_a_page_parse(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("quickstart", "uniform_gkl"):
         run = tmp_path / "runs" / name
         run.mkdir(parents=True)
         settings = command_line.parse(["main.py", f"--config=configs/{name}.py"]).config
         (run / "config.json").write_text(config.to_json(settings))
-    lines = [line for block in readme("bash") for line in block.splitlines()]
-    commands = [line.split("#")[0] for line in lines if line.startswith("python main.py")]
-    assert len(commands) > 5
+    lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
+    commands = [line.split("#")[0] for line in lines if line.startswith(("python main.py", "python -m dfm_jax"))]
+    assert len(commands) > 5 or page.name != "README.md"
     for command in commands:
-        config.check(command_line.parse(shlex.split(command)[1:]).config)
+        words = shlex.split(command)
+        config.check(command_line.parse(words[words.index("main.py" if "main.py" in words else "dfm_jax") :]).config)
+    for script in re.findall(r"python ((?:examples|benchmarks)/\S+\.py)", " ".join(lines)):
+        assert (ROOT / script).is_file(), script
 
 
-def test_the_mathematics_of_the_readme_runs():
-    (snippet,) = [block for block in readme("python") if "from dfm_jax import flow" in block]
-    exec(compile(snippet, "README.md", "exec"), {})
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_snippets_of_a_page_run(page, tmp_path, monkeypatch):
+    """One after the other in one namespace; all but those that load a trained run, which the tests of runs do."""
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in blocks(page, "python"):
+        if "dfm_jax.load(" not in block:
+            exec(compile(block, page.name, "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_links_of_a_page_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text() if page.exists() else ""):
+        assert (page.parent / target).exists(), target

@@ -1,0 +1,53 @@
+"""A checkpoint of the PyTorch reference: import it, bound its likelihood, let it write.
+
+    python examples/evaluate_reference.py checkpoint.pth [--workdir=runs/imported] [--blocks=16] [--time_points=64]
+
+Without --config the checkpoint is taken as one of the published models (GPT-2's tokens, 1024 a sequence); for another
+one name a config that has its length, tokenizer and source. The blocks are the first ones of the corpus that the config
+evaluates, WikiText-103 validation, or those of --tokens=FILE.npy, (n, length) integers. The whole evaluation, with 1024
+time points, generation and GPT-2 as the judge, is `python main.py --mode=eval --workdir=runs/imported`.
+"""
+
+import argparse
+import pathlib
+
+import numpy as np
+
+import dfm_jax
+from dfm_jax import command_line, commands, corpora
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint")
+    parser.add_argument("--config", help="a file under configs/; the published recipe if not given")
+    parser.add_argument("--workdir", default="runs/imported")
+    parser.add_argument("--tokens", help="a .npy file of blocks to evaluate on")
+    parser.add_argument("--blocks", type=int, default=16)
+    parser.add_argument("--time_points", type=int, default=64)
+    parser.add_argument("--sample_steps", type=int, default=64, help="steps of the sampler; 0 = write nothing")
+    args = parser.parse_args()
+
+    # The file becomes a run like any other.
+    if not (pathlib.Path(args.workdir) / "config.json").exists():
+        words = ["--mode=import", f"--from={args.checkpoint}", f"--workdir={args.workdir}"]
+        commands.run(command_line.parse(["main.py", *words, *([f"--config={args.config}"] if args.config else [])]))
+    run = dfm_jax.load(args.workdir)
+
+    if args.tokens:
+        blocks = np.load(args.tokens)[: args.blocks]
+    else:
+        stream = corpora.get_stream(run.config, "eval.corpora", run.tokenizer, run.config.eval.corpora[0])
+        source = stream.blocks(run.config.model.length)
+        blocks = np.stack([np.asarray(source[i]) for i in range(min(args.blocks, len(source)))])
+    for name, result in run.likelihood(blocks, time_points=args.time_points).items():
+        print(
+            f"{name}, {result.process}: {result.nats_per_token:.4f} +- {result.stderr:.4f} nats a token, "
+            f"perplexity {result.perplexity:.2f}, {result.blocks} blocks, {result.time_points} time points"
+        )
+    if args.sample_steps:
+        print(run.sample(num=1, steps=args.sample_steps)[0])
+
+
+if __name__ == "__main__":
+    main()
