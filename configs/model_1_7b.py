@@ -9,6 +9,7 @@ def get_config():
     config.model.n_blocks = 28
     config.model.n_heads = 16
     config.model.remat = "blocks"
+    config.training.unroll = 1
     config.optim.lr = 2e-4
     # Parameters and moments are split inside a node, where links are fast; nodes exchange gradients only.
     config.mesh.fsdp = 8

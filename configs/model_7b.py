@@ -9,6 +9,7 @@ def get_config():
     config.model.n_blocks = 32
     config.model.n_heads = 32
     config.model.remat = "blocks"
+    config.training.unroll = 1
     config.training.grad_accum = 2
     config.optim.lr = 1.2e-4
     # Parameters and moments are split inside a node, where links are fast; nodes exchange gradients only.

@@ -9,6 +9,7 @@ def get_config():
     config.data.num_workers = 2
     config.tokenizer.name = "bytes"
     config.training.batch_size = 16
+    config.training.unroll = 1
     config.training.snapshot = 1000
     config.training.eval_freq = 1000
     config.training.perplexity_freq = 0

@@ -58,6 +58,7 @@ CHECKS: dict[str, Check] = {
     "tokenizer.name": ("gpt2, bytes or ids:N with N > 0", lambda v: re.fullmatch(r"gpt2|bytes|ids:0*[1-9]\d*", v)),
     "training.batch_size": POSITIVE,
     "training.grad_accum": POSITIVE,
+    "training.unroll": COUNT,
     "training.snapshot": COUNT,
     "training.eval_freq": COUNT,
     "training.perplexity_freq": COUNT,

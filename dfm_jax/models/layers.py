@@ -177,4 +177,5 @@ def dropout(x: Array, keys: Array, rate: float) -> Array:
     nor on how the batch is cut into microbatches, nor on the mesh.
     """
     bits = jax.vmap(lambda key: jax.random.bits(key, x.shape[1:], jnp.uint32))(keys)
-    return jnp.where(bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1)), x / (1 - rate), 0.0)
+    kept = checkpoint_name(bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1)), "mask")
+    return jnp.where(kept, x / (1 - rate), 0.0)

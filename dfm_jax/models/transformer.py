@@ -1,6 +1,7 @@
 """The denoiser: a bidirectional transformer, told the time through adaptive layer norms (adaLN-zero)."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -46,7 +47,7 @@ class TransformerConfig:
     dropout: float = 0.1
     mlp_ratio: int = 4
     attention: str = "auto"  # implementation, as kernels.attention takes it; 'auto' lets it choose
-    remat: str = "none"  # backward pass recomputes 'none', whole 'blocks', or all but products ('dots')
+    remat: str = "none"  # backward pass recomputes 'none' of the products, all but them ('dots'), or whole 'blocks'
     compute_dtype: str = "float32"  # of the matrix products and the attention of blocks and final layer
     residual_dtype: str = "float32"  # of the residual stream
     time_scale: float = 1.0  # factor on the time before its sinusoids
@@ -97,13 +98,42 @@ class Block(nnx.Module):
         self.modulation = Modulation(keys[4], c.cond_dim, 6, size)
         self.config = config
 
-    def __call__(self, x: Array, c: Array, rotary: tuple[Array, Array], keys: Array | None) -> Array:
-        """x (B, L, D) residual_dtype, c (B, cond_dim) float32, keys (B, 2) typed or None -> as x."""
+    def __call__(
+        self, x: Array, c: Array, rotary: tuple[Array, Array], keys: Array | None, *, looped: bool = True
+    ) -> Array:
+        """x (B, L, D) residual_dtype, c (B, cond_dim) float32, keys (B, 2) typed or None -> as x.
+
+        Between two products only their operands are kept for the backward pass, in compute_dtype, and the mask of a
+        dropout: the float32 steps in between are several times as large (60 GiB of 90 at 64 x 1024 tokens of the
+        published model), and faster computed again than written and read.
+
+        looped: the backward pass is a loop of its own, so that the compiler cannot undo the recomputation by merging
+            it with the forward pass.
+        """
+        keep = jax.checkpoint_policies.save_only_these_names("mask")
+        recomputed = functools.partial(jax.checkpoint, prevent_cse=not looped, policy=keep)
+        dtype = jnp.dtype(self.config.compute_dtype)
+
+        @recomputed
+        def normed(norm: LayerNorm, x: Array, shift: Array, scale: Array) -> Array:
+            return modulate(norm(x), shift, scale).astype(dtype)
+
+        @recomputed
+        def gelu(h: Array) -> Array:
+            return jax.nn.gelu(h.astype(jnp.float32), approximate=True).astype(dtype)
+
+        @recomputed
+        def gated(gate: Array, h: Array, keys: Array | None) -> Array:
+            h = h.astype(jnp.float32)
+            return gate * (h if keys is None or not self.config.dropout else dropout(h, keys, self.config.dropout))
+
         shift_attention, scale_attention, gate_attention, shift_mlp, scale_mlp, gate_mlp = self.modulation(c)
-        h = self._attention(modulate(self.attention_norm(x), shift_attention, scale_attention), rotary)
-        x = self._residual(x, gate_attention, h, None if keys is None else keys[:, 0])
-        h = self._mlp(modulate(self.mlp_norm(x), shift_mlp, scale_mlp))
-        return self._residual(x, gate_mlp, h, None if keys is None else keys[:, 1])
+        h = self._attention(normed(self.attention_norm, x, shift_attention, scale_attention), rotary)
+        h = gated(gate_attention, h, None if keys is None else keys[:, 0])
+        x = (x.astype(jnp.float32) + h).astype(x.dtype)
+        h = self.mlp_up(normed(self.mlp_norm, x, shift_mlp, scale_mlp), dtype)
+        h = gated(gate_mlp, self.mlp_down(gelu(h), dtype), None if keys is None else keys[:, 1])
+        return (x.astype(jnp.float32) + h).astype(x.dtype)
 
     def _attention(self, h: Array, rotary: tuple[Array, Array]) -> Array:
         dtype = jnp.dtype(self.config.compute_dtype)
@@ -115,17 +145,6 @@ class Block(nnx.Module):
         implementation = None if self.config.attention == "auto" else self.config.attention
         out = attention.attention(q, k, v, implementation=implementation)
         return self.attention_out(out.reshape(h.shape), dtype)
-
-    def _mlp(self, h: Array) -> Array:
-        dtype = jnp.dtype(self.config.compute_dtype)
-        h = jax.nn.gelu(self.mlp_up(h, dtype).astype(jnp.float32), approximate=True)
-        return self.mlp_down(h, dtype)
-
-    def _residual(self, x: Array, gate: Array, h: Array, keys: Array | None) -> Array:
-        h = h.astype(jnp.float32)
-        if keys is not None and self.config.dropout > 0:
-            h = dropout(h, keys, self.config.dropout)
-        return (x.astype(jnp.float32) + gate * h).astype(x.dtype)
 
 
 class Transformer(nnx.Module):
@@ -161,13 +180,14 @@ class Transformer(nnx.Module):
             raise ValueError("token_exponents=False: accepted True for a model that learns its schedules")
         return jnp.exp(self.log_exponents[...])
 
-    def __call__(self, x_t: Array, t: Array, *, dropout_keys: Array | None = None) -> Array:
+    def __call__(self, x_t: Array, t: Array, *, dropout_keys: Array | None = None, unroll: int = 1) -> Array:
         """Final-layer features.
 
         Args:
             x_t: (B, L) integer states in [0, vocab_size), L <= config.length.
             t: (B,) float32 time in [0, 1], or kappa(t) for a model trained on it.
             dropout_keys: (B,) typed keys, one per row of the global batch at this step; None is evaluation.
+            unroll: blocks written out per turn of the loop over the blocks, at most n_blocks; 0 is all of them.
 
         Returns:
             (B, L, D) float32.
@@ -182,14 +202,17 @@ class Transformer(nnx.Module):
         c = self.time_embedding(t if self.config.time_conditioning else jnp.zeros_like(t))
         rotary = rotary_tables(x_t.shape[1], self.config.head_dim)
 
+        unroll = unroll or self.config.n_blocks
+        looped = unroll < self.config.n_blocks
+
         def step(x: Array, layer: tuple[Block, Array]) -> tuple[Array, None]:
             block, index = layer
             keys = None if dropout_keys is None else _block_keys(dropout_keys, index)
-            return block(x, c, rotary, keys), None
+            return block(x, c, rotary, keys, looped=looped), None
 
         x = self.embedding(x_t).astype(self.config.residual_dtype)
         layers = (self.blocks, jnp.arange(self.config.n_blocks, dtype=jnp.uint32))
-        x, _ = jax.lax.scan(_rematerialised(step, self.config.remat), x, layers)
+        x, _ = jax.lax.scan(_rematerialised(step, self.config.remat, looped), x, layers, unroll=unroll)
         shift, scale = self.final_modulation(c)
         return modulate(self.final_norm(x), shift, scale)
 
@@ -247,12 +270,10 @@ def _block_keys(keys: Array, index: Array) -> Array:
     return jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, index)))(keys)
 
 
-def _rematerialised(step, remat: str):
-    # A scan keeps the compiler from merging the recomputation with the forward pass: the usual guard would
-    # only cost.
+def _rematerialised(step, remat: str, looped: bool):
     if remat == "blocks":
-        return jax.checkpoint(step, prevent_cse=False)
+        return jax.checkpoint(step, prevent_cse=not looped)
     if remat == "dots":
         policy = jax.checkpoint_policies.save_only_these_names("product")
-        return jax.checkpoint(step, prevent_cse=False, policy=policy)
+        return jax.checkpoint(step, prevent_cse=not looped, policy=policy)
     return step

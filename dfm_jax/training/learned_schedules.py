@@ -40,7 +40,8 @@ def loss_sum(
     problem = problem.given(model)
     objective, path = problem.objective, problem.path
     assert isinstance(path, flow.GenMD4ProbPath)
-    features = model(batch.x_t, problem.network_time(batch.time), dropout_keys=batch.dropout_keys)
+    time = problem.network_time(batch.time)
+    features = model(batch.x_t, time, dropout_keys=batch.dropout_keys, unroll=settings.unroll)
     answer = head.answer(
         model,
         features,

@@ -62,6 +62,7 @@ def make_trainer(
         dropout=config.model.dropout,
         ema_decay=config.optim.ema_decay,
         head=None if config.model.head == "auto" else config.model.head,
+        unroll=config.training.unroll,
     )
 
     def create() -> TrainState:

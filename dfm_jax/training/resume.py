@@ -28,6 +28,7 @@ ACCEPTED = (
     "data.num_workers",
     "data.train",  # a corpus may move; its fingerprint may not change
     "training.grad_accum",
+    "training.unroll",
     "model.attention",
     "model.head",
     "model.remat",

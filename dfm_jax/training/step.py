@@ -27,6 +27,7 @@ class StepSettings:
     dropout: float = 0.0
     ema_decay: float = 0.0
     head: str | None = None
+    unroll: int = 1  # blocks per turn of the loop over them, 0 = all
 
 
 class NoisyBatch(NamedTuple):
@@ -80,7 +81,8 @@ def loss_sum(
         (x_1, x_t, kept), (time, weight) = data, shared
         return flow.uncharged(objective(answer, x_1, x_t, time) * weight[:, None], kept)
 
-    features = model(batch.x_t, problem.network_time(batch.time), dropout_keys=batch.dropout_keys)
+    time = problem.network_time(batch.time)
+    features = model(batch.x_t, time, dropout_keys=batch.dropout_keys, unroll=settings.unroll)
     return head.summed_loss(
         model,
         features,

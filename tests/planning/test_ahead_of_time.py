@@ -71,7 +71,8 @@ def test_memory_of_the_published_model(answers):
     _, answer = answers["uniform_gkl"]
     # Parameters and two moments in float32, stored with padded vocabulary rows, and the batch.
     assert answer["memory"]["arguments"] == pytest.approx(12 * 169.7e6, rel=0.01)
-    assert answer["memory"]["peak"] < 26 * GIB
+    # No product is computed twice, and what lies between products is not kept: with that, 90 GiB.
+    assert answer["memory"]["peak"] < 36 * GIB
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, *LARGE])
@@ -79,8 +80,9 @@ def test_attention_is_fused_and_logits_are_never_stored(answers, name):
     job, answer = answers[name]
     calls = answer["arithmetic"]["custom_calls"]
     blocks, parts = job.config.model.n_blocks, job.config.training.grad_accum
-    # Once forward, once again in the backward pass, and the backward pass itself.
-    assert calls.get("__cudnn$fmhaSoftmax", 0) == 2 * blocks * parts
+    # Once forward, once again in the backward pass that recomputes it, and the backward pass itself.
+    forward = 1 if job.config.model.remat == "none" else 2
+    assert calls.get("__cudnn$fmhaSoftmax", 0) == forward * blocks * parts
     assert calls.get("__cudnn$fmhaSoftmaxBackward", 0) == blocks * parts
     vocabulary = answer["vocabulary"]
     assert 0 < vocabulary["largest"] < 0.2 * vocabulary["logits_per_device"], vocabulary
@@ -101,8 +103,8 @@ def test_arithmetic_is_the_models_and_what_is_recomputed(answers, name):
     job, answer = answers[name]
     states = 50258 if name.startswith("mask") else 50257
     executed = 8 * (answer["arithmetic"]["matrix_flops"] + answer["arithmetic"]["attention_flops"])
-    # Recomputing whole blocks adds a third at most.
-    most = 1.38 if job.config.model.remat == "blocks" else 1.15
+    # Recomputing whole blocks adds a third at most; without it only the head's padding and its blocks are in excess.
+    most = 1.38 if job.config.model.remat == "blocks" else 1.06
     assert 1.0 < executed / flops.training_step(job.config, states) < most
 
 
