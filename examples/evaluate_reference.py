@@ -1,6 +1,6 @@
 """A checkpoint of the PyTorch reference: import it, bound its likelihood, let it write.
 
-    python examples/evaluate_reference.py checkpoint.pth [--workdir=runs/imported] [--blocks=16] [--time_points=64]
+    python -m examples.evaluate_reference checkpoint.pth [--workdir=runs/imported] [--blocks=16] [--time_points=64]
 
 Without --config the checkpoint is taken as one of the published models (GPT-2's tokens, 1024 a sequence); for another
 one name a config that has its length, tokenizer and source. The blocks are the first ones of the corpus that the config

@@ -1,6 +1,6 @@
 """Every path on a two-dimensional toy: learn a checkerboard of 64 x 64 cells, generate it, draw the way there.
 
-    python examples/toy_2d.py [--steps=1500] [--output=examples/toy_2d.png]
+    python -m examples.toy_2d [--steps=1500] [--output=examples/toy_2d.png]
 
 A point is a sequence of two tokens, its column and its row. The network sees one noisy point and answers with the law
 of the clean one; all that differs between the rows of the picture is the path. About a minute on two cores.

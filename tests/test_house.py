@@ -73,7 +73,10 @@ def test_the_commands_of_a_page_parse(page, tmp_path, monkeypatch):
     for command in commands:
         words = shlex.split(command)
         config.check(command_line.parse(words[words.index("main.py" if "main.py" in words else "dfm_jax") :]).config)
-    for script in re.findall(r"python ((?:examples|benchmarks)/\S+\.py)", " ".join(lines)):
+    text = " ".join(lines)
+    scripts = re.findall(r"python (benchmarks/\S+\.py)", text)
+    scripts += [f"examples/{name}.py" for name in re.findall(r"python -m examples\.(\w+)", text)]
+    for script in scripts:
         assert (ROOT / script).is_file(), script
 
 
