@@ -70,7 +70,7 @@ def advise(answer: dict[str, Any], config: ConfigDict, num_devices: int, room: i
     arguments = answer["memory"]["arguments"]
     mesh = answer["mesh"]
     if config.model.remat == "none":
-        lines.append("--config.model.remat=dots (keeps the products and recomputes the rest), or blocks")
+        lines.append("--config.model.remat=dots --config.training.unroll=1 (keeps the products only), or remat=blocks")
     elif config.model.remat == "dots":
         lines.append("--config.model.remat=blocks: keeps one array a block and recomputes it")
     rows = config.training.batch_size // (mesh["data"] * mesh["fsdp"] * config.training.grad_accum)
