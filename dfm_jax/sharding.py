@@ -73,18 +73,14 @@ def make_mesh(shape: MeshShape, devices: Any = None) -> Mesh:
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
-def check_mesh(
-    mesh: Mesh | AbstractMesh, *, batch_size: int, grad_accum: int, n_heads: int, attention: str = "auto"
-) -> None:
-    """UsageError where the mesh does not divide the batch or the heads, or the attention knows no mesh."""
+def check_mesh(mesh: Mesh | AbstractMesh, *, batch_size: int, grad_accum: int, n_heads: int) -> None:
+    """UsageError where the mesh does not divide the batch or the heads."""
     rows, tensor = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
     if batch_size % (rows * grad_accum):
         raise UsageError(
             f"config.training.batch_size={batch_size}: accepted are multiples of {rows * grad_accum}, "
             f"mesh.data * mesh.fsdp * training.grad_accum"
         )
-    if attention == "pallas" and rows * tensor > 1:
-        raise UsageError(f"config.model.attention=pallas: accepted on one device, not on a mesh of {rows * tensor}")
     if n_heads % tensor:
         raise UsageError(f"config.mesh.tensor={tensor}: accepted are divisors of model.n_heads={n_heads}")
 

@@ -81,7 +81,5 @@ def test_batch_and_heads_have_to_be_divided():
     sharding.check_mesh(mesh(4, 2, 2), **fits)
     with pytest.raises(UsageError, match=r"batch_size=24: accepted are multiples of 16"):
         sharding.check_mesh(mesh(4, 2, 2), **(fits | {"batch_size": 24}))
-    with pytest.raises(UsageError, match=r"attention=pallas: accepted on one device"):
-        sharding.check_mesh(mesh(4, 2, 2), **fits, attention="pallas")
     with pytest.raises(UsageError, match=r"mesh.tensor=2: accepted are divisors of model.n_heads=3"):
         sharding.check_mesh(mesh(4, 2, 2), **(fits | {"n_heads": 3}))

@@ -110,7 +110,6 @@ def get_mesh(config: ConfigDict) -> jax.sharding.Mesh:
         batch_size=config.training.batch_size,
         grad_accum=config.training.grad_accum,
         n_heads=config.model.n_heads,
-        attention=config.model.attention,
     )
     return mesh
 

@@ -44,7 +44,7 @@ class TransformerNetwork:
     mesh: Mesh | None = None
 
     def features(self, model: Any, x_t: jax.Array, t: jax.Array) -> jax.Array:
-        return model(x_t, t)
+        return model(x_t, t, mesh=self.mesh)
 
     def answer(self, model: Any, features: jax.Array, query: flow.HeadQuery) -> flow.HeadAnswer:
         return head.answer(model, features, query, implementation=self.implementation, mesh=self.mesh)

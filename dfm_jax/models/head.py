@@ -11,9 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from dfm_jax import flow
 from dfm_jax.kernels import vocab
-from dfm_jax.models.transformer import Transformer
-
-ROWS = ("data", "fsdp")
+from dfm_jax.models.transformer import ROWS, Transformer
 
 
 def answer(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.sharding import Mesh
 
 from dfm_jax.kernels import attention
 from dfm_jax.models.layers import (
@@ -25,6 +26,7 @@ from dfm_jax.models.layers import (
 )
 
 VOCABULARY_MULTIPLE = 128
+ROWS, HEADS = ("data", "fsdp"), "tensor"  # mesh axes that split the batch, and the heads
 _DTYPES = ("float32", "bfloat16", "float16")
 _REMAT = ("none", "blocks", "dots")
 
@@ -99,7 +101,14 @@ class Block(nnx.Module):
         self.config = config
 
     def __call__(
-        self, x: Array, c: Array, rotary: tuple[Array, Array], keys: Array | None, *, looped: bool = True
+        self,
+        x: Array,
+        c: Array,
+        rotary: tuple[Array, Array],
+        keys: Array | None,
+        *,
+        mesh: Mesh | None = None,
+        looped: bool = True,
     ) -> Array:
         """x (B, L, D) residual_dtype, c (B, cond_dim) float32, keys (B, 2) typed or None -> as x.
 
@@ -128,14 +137,14 @@ class Block(nnx.Module):
             return gate * (h if keys is None or not self.config.dropout else dropout(h, keys, self.config.dropout))
 
         shift_attention, scale_attention, gate_attention, shift_mlp, scale_mlp, gate_mlp = self.modulation(c)
-        h = self._attention(normed(self.attention_norm, x, shift_attention, scale_attention), rotary)
+        h = self._attention(normed(self.attention_norm, x, shift_attention, scale_attention), rotary, mesh)
         h = gated(gate_attention, h, None if keys is None else keys[:, 0])
         x = (x.astype(jnp.float32) + h).astype(x.dtype)
         h = self.mlp_up(normed(self.mlp_norm, x, shift_mlp, scale_mlp), dtype)
         h = gated(gate_mlp, self.mlp_down(gelu(h), dtype), None if keys is None else keys[:, 1])
         return (x.astype(jnp.float32) + h).astype(x.dtype)
 
-    def _attention(self, h: Array, rotary: tuple[Array, Array]) -> Array:
+    def _attention(self, h: Array, rotary: tuple[Array, Array], mesh: Mesh | None) -> Array:
         dtype = jnp.dtype(self.config.compute_dtype)
         qkv = self.qkv(h, dtype).reshape(*h.shape[:2], 3, self.config.n_heads, self.config.head_dim)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
@@ -143,7 +152,7 @@ class Block(nnx.Module):
             q, k = self.query_norm(q), self.key_norm(k)
         q, k = rotate(q, rotary).astype(dtype), rotate(k, rotary).astype(dtype)
         implementation = None if self.config.attention == "auto" else self.config.attention
-        out = attention.attention(q, k, v, implementation=implementation)
+        out = attention.attention(q, k, v, implementation=implementation, mesh=mesh, batch_axes=ROWS, head_axis=HEADS)
         return self.attention_out(out.reshape(h.shape), dtype)
 
 
@@ -180,13 +189,23 @@ class Transformer(nnx.Module):
             raise ValueError("token_exponents=False: accepted True for a model that learns its schedules")
         return jnp.exp(self.log_exponents[...])
 
-    def __call__(self, x_t: Array, t: Array, *, dropout_keys: Array | None = None, unroll: int = 1) -> Array:
+    def __call__(
+        self,
+        x_t: Array,
+        t: Array,
+        *,
+        dropout_keys: Array | None = None,
+        mesh: Mesh | None = None,
+        unroll: int = 1,
+    ) -> Array:
         """Final-layer features.
 
         Args:
             x_t: (B, L) integer states in [0, vocab_size), L <= config.length.
             t: (B,) float32 time in [0, 1], or kappa(t) for a model trained on it.
             dropout_keys: (B,) typed keys, one per row of the global batch at this step; None is evaluation.
+            mesh: with the axes of `ROWS` and `HEADS`, where the batch is split over one: a kernel of ours has to be
+                told. None inside `jax.shard_map`, whose rows are local.
             unroll: blocks written out per turn of the loop over the blocks, at most n_blocks; 0 is all of them.
 
         Returns:
@@ -208,7 +227,7 @@ class Transformer(nnx.Module):
         def step(x: Array, layer: tuple[Block, Array]) -> tuple[Array, None]:
             block, index = layer
             keys = None if dropout_keys is None else _block_keys(dropout_keys, index)
-            return block(x, c, rotary, keys, looped=looped), None
+            return block(x, c, rotary, keys, mesh=mesh, looped=looped), None
 
         x = self.embedding(x_t).astype(self.config.residual_dtype)
         layers = (self.blocks, jnp.arange(self.config.n_blocks, dtype=jnp.uint32))

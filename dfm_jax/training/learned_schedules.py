@@ -41,7 +41,7 @@ def loss_sum(
     objective, path = problem.objective, problem.path
     assert isinstance(path, flow.GenMD4ProbPath)
     time = problem.network_time(batch.time)
-    features = model(batch.x_t, time, dropout_keys=batch.dropout_keys, unroll=settings.unroll)
+    features = model(batch.x_t, time, dropout_keys=batch.dropout_keys, mesh=mesh, unroll=settings.unroll)
     answer = head.answer(
         model,
         features,

@@ -82,7 +82,7 @@ def loss_sum(
         return flow.uncharged(objective(answer, x_1, x_t, time) * weight[:, None], kept)
 
     time = problem.network_time(batch.time)
-    features = model(batch.x_t, time, dropout_keys=batch.dropout_keys, unroll=settings.unroll)
+    features = model(batch.x_t, time, dropout_keys=batch.dropout_keys, mesh=mesh, unroll=settings.unroll)
     return head.summed_loss(
         model,
         features,

@@ -78,6 +78,12 @@ def test_a_mesh_changes_nothing(mesh, cache, alone):
     assert_same_run(run(cache, mesh, mesh), alone)
 
 
+def test_our_attention_on_a_mesh_is_the_compilers_on_one_device(cache):
+    wide = ("--config.model.hidden_size=128", "--config.model.length=16", "--config.data.num_workers=1")
+    definition = run(cache, "xla", "1x1x1", "--devices=1", *wide)
+    assert_same_run(run(cache, "pallas", "2x2x2", "--config.model.attention=pallas", *wide), definition)
+
+
 @pytest.mark.parametrize("mesh, count, devices", [("8x1x1", 2, 4), ("2x2x1", 4, 1)])
 def test_processes_change_nothing(mesh, count, devices, cache, alone):
     assert_same_run(run_processes(cache, f"{count}-processes", mesh, count, devices), alone)
