@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from dfm_jax import files, flow, metric_space, unigram
+from dfm_jax import flow, metric_space, tables
 from dfm_jax.models.transformer import TransformerConfig
 
 
@@ -84,7 +84,7 @@ def get_source(config: ConfigDict, vocab_size: int, law: np.ndarray | None = Non
     """The source of a config. law (V,): the unigram law, where it is asked for; None counts data.train's shards."""
     if config.flow.source_distribution != "unigram":
         return flow.get_source(config.flow.source_distribution, vocab_size)
-    return flow.get_source("categorical", vocab_size, unigram.law(config) if law is None else law)
+    return flow.get_source("categorical", vocab_size, tables.read("law", config, vocab_size) if law is None else law)
 
 
 def get_path(
@@ -107,11 +107,11 @@ def get_path(
         return flow.KineticOptimalProbPath(scheduler, source)
     if name == "genmd4":
         if config.flow.exponents.endswith(".npy") and exponents is None:
-            exponents = files.load_array(config.flow.exponents, (vocab_size,), "config.flow.exponents")
+            exponents = tables.read("exponents", config, vocab_size)
         learned = config.flow.exponents == "learned"
         return flow.GenMD4ProbPath(scheduler, vocab_size, None if learned else exponents, learned)
     if name == "metric":
-        table = metric_space.embeddings(config, vocab_size) if embeddings is None else embeddings
+        table = tables.read("embeddings", config, vocab_size) if embeddings is None else embeddings
         return metric_space.path(config, scheduler, table)
     return flow.MixtureDiscreteProbPath(scheduler)
 

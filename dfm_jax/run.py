@@ -15,7 +15,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from dfm_jax import config as configs
-from dfm_jax import sharding
+from dfm_jax import sharding, tables
 from dfm_jax.data import Tokenizer, get_tokenizer
 from dfm_jax.errors import UsageError, WorldError
 from dfm_jax.evaluation.prompts import Prompt
@@ -142,7 +142,7 @@ def load_with(
 ) -> Run:
     """`load` with a config in place of the saved one; it has to describe the same model."""
     tokenizer = get_tokenizer(config.tokenizer.name)
-    problem = get_problem(config, tokenizer.vocab_size)
+    problem = get_problem(config, tokenizer.vocab_size, **tables.of_run(config, tokenizer.vocab_size, folder))
     mesh = mesh or sharding.make_mesh(sharding.MeshShape())
     model_config = get_model_config(config, problem.source.num_states, mesh.devices.flat[0].platform)
     shapes = jax.eval_shape(lambda: Transformer(model_config, rngs=nnx.Rngs(0)))

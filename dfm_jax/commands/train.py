@@ -6,7 +6,7 @@ import jax
 from ml_collections import ConfigDict
 
 from dfm_jax import config as configs
-from dfm_jax import files, plots, processes, sharding
+from dfm_jax import files, plots, processes, sharding, tables
 from dfm_jax.command_line import Command
 from dfm_jax.commands.evaluate import get_evaluator
 from dfm_jax.corpora import get_stream
@@ -16,6 +16,7 @@ from dfm_jax.evaluation.evaluate import Evaluator
 from dfm_jax.lock import RunLock
 from dfm_jax.logging import MetricsWriter, note
 from dfm_jax.models.transformer import count_parameters
+from dfm_jax.problem import get_problem
 from dfm_jax.run import EVALUATED, Run, split_reference
 from dfm_jax.training import resume
 from dfm_jax.training.checkpoints import Checkpoints
@@ -37,12 +38,15 @@ def run(command: Command) -> int:
         stream = get_stream(config, "data.train", tokenizer)
         validation = get_stream(config, "data.valid", tokenizer)
         check_continues(earlier, config, workdir, stream)
-        trainer = make_trainer(config, tokenizer.vocab_size, mesh)
+        made_of = tables.of_run(config, tokenizer.vocab_size, workdir)
+        problem = get_problem(config, tokenizer.vocab_size, **made_of)
+        trainer = make_trainer(config, tokenizer.vocab_size, mesh, problem)
         with Checkpoints(
             workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_every=config.checkpoint.keep_every
         ) as checkpoints:
             state = first_state(trainer, checkpoints)
             if processes.is_first():
+                tables.keep(made_of, config, workdir)
                 files.write_atomically(workdir / "config.json", configs.to_json(config))
             announce(trainer, stream, workdir, int(state.step))
             evaluator = get_evaluator(Run(workdir, config, 0, tokenizer, trainer.problem, state.best_model, mesh))
