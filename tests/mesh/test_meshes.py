@@ -84,6 +84,15 @@ def test_our_attention_on_a_mesh_is_the_compilers_on_one_device(cache):
     assert_same_run(run(cache, "pallas", "2x2x2", "--config.model.attention=pallas", *wide), definition)
 
 
+@pytest.mark.parametrize("name, source", [("three_term", "mask"), ("metric", "uniform")])
+def test_other_paths_on_a_mesh(name, source, cache):
+    fields = [f"flow.path={name}", f"flow.source_distribution={source}", "flow.loss_function=cross_entropy"]
+    fields += ["model.parametrization=posterior", "flow.time_law=uniform", "model.length=16", "data.num_workers=1"]
+    flags = [f"--config.{field}" for field in fields]
+    definition = run(cache, f"{name}-alone", "1x1x1", "--devices=1", *flags)
+    assert_same_run(run(cache, f"{name}-mesh", "2x2x2", *flags), definition)
+
+
 @pytest.mark.parametrize("mesh, count, devices", [("8x1x1", 2, 4), ("2x2x1", 4, 1)])
 def test_processes_change_nothing(mesh, count, devices, cache, alone):
     assert_same_run(run_processes(cache, f"{count}-processes", mesh, count, devices), alone)
