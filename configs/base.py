@@ -41,6 +41,7 @@ def get_config() -> ConfigDict:
     config.optim.n_iters = 1_000_000  # steps of the run; the cosine ends here
     config.optim.eta_min_ratio = 0.1  # last learning rate / peak
     config.optim.grad_clip = 1.0  # largest global norm of the gradient; 0 = off
+    config.optim.exponents_lr = 0.1  # learning rate of the exponents that 'genmd4' learns / that of the network
     config.optim.ema_decay = 0.0  # of the averaged parameters used by evaluation and sampling; 0 = off
 
     config.flow = ConfigDict()

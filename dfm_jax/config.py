@@ -74,6 +74,7 @@ CHECKS: dict[str, Check] = {
     "optim.n_iters": POSITIVE,
     "optim.eta_min_ratio": ("a number in [0, 1]", lambda v: 0 <= v <= 1),
     "optim.grad_clip": NON_NEGATIVE,
+    "optim.exponents_lr": ABOVE_ZERO,
     "optim.ema_decay": FRACTION,
     "flow.path": one_of("mixture", "three_term", "kinetic_optimal", "genmd4", "metric"),
     "flow.noise": PROPORTION,

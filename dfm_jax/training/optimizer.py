@@ -46,6 +46,7 @@ def make_optimizer(
     n_iters: int = 1_000_000,
     eta_min_ratio: float = 0.1,
     grad_clip: float | None = 1.0,
+    exponents_lr: float = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Clipping, direction, decoupled decay, learning rate: p <- p - lr(s) (direction + weight_decay p).
 
@@ -59,6 +60,8 @@ def make_optimizer(
         name: 'adamw' or 'lion'.
         decay: 'all' decays every parameter (as published), 'matrices' leaves out biases and norm scales.
         grad_clip: largest global norm of the gradients; 0 or None is no clipping.
+        exponents_lr: learning rate of the path's exponents (`log_exponents`) / that of everything else. Their gradient
+            is a REINFORCE estimate, mostly noise, which updates of unit size per number turn into a walk: 2.65 nats a byte with 0.1, 2.76 with 1.
 
     Raises:
         ValueError: an unknown name or decay.
@@ -79,7 +82,12 @@ def make_optimizer(
         with jax.numpy_dtype_promotion("standard"):
             updates, state = chain.update(gradients, state, parameters)
         scale = -rate(step)
-        return jax.tree.map(lambda u: scale.astype(u.dtype) * u, updates), state
+
+        def scaled(path: tuple, u: Array) -> Array:
+            factor = exponents_lr if "log_exponents" in jax.tree_util.keystr(path) else 1.0
+            return (scale * np.float32(factor)).astype(u.dtype) * u
+
+        return jax.tree_util.tree_map_with_path(scaled, updates), state
 
     return optax.GradientTransformationExtraArgs(chain.init, update)  # pyright: ignore[reportArgumentType]
 

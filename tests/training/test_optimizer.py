@@ -130,3 +130,12 @@ def test_another_optimizer_is_a_name():
 def test_refuses_other_values(field, value):
     with pytest.raises(ValueError, match=f"optim.{field}={value}: accepted"):
         make_optimizer(lr=1.0, **{field: value})
+
+
+def test_exponents_have_a_learning_rate_of_their_own():
+    parameters = {"log_exponents": jnp.ones(3), "kernel": jnp.ones(3)}
+    gradients = jax.tree.map(jnp.ones_like, parameters)
+    optimizer = make_optimizer(lr=1.0, warmup=1, weight_decay=0.0, eps=0.0, exponents_lr=0.1)
+    updates, _ = optimizer.update(gradients, optimizer.init(parameters), parameters, step=1)
+    np.testing.assert_allclose(updates["kernel"], -1.0, rtol=1e-6)
+    np.testing.assert_allclose(updates["log_exponents"], -0.1, rtol=1e-6)
