@@ -76,7 +76,7 @@ def get_config() -> ConfigDict:
     config.model.dropout = 0.1  # probability of dropping an output of attention or MLP
     config.model.mlp_ratio = 4  # MLP width / hidden_size
     config.model.attention = "auto"  # 'auto' (cudnn on GPUs, else xla), 'xla', 'cudnn', 'pallas'
-    config.model.head = "auto"  # vocabulary head: 'auto' (blocks), 'dense', 'blocks'
+    config.model.head = "auto"  # vocabulary head: 'auto' (blocks), 'dense', 'blocks', 'pallas'
     # Products that the backward pass recomputes: 'none', 'dots' (those of attention), 'blocks' (all). 64 sequences a
     # device take 28 GiB with 'none' and 18 with 'dots'. What lies between two products is recomputed always.
     config.model.remat = "none"

@@ -105,7 +105,7 @@ CHECKS: dict[str, Check] = {
     "model.dropout": FRACTION,
     "model.mlp_ratio": POSITIVE,
     "model.attention": one_of("auto", "xla", "cudnn", "pallas"),
-    "model.head": one_of("auto", "dense", "blocks"),
+    "model.head": one_of("auto", "dense", "blocks", "pallas"),
     "model.remat": one_of("none", "blocks", "dots"),
     "model.compute_dtype": one_of("auto", "float32", "bfloat16", "float16"),
     "model.residual_dtype": one_of("float32", "bfloat16"),

@@ -60,7 +60,7 @@ def attention(
     if implementation == "cudnn":
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     if implementation == "pallas":
-        run = functools.partial(flash_attention, blocks=blocks, interpret=not _is_gpu(platform))
+        run = functools.partial(flash_attention, blocks=blocks, interpret=not is_gpu(platform))
         if mesh is None or mesh.size == 1:
             return run(q, k, v)
         spec = P(batch_axes or None, None, head_axis)
@@ -83,7 +83,7 @@ def limit(implementation: str, q: Array, platform: str) -> str | None:
     """Why `implementation` cannot take queries like q on `platform`, or None if it can."""
     head_dim, half = q.shape[-1], q.dtype in (jnp.bfloat16, jnp.float16)
     if implementation == "cudnn":
-        if not _is_gpu(platform):
+        if not is_gpu(platform):
             return f"platform {platform}, accepted an NVIDIA GPU"
         if not half:
             return f"dtype {q.dtype}, accepted bfloat16 or float16"
@@ -92,12 +92,12 @@ def limit(implementation: str, q: Array, platform: str) -> str | None:
     if implementation == "pallas":
         if not HEAD_DIMS[0] <= head_dim <= HEAD_DIMS[1]:
             return f"head_dim {head_dim}, accepted {HEAD_DIMS[0]} to {HEAD_DIMS[1]}"
-        if _is_gpu(platform) and not half:
+        if is_gpu(platform) and not half:
             return f"dtype {q.dtype}, accepted bfloat16 or float16"
     return None
 
 
-def _is_gpu(platform: str) -> bool:
+def is_gpu(platform: str) -> bool:
     return platform in ("cuda", "gpu")
 
 

@@ -4,6 +4,7 @@ log p(v) = x . kernel[:, v] + bias_v - log sum_u exp(x . kernel[:, u] + bias_u).
 `dense` implementation (`vocab_dense.py`), which does store the logits.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,13 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from . import vocab_blocks, vocab_dense, vocab_loss, vocab_sample
-from .attention import target_platform
+from . import vocab_blocks, vocab_dense, vocab_loss, vocab_pallas, vocab_sample
+from .attention import is_gpu, target_platform
+from .vocab_pallas import Tiles
 from .vocab_types import LogProbs, Reduction, Settings, Shift, accumulator, check, pad_columns
 
-__all__ = ["LogProbs", "Reduction", "Shift", "argmax", "log_probs", "sample", "summed_loss"]
+__all__ = ["LogProbs", "Reduction", "Shift", "Tiles", "argmax", "log_probs", "sample", "summed_loss"]
 
-IMPLEMENTATIONS = ("dense", "blocks")
+IMPLEMENTATIONS = ("dense", "blocks", "pallas")
 # Of one block's float32 logits. A CPU gains 8 % from 100 MB over 50 and loses 20 % with 25; a GPU wants large
 # products, and the read and write of the kernel's gradient, once per block, to be small beside them.
 _BLOCK_BYTES = {"cpu": 2**27, "other": 2**30}
@@ -36,6 +38,7 @@ def log_probs(
     reduction: Reduction | None = None,
     axis_name: str | None = None,
     block_rows: int | None = None,
+    tiles: Tiles | None = None,
     implementation: str | None = None,
 ) -> LogProbs:
     """Log-softmax at `ids`, its log-sum-exp, and at most one sum over the vocabulary.
@@ -55,8 +58,11 @@ def log_probs(
         axis_name: the mesh axis over which the vocabulary is split, when called inside `jax.shard_map` (with its
             default check_vma=True). kernel and bias (and weights, inner) are then this shard's equal part, ids,
             suppress and num_valid count over the whole; features must be the same on every shard, as the result is.
-        block_rows: rows per block along the last leading axis; None chooses.
-        implementation: 'dense' (stores the logits) | 'blocks' (the default).
+        block_rows: rows per block along the last leading axis; of 'pallas', of all rows, how many have their dlogits in
+            memory at a time. None chooses.
+        tiles: of the kernels of 'pallas'.
+        implementation: 'dense' (stores the logits) | 'blocks' (the default) | 'pallas' (kernels of our own: Hopper and
+            later in float16 or bfloat16; elsewhere a loop over the same tiles).
 
     Returns:
         LogProbs: at_ids (..., K), log_sum_exp (...), reduced (...) or None, in nats.
@@ -64,7 +70,8 @@ def log_probs(
     Raises:
         ValueError: shapes that do not fit, or an option outside its range.
     """
-    if _choose(implementation) == "dense":
+    chosen = _choose(implementation)
+    if chosen == "dense":
         _no_shards(axis_name)
         num_valid = check(
             features, kernel, bias, ids, shift=shift, suppress=suppress, num_valid=num_valid, reduction=reduction
@@ -75,7 +82,10 @@ def log_probs(
     settings, head, rows = _prepare(
         features, kernel, bias, ids, shift, suppress, num_valid, reduction, axis_name, block_rows
     )
-    answer = vocab_blocks.log_probs(settings, head, rows)
+    if chosen == "pallas":
+        answer = vocab_pallas.log_probs(_plan(settings, head, rows, block_rows, tiles), head, rows)
+    else:
+        answer = vocab_blocks.log_probs(settings, head, rows)
     return jax.tree.map(lambda x: x.reshape(*features.shape[:-1], *x.shape[2:]), answer)
 
 
@@ -94,6 +104,7 @@ def summed_loss(
     reduction: Reduction | None = None,
     axis_name: str | None = None,
     block_rows: int | None = None,
+    tiles: Tiles | None = None,
     implementation: str | None = None,
 ) -> tuple[Array, Array]:
     """sum over rows of loss(log_probs(...), data, shared): a quarter less arithmetic than the two apart.
@@ -102,7 +113,8 @@ def summed_loss(
     the gradient is taken in the forward pass, block by block. Undifferentiated it costs one.
 
     Args:
-        features: (B, L, D). Others, and `implementation`, as in `log_probs`.
+        features: (B, L, D). Others, and `implementation`, as in `log_probs`. 'pallas' computes the logits again rather
+            than keep them, and so takes four products.
         loss: maps a LogProbs of (B, R) rows, `data` cut to the same rows and the whole of `shared` to (B, R) float32,
             row by row: R consecutive positions of the L. It must not close over arrays that are differentiated.
         data: a pytree of (B, L, ...) arrays; shared: a pytree of arrays. No gradient flows to either.
@@ -116,10 +128,11 @@ def summed_loss(
     if features.ndim != 3:
         raise ValueError(f"features {features.shape}: accepted (B, L, D)")
     data, shared = jax.lax.stop_gradient((data, shared))
-    if _choose(implementation) == "dense":
+    if _choose(implementation) != "blocks":
         answer = log_probs(
             features, kernel, bias, ids, shift=shift, suppress=suppress, num_valid=num_valid,
-            reduction=reduction, axis_name=axis_name, implementation=implementation,
+            reduction=reduction, axis_name=axis_name, block_rows=block_rows, tiles=tiles,
+            implementation=implementation,
         )  # fmt: skip
         by_row = loss(answer, data, shared)
         return by_row.sum(), jax.lax.stop_gradient(by_row)
@@ -155,7 +168,8 @@ def sample(
         temperature: a number > 0, or (...) float32 of them, one per row.
         top_p: draws from the smallest set of most probable tokens that has this mass (after the temperature);
             tokens as probable as its last one are in it too. 1 is off.
-        Others as in `log_probs`; with `axis_name`, the key too must be the same on every shard.
+        Others as in `log_probs`; with `axis_name`, the key too must be the same on every shard. Draws have no kernel of
+            their own: 'pallas' is 'blocks' here.
 
     Returns:
         (...) int32.
@@ -286,6 +300,17 @@ def _prepare(
         fold=platform != "cpu" or features.dtype == jnp.bfloat16,
     )
     return settings, head, rows
+
+
+def _plan(
+    settings: Settings, head: vocab_blocks.Head, rows: vocab_blocks.Rows, block_rows: int | None, tiles: Tiles | None
+) -> vocab_pallas.Plan:
+    on_gpu, dtype = is_gpu(target_platform()), rows.features.dtype
+    if on_gpu and dtype not in (jnp.bfloat16, jnp.float16):
+        raise ValueError(f"implementation='pallas': features of dtype {dtype}, accepted bfloat16 or float16 on a GPU")
+    if block_rows is None:
+        block_rows = _BLOCK_BYTES["other" if on_gpu else "cpu"] // (head.kernel.shape[1] * dtype.itemsize)
+    return vocab_pallas.Plan(dataclasses.replace(settings, block_rows=block_rows), tiles or Tiles(), on_gpu)
 
 
 def _choose(implementation: str | None) -> str:

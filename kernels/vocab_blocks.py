@@ -57,12 +57,12 @@ def prepare(settings: Settings, head: Head, dtype) -> Head:
         accumulator(dtype),
         num_valid=settings.num_valid,
         suppress=settings.suppress,
-        offset=_offset(settings, head),
+        offset=first_column(settings, head),
     )
     return head._replace(kernel=head.kernel.astype(dtype), bias=bias)
 
 
-def _offset(settings: Settings, head: Head) -> Array | int:
+def first_column(settings: Settings, head: Head) -> Array | int:
     """The id of this shard's first column."""
     if settings.axis_name is None:
         return 0
@@ -74,7 +74,7 @@ def logits_of(settings: Settings, head: Head, rows: Rows) -> Array:
     logits = matmul(rows.features, head.kernel, ((2,), (0,))) + head.bias[None, None, :]
     if rows.shift_ids is None or rows.shift_amounts is None:
         return logits
-    columns = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) + _offset(settings, head)
+    columns = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) + first_column(settings, head)
     shifted = logits + rows.shift_amounts.astype(logits.dtype)[..., None]
     return jnp.where(columns == rows.shift_ids[..., None], shifted, logits)
 
@@ -92,21 +92,27 @@ def answer_of(settings: Settings, head: Head, rows: Rows) -> tuple[LogProbs, Sof
     peak = local_peak = jnp.maximum(logits.max(-1), jnp.finfo(logits.dtype).min)
     exponentials = jnp.exp(logits - peak[..., None])
     mass = exponentials.sum(-1)
-    local = rows.ids - _offset(settings, head)
+    local = rows.ids - first_column(settings, head)
     inside = (local >= 0) & (local < logits.shape[-1])
     picked = jnp.take_along_axis(logits, jnp.where(inside, local, 0), axis=-1)
-    if settings.axis_name is not None:
-        picked = jnp.where(inside, picked, 0.0)
-        peaks, masses, picked = gather_shards(settings.axis_name, peak, mass, picked)
-        peak, picked = peaks.max(0), picked.sum(0)
-        mass = (masses * jnp.exp(peaks - peak[None])).sum(0)
+    picked = picked if settings.axis_name is None else jnp.where(inside, picked, 0.0)
+    peak, mass, picked = over_shards(settings, peak, mass, picked)
     softmax = Softmax(exponentials, jnp.exp(local_peak - peak) / mass)
     reduced = None
     if settings.kind is not None:
         probs = exponentials * softmax.factor[..., None]
-        reduced = _sum_shards(settings, reduce_probs(settings.kind, probs, head.weights, rows.scale, head.inner))
+        reduced = sum_over_shards(settings, reduce_probs(settings.kind, probs, head.weights, rows.scale, head.inner))
     log_mass = jnp.log(mass)
     return LogProbs((picked - peak[..., None]) - log_mass[..., None], peak + log_mass, reduced), softmax
+
+
+def over_shards(settings: Settings, peak: Array, mass: Array, picked: Array) -> tuple[Array, Array, Array]:
+    """Each shard's maximum, sum of exponentials below it and logits at the ids (0 where not its own), of the whole."""
+    if settings.axis_name is None:
+        return peak, mass, picked
+    peaks, masses, picked = gather_shards(settings.axis_name, peak, mass, picked)
+    peak = peaks.max(0)
+    return peak, (masses * jnp.exp(peaks - peak[None])).sum(0), picked.sum(0)
 
 
 def gather_shards(axis_name: str, *values: Array) -> list[Array]:
@@ -125,7 +131,7 @@ def _offsets(sizes: list[int]) -> list[int]:
     return [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
 
 
-def _sum_shards(settings: Settings, value: Array) -> Array:
+def sum_over_shards(settings: Settings, value: Array) -> Array:
     return value if settings.axis_name is None else jax.lax.psum(value, settings.axis_name)
 
 
@@ -143,7 +149,7 @@ class Gradients(NamedTuple):
 
 def gradients_of(settings: Settings, head: Head, rows: Rows, softmax: Softmax, cotangent: LogProbs) -> Gradients:
     """dlogits = softmax (g_lse - sum_k g_k + reduction's part) + scatter(g), and its products."""
-    g, offset = cotangent.at_ids, _offset(settings, head)
+    g, offset = cotangent.at_ids, first_column(settings, head)
     # dlogits are matrix * factor: in the plain case no pass over the block is needed to form them.
     matrix, factor = softmax.exponentials, softmax.factor * (cotangent.log_sum_exp - g.sum(-1))
     dweights = dscale = dinner = None
@@ -158,14 +164,14 @@ def gradients_of(settings: Settings, head: Head, rows: Rows, softmax: Softmax, c
             probs, head.weights, scale, head.inner,
         )  # fmt: skip
         dprobs, dweights, dscale, dinner = pullback(vary(cotangent.reduced, axes))  # pyright: ignore
-        mean = _sum_shards(settings, (probs * dprobs).sum(-1))
+        mean = sum_over_shards(settings, (probs * dprobs).sum(-1))
         matrix = matrix * factor[..., None] + probs * (dprobs - mean[..., None])
         factor = jnp.ones_like(factor)
-        dscale = None if dscale is None else _sum_shards(settings, dscale)
+        dscale = None if dscale is None else sum_over_shards(settings, dscale)
     if settings.fold:
         matrix, factor = matrix * factor[..., None], jnp.ones_like(factor)
         columns = jax.lax.broadcasted_iota(jnp.int32, matrix.shape, 2) + offset
-        kept = _kept(settings, rows.ids, g)
+        kept = gathered_cotangents(settings, rows.ids, g)
         for k in range(g.shape[-1]):
             matrix += jnp.where(columns == rows.ids[..., k : k + 1], kept[..., k : k + 1], 0.0)
     damounts = None
@@ -173,10 +179,10 @@ def gradients_of(settings: Settings, head: Head, rows: Rows, softmax: Softmax, c
         local = rows.shift_ids - offset
         inside = (local >= 0) & (local < matrix.shape[-1])
         damounts = factor * jnp.take_along_axis(matrix, jnp.where(inside, local, 0)[..., None], axis=-1)[..., 0]
-        damounts = _sum_shards(settings, jnp.where(inside, damounts, 0.0))
+        damounts = sum_over_shards(settings, jnp.where(inside, damounts, 0.0))
         if not settings.fold:
             hit = rows.ids == rows.shift_ids[..., None]
-            damounts += jnp.where(hit, _kept(settings, rows.ids, g), 0.0).sum(-1)
+            damounts += jnp.where(hit, gathered_cotangents(settings, rows.ids, g), 0.0).sum(-1)
     dtype = rows.features.dtype
     dfeatures = matmul(matrix.astype(dtype), head.kernel, ((2,), (1,))) * factor[..., None]
     # The transpose is made on its own, which takes 40 % off the product on a CPU; likewise the sum over rows.
@@ -184,10 +190,10 @@ def gradients_of(settings: Settings, head: Head, rows: Rows, softmax: Softmax, c
     left, rows_of = jax.lax.optimization_barrier(left.T), (-1, matrix.shape[-1])
     dkernel = matmul(left, matrix.astype(dtype).reshape(rows_of), ((1,), (0,)))
     dbias = matmul(factor.reshape(-1), matrix.reshape(rows_of), ((0,), (0,)))
-    return Gradients(_sum_shards(settings, dfeatures), damounts, dscale, Head(dkernel, dbias, dweights, dinner))
+    return Gradients(sum_over_shards(settings, dfeatures), damounts, dscale, Head(dkernel, dbias, dweights, dinner))
 
 
-def _kept(settings: Settings, ids: Array, g: Array) -> Array:
+def gathered_cotangents(settings: Settings, ids: Array, g: Array) -> Array:
     """The cotangents of the gathered logits that depend on something: not those of suppressed ids."""
     return jnp.where(allowed(ids, num_valid=settings.num_valid, suppress=settings.suppress), g, 0.0)
 
@@ -200,12 +206,12 @@ def add_gathered(settings: Settings, head: Head, rows: Rows, gradients: Gradient
     a scatter's order of additions is not deterministic.
     """
     kernel, bias = head.kernel, gradients.head.bias
-    local = rows.ids - _offset(settings, head)
+    local = rows.ids - first_column(settings, head)
     inside = (local >= 0) & (local < kernel.shape[1])
-    g = jnp.where(inside, _kept(settings, rows.ids, g), 0.0)
+    g = jnp.where(inside, gathered_cotangents(settings, rows.ids, g), 0.0)
     local = jnp.where(inside, local, 0)
     columns = jnp.take(kernel.T, local, axis=0)  # (G, L, K, D)
-    dfeatures = _sum_shards(settings, (columns * g[..., None]).sum(-2))
+    dfeatures = sum_over_shards(settings, (columns * g[..., None]).sum(-2))
     flat = local.reshape(-1)
     products = (rows.features[..., None, :] * g[..., None]).reshape(flat.size, -1)
     dkernel = gradients.head.kernel.at[:, flat].add(products.T)

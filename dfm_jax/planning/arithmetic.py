@@ -11,6 +11,9 @@ from dfm_jax.planning.targets import Chip, Target
 SLOWEST = 10
 # Compiled Pallas kernels, by the names of their custom calls.
 PALLAS = ("triton", "mosaic_gpu", "pallas")
+# Matrix products in each of our own attention kernels; those of the vocabulary head have one.
+FLASH_PRODUCTS = {"flash_forward": 2, "flash_dq": 3, "flash_dkv": 4}
+VOCAB_KERNEL = "vocab_"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +33,13 @@ class Arithmetic:
     """Of one execution, on one device."""
 
     matrix_flops: float  # multiply-adds of matrix products count 2
-    attention_flops: float  # inside cuDNN's attention calls, by formula
+    attention_flops: float  # inside attention's calls, cuDNN's and ours, by formula
     float32_flops: float  # the part of matrix_flops whose operands are float32 or wider
     bytes_moved: float  # if each kernel reads its operands and writes its results once
     custom_calls: dict[str, int]  # target -> executions
     attention_workspace: int  # bytes, of the largest cuDNN backward call
     unknown_loops: bool  # a loop of unknown length counted once
-    pallas_calls: dict[str, int]  # kernel -> executions; their arithmetic is not in the sums
+    pallas_calls: dict[str, int]  # kernel -> executions; of one that is not ours, the arithmetic is not in the sums
     kernel_seconds: float | None  # one kernel after another, each at the chip's arithmetic or memory, the slower
     slowest: tuple[Kernel, ...]
 
@@ -110,8 +113,12 @@ def work_of(module: hlo.Module, instruction: hlo.Instruction, computation: hlo.C
     attention, workspace = 0.0, 0
     if instruction.target.startswith("__cudnn$fmha"):
         attention, workspace = cudnn_attention(instruction, computation)
+    head = 0.0
+    if instruction.opcode == "custom-call":
+        attention += flash_attention(instruction, computation)
+        head = vocabulary_head(instruction, computation)
     return Work(
-        matrix=sum(flops for flops, _ in found),
+        matrix=head + sum(flops for flops, _ in found),
         float32=sum(flops for flops, is_wide in found if is_wide),
         attention=attention,
         bytes=hlo.traffic(module, instruction, computation),
@@ -145,6 +152,23 @@ def kernel_name(instruction: hlo.Instruction) -> str:
     """The kernel's own name: what stands before the call itself in its path of functions."""
     parts = [part for part in instruction.op_name.split("/") if part not in ("mpmd_map", "pallas_call")]
     return parts[-1] if parts else instruction.name
+
+
+def flash_attention(instruction: hlo.Instruction, computation: hlo.Computation) -> float:
+    """Operations of one call of `kernels/flash_gpu.py` on (B, L, H, d), 0 of another's."""
+    count = FLASH_PRODUCTS.get(kernel_name(instruction), 0)
+    if not count:
+        return 0.0
+    batch, length, heads, width = computation[instruction.operands[0]].shapes[0].dims
+    return count * 2.0 * batch * heads * length**2 * width
+
+
+def vocabulary_head(instruction: hlo.Instruction, computation: hlo.Computation) -> float:
+    """Operations of one call of `kernels/vocab_gpu.py` on (N, D) and (D, V), 0 of another's."""
+    if not kernel_name(instruction).startswith(VOCAB_KERNEL):
+        return 0.0
+    (rows, width), (_, columns) = (computation[name].shapes[0].dims for name in instruction.operands[:2])
+    return 2.0 * rows * width * columns
 
 
 def products(

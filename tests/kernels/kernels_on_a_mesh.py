@@ -51,14 +51,14 @@ def total(answer):
     return out if answer.reduced is None else out + jnp.sin(answer.reduced).sum()
 
 
-def check(mesh, kind):
+def check(mesh, kind, implementation):
     data, tensor = P(("data", "fsdp")), "tensor" if mesh.shape["tensor"] > 1 else None
     specs = (data, P(None, tensor), P(tensor), data, P(tensor), P(tensor), data)
 
     @jax.jit
     def sharded(*operands):
         def mapped(ids, shift_ids, *operands):
-            return answers(kind, "blocks", tensor, ids, shift_ids, *operands)
+            return answers(kind, implementation, tensor, ids, shift_ids, *operands)
 
         run = jax.shard_map(mapped, mesh=mesh, in_specs=(data, data, *specs), out_specs=data)
         answer = run(ids, shift_ids, *operands)
@@ -139,7 +139,10 @@ def check_partitioned(mesh):
 
 if __name__ == "__main__":
     for shape, kind in (((4, 2, 1), "log1p"), ((2, 1, 4), "log1p"), ((1, 1, 8), "linear"), ((1, 4, 2), None)):
-        check(jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3), kind)
+        for implementation in ("blocks", "pallas"):
+            check(
+                jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3), kind, implementation
+            )
     check_law(jax.make_mesh((1, 2, 4), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3))
     check_attention(jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3))
     check_partitioned(jax.make_mesh((8, 1, 1), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3))

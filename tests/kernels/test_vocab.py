@@ -1,8 +1,10 @@
 """Every implementation of the vocabulary head against the dense definition in float64, values and gradients."""
 
 import functools
+import itertools
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -136,26 +138,28 @@ def test_bfloat16_operands_accumulate_in_float32(implementation):
 @settings(max_examples=6)
 @given(
     st.integers(2, 40), st.integers(1, 3), st.sampled_from([257, 300]), st.integers(0, 2**16),
-    st.sampled_from([None, "log1p"]),
+    st.sampled_from([None, "log1p"]), st.sampled_from(["blocks", "pallas"]),
 )  # fmt: skip
-def test_any_number_of_rows(rows, k, num_valid, seed, kind):
+def test_any_number_of_rows(rows, k, num_valid, seed, kind, implementation):
     floats, integers = problem((rows,), 384, num_valid, k, seed)
     options = {"kind": kind, "with_shift": True, "num_valid": num_valid}
-    dense, blocks = (
-        value_and_grad(as_float32(floats), integers, implementation=implementation, block_rows=block_rows, **options)
-        for implementation, block_rows in (("dense", None), ("blocks", 16))
+    dense, found = (
+        value_and_grad(as_float32(floats), integers, implementation=name, block_rows=block_rows, **options)
+        for name, block_rows in (("dense", None), (implementation, 16))
     )
-    assert_close(blocks, dense, 3e-6)
+    assert_close(found, dense, 3e-6)
 
 
+@pytest.mark.parametrize("implementation", ["blocks", "pallas"])
 @pytest.mark.parametrize("columns", [50257, 50258])
-def test_the_published_vocabularies(columns):
+def test_the_published_vocabularies(columns, implementation):
     """Padded or not, with a suppressed mask: probabilities of the valid tokens add up to one."""
     stored = -(-columns // 128) * 128
     features = jax.random.normal(jax.random.key(0), (3, 8))
     kernel = jax.random.normal(jax.random.key(1), (8, stored)) * 0.1
     ids = jnp.asarray([[0, columns - 1], [5, 5], [columns - 2, 50256]], jnp.int32)
-    options = {"num_valid": columns, "suppress": 50257 if columns == 50258 else None}
+    suppress = 50257 if columns == 50258 else None
+    options = {"num_valid": columns, "suppress": suppress, "implementation": implementation}
     padded = vocab.log_probs(features, kernel, jnp.zeros(stored), ids, reduction=vocab.Reduction("linear"), **options)
     cut = vocab.log_probs(features, kernel[:, :columns], jnp.zeros(columns), ids, **options)
     np.testing.assert_allclose(padded.reduced, 1.0, rtol=1e-5)
@@ -190,8 +194,8 @@ def test_gradients_match_finite_differences():
     floats[3] = np.where(np.isfinite(floats[3]), floats[3], 0.5)  # no differences at -inf
     rng = np.random.default_rng(1)
     direction = [rng.normal(size=x.shape) for x in floats]
-    for kind in ("linear", "log1p"):
-        options = {"kind": kind, "with_shift": True, "num_valid": 18, "implementation": "blocks", "block_rows": 2}
+    for kind, implementation in itertools.product(("linear", "log1p"), ("blocks", "pallas")):
+        options = {"kind": kind, "with_shift": True, "num_valid": 18, "implementation": implementation, "block_rows": 2}
         with jax.enable_x64(True):
             _, gradient = value_and_grad(tuple(floats), integers, **options)
             along = sum(float((g * d).sum()) for g, d in zip(gradient, direction, strict=True))
@@ -214,7 +218,8 @@ def row_loss(answer, data, shared):
 
 @pytest.mark.parametrize("kind", [None, "log1p"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_summed_loss_is_the_sum_of_the_losses(kind, dtype):
+@pytest.mark.parametrize("implementation", ["blocks", "pallas"])
+def test_summed_loss_is_the_sum_of_the_losses(kind, dtype, implementation):
     floats, (ids, shift_ids) = problem((2, 5), 300, 257, 2)
     data, shared = jnp.linspace(0.1, 1.0, 10).reshape(2, 5), jnp.asarray([0.5, 2.0])
 
@@ -222,6 +227,7 @@ def test_summed_loss_is_the_sum_of_the_losses(kind, dtype):
         features, kernel, bias, amounts, weights, scale, inner = floats
         reduction = None if kind is None else vocab.Reduction(kind, weights, scale, inner)
         options = {"shift": vocab.Shift(shift_ids, amounts), "num_valid": 257, "reduction": reduction, "block_rows": 2}
+        options["implementation"] = implementation
         if not fused:
             by_row = row_loss(vocab.log_probs(features, kernel, bias, ids, **options), data, shared)
             return 0.3 * by_row.sum(), by_row
@@ -247,9 +253,21 @@ def test_nothing_of_rows_by_vocabulary_is_stored():
     assert "[1,8,1024]" in compiled.as_text()
 
 
-def test_deterministic():
+def test_our_tiles_store_nothing_of_rows_by_vocabulary():
+    """512 rows of which 128 have dlogits at a time: nothing of 512 x 1024, and no float32 logits of the 128."""
+    floats, integers = problem((512,), 1024, 1000, 2)
+    options = {"kind": "log1p", "with_shift": True, "num_valid": 1000, "implementation": "pallas", "block_rows": 128}
+    floats = as_float32(floats)
+    floats = (floats[0].astype(jnp.bfloat16), *floats[1:])
+    text = value_and_grad.lower(floats, integers, **options).compile().as_text()
+    assert not re.search(r"\[(512,1024|1024,512|4,128,1024|4,1,128,1024)\]", text)
+    assert re.search(r"bf16\[(1,)?128,1024\]", text)
+
+
+@pytest.mark.parametrize("implementation", ["blocks", "pallas"])
+def test_deterministic(implementation):
     floats, integers = problem(ROWS[0], 257, 257, 2)
-    options = {"kind": None, "with_shift": True, "num_valid": 257, "implementation": "blocks", "block_rows": 8}
+    options = {"kind": None, "with_shift": True, "num_valid": 257, "implementation": implementation, "block_rows": 8}
     first, second = (value_and_grad(as_float32(floats), integers, **options) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
@@ -257,7 +275,7 @@ def test_deterministic():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"implementation": "triton"}, "implementation='triton': accepted dense, blocks"),
+        ({"implementation": "triton"}, "implementation='triton': accepted dense, blocks, pallas"),
         ({"num_valid": 21}, "num_valid=21: accepted 1 to 20"),
         ({"suppress": 20}, "suppress=20: accepted 0 to 19"),
         ({"bias": jnp.zeros(19)}, "bias"),

@@ -34,9 +34,10 @@ def jobs():
 
 
 def with_pallas():
-    """Two blocks of the published model on one GPU, with the attention that needs no cuDNN."""
+    """Two blocks of the published model on one GPU, with attention and a head that are kernels of ours."""
     config = uniform_gkl.get_config()
-    config.model.attention, config.model.n_blocks, config.training.batch_size = "pallas", 2, 8
+    config.model.attention = config.model.head = "pallas"
+    config.model.n_blocks, config.training.batch_size = 2, 8
     return config
 
 
@@ -91,11 +92,20 @@ def test_attention_is_fused_and_logits_are_never_stored(answers, name):
     assert arrays and all(shape.dims.count(job.config.model.length) < 2 for shape in arrays)
 
 
-def test_attention_without_cudnn_is_our_kernel(answers):
-    _, answer = answers["pallas"]
-    kernels = answer["arithmetic"]["pallas_calls"]
-    assert sum(kernels.values()) >= 3 * 2, kernels  # forward, and two gradients, in each of two blocks
-    assert not any("cudnn" in name for name in answer["arithmetic"]["custom_calls"])
+def test_our_kernels_are_called_and_counted(answers):
+    job, answer = answers["pallas"]
+    arithmetic, config = answer["arithmetic"], job.config
+    kernels = arithmetic["pallas_calls"]
+    assert {name: count for name, count in kernels.items() if name.startswith("flash")} == {
+        "flash_forward": 2, "flash_dq": 2, "flash_dkv": 2,
+    }  # fmt: skip
+    assert kernels["vocab_statistics"] == 1 and kernels["vocab_gradient"] >= 1, kernels
+    assert not any("cudnn" in name for name in arithmetic["custom_calls"])
+    # Attention's seven products become nine, as both gradients need the scores, and the head's three become four.
+    tokens, width = config.training.batch_size * config.model.length, config.model.hidden_size
+    again = 2 * tokens * width * 50257 + 2 * 2 * config.model.n_blocks * tokens * config.model.length * width
+    executed = arithmetic["matrix_flops"] + arithmetic["attention_flops"]
+    assert executed == pytest.approx(flops.training_step(config, 50257) + again, rel=0.01)
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, *LARGE])

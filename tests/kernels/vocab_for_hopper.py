@@ -1,0 +1,49 @@
+"""Run in its own process by test_vocab_gpu.py: compiles the vocabulary head's kernels for an H100."""
+
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from kernels import vocab
+
+CHIP = pathlib.Path(__file__).parents[2] / "dfm_jax/planning/chips/h100.txtpb"
+WIDTH, STORED, VALID, ROWS = 768, 50304, 50258, 1000
+
+
+def compiled(kind: str | None) -> str:
+    topology = topologies.get_topology_desc(platform="cuda", target_config=CHIP.read_text(), topology="1x1x1")
+    mesh = topologies.make_mesh(topology, (1,), ("data",))
+
+    def loss(features, kernel, bias, amounts, weights, scale, inner, ids):
+        extra = {"scale": scale, "inner": inner} if kind in ("log1p", "cotangent") else {}
+        answer = vocab.log_probs(
+            features, kernel, bias, ids, implementation="pallas", num_valid=VALID, suppress=VALID - 1,
+            # No objective shifts a logit and reduces in these ways.
+            shift=None if kind in ("linear", "log1p") else vocab.Shift(ids[:, 0], amounts),
+            reduction=None if kind is None else vocab.Reduction(kind, weights, **extra),
+        )  # fmt: skip
+        total = (jnp.cos(answer.at_ids).sum() + jnp.sin(answer.log_sum_exp).sum()).astype(jnp.float32)
+        return total if answer.reduced is None else total + jnp.sin(answer.reduced).sum()
+
+    def shape(*sizes: int, dtype=jnp.float32):
+        return jax.ShapeDtypeStruct(sizes, dtype, sharding=NamedSharding(mesh, P()))
+
+    arguments = (
+        shape(ROWS, WIDTH, dtype=jnp.bfloat16), shape(WIDTH, STORED), shape(STORED), shape(ROWS),
+        shape(STORED), shape(ROWS), shape(STORED), shape(ROWS, 2, dtype=jnp.int32),
+    )  # fmt: skip
+    with jax.set_mesh(mesh):
+        return jax.jit(jax.value_and_grad(loss, argnums=range(7))).lower(*arguments).compile().as_text()
+
+
+if __name__ == "__main__":
+    for kind in [None if x == "none" else x for x in sys.argv[1:]]:
+        text = compiled(kind)
+        found = text.count('custom_call_target="mosaic_gpu')
+        assert found == (3 if kind == "log1p" else 2), (kind, found)
+        assert f"f32[{ROWS},{STORED}]" not in text and f"f32[1024,{STORED}]" not in text
