@@ -302,15 +302,22 @@ def _prepare(
     return settings, head, rows
 
 
+def limit(implementation: str, dtype: Any, platform: str) -> str | None:
+    """Why `implementation` cannot take features of this dtype on `platform`, or None if it can."""
+    if implementation == "pallas" and is_gpu(platform) and dtype not in (jnp.bfloat16, jnp.float16):
+        return f"features of dtype {dtype}, accepted bfloat16 or float16"
+    return None
+
+
 def _plan(
     settings: Settings, head: vocab_blocks.Head, rows: vocab_blocks.Rows, block_rows: int | None, tiles: Tiles | None
 ) -> vocab_pallas.Plan:
-    on_gpu, dtype = is_gpu(target_platform()), rows.features.dtype
-    if on_gpu and dtype not in (jnp.bfloat16, jnp.float16):
-        raise ValueError(f"implementation='pallas': features of dtype {dtype}, accepted bfloat16 or float16 on a GPU")
+    platform, dtype = target_platform(), rows.features.dtype
+    if (reason := limit("pallas", dtype, platform)) is not None:
+        raise ValueError(f"implementation='pallas': {reason}")
     if block_rows is None:
-        block_rows = _BLOCK_BYTES["other" if on_gpu else "cpu"] // (head.kernel.shape[1] * dtype.itemsize)
-    return vocab_pallas.Plan(dataclasses.replace(settings, block_rows=block_rows), tiles or Tiles(), on_gpu)
+        block_rows = _BLOCK_BYTES.get(platform, _BLOCK_BYTES["other"]) // (head.kernel.shape[1] * dtype.itemsize)
+    return vocab_pallas.Plan(dataclasses.replace(settings, block_rows=block_rows), tiles or Tiles(), is_gpu(platform))
 
 
 def _choose(implementation: str | None) -> str:
