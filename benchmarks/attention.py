@@ -1,18 +1,22 @@
 """Attention's implementations against each other: forward and gradient, interleaved, in one run.
 
     python benchmarks/attention.py [--batch 8] [--length 1024] [--heads 12] [--head_dim 64] [--dtype bfloat16]
-                                   [--only xla,cudnn,pallas] [--repeats 10]
+                                   [--only xla,cudnn,pallas] [--repeats 10] [--rotary]
 
-Prints wall and processor time and the temporary memory that the compiler plans. On a CPU `pallas` is interpreted, which
-says nothing about its speed: it is left out there unless it is asked for.
+With `--rotary`, queries and keys are rotated, and `pallas` stands there twice: rotating tiles as it loads them, and
+(`pallas, rotated before`) given rotated ones. Prints wall and processor time and the temporary memory that the compiler
+plans. On a CPU `pallas` is interpreted, which says nothing about its speed: it is left out there unless asked for.
 """
 
 import argparse
 import time
 
 import jax
+import jax.numpy as jnp
+from jax import Array
 
 from kernels.attention import IMPLEMENTATIONS, attention, limit, target_platform
+from kernels.rotary import Tables, rotate
 
 
 def main() -> None:
@@ -21,6 +25,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--only", default="", help="names, separated by commas")
+    parser.add_argument("--rotary", action="store_true")
     args = parser.parse_args()
     shape = (args.batch, args.length, args.heads, args.head_dim)
     keys = jax.random.split(jax.random.key(0), 4)
@@ -28,25 +33,35 @@ def main() -> None:
     platform = target_platform()
     names = args.only.split(",") if args.only else [n for n in IMPLEMENTATIONS if n != "pallas" or platform != "cpu"]
 
-    def program(name: str):
-        def run(q, k, v, dout):
-            out, pullback = jax.vjp(lambda *x: attention(*x, implementation=name), q, k, v)
+    angles = jnp.arange(args.length)[:, None] * 10000.0 ** (-jnp.arange(args.head_dim // 2) * 2 / args.head_dim)
+    tables = (jnp.cos(angles), jnp.sin(angles)) if args.rotary else None
+
+    def program(name: str, *, before: bool):
+        def call(q: Array, k: Array, v: Array, tables: Tables | None) -> Array:
+            if before and tables is not None:
+                q, k, tables = *(rotate(x, tables).astype(x.dtype) for x in (q, k)), None
+            return attention(q, k, v, rotary=tables, implementation=name)
+
+        def run(q, k, v, dout, tables):
+            out, pullback = jax.vjp(lambda *x: call(*x, tables), q, k, v)
             return out, pullback(dout)
 
-        return jax.jit(run).lower(q, k, v, dout).compile()
+        return jax.jit(run).lower(q, k, v, dout, tables).compile()
 
     compiled = {}
     for name in names:
         reason = limit(name, q, platform)
-        if reason is None:
-            compiled[name] = program(name)
-        else:
+        if reason is not None:
             print(f"{name}: not run, {reason}")
+            continue
+        compiled[name] = program(name, before=False)
+        if name == "pallas" and args.rotary:
+            compiled["pallas, rotated before"] = program(name, before=True)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in compiled}
     for repeat in range(args.repeats + 1):
         for name, run in compiled.items():
             wall, processor = time.perf_counter(), time.process_time()
-            jax.block_until_ready(run(q, k, v, dout))
+            jax.block_until_ready(run(q, k, v, dout, tables))
             if repeat:
                 times[name].append((time.perf_counter() - wall, time.process_time() - processor))
     # Two products forward and five backward of 2 L^2 head_dim operations each, per head.
@@ -56,8 +71,8 @@ def main() -> None:
         wall, processor = (min(column) for column in zip(*rows, strict=True))
         memory = compiled[name].memory_analysis().temp_size_in_bytes / 2**20
         print(
-            f"{name:7s} wall {wall:8.4f} s  processor {processor:8.4f} s  {operations / wall / 1e12:7.3f} TFLOP/s"
-            f"  {memory:6.0f} MiB"
+            f"{name:22s} wall {wall:8.4f} s  processor {processor:8.4f} s"
+            f"  {operations / wall / 1e12:7.3f} TFLOP/s  {memory:6.0f} MiB"
         )
 
 

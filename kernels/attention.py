@@ -9,6 +9,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from . import rotary as rotary_embedding
 from .flash import HEAD_DIMS, Blocks, flash_attention
 
 IMPLEMENTATIONS = ("xla", "cudnn", "pallas")
@@ -20,6 +21,7 @@ def attention(
     k: Array,
     v: Array,
     *,
+    rotary: rotary_embedding.Tables | None = None,
     implementation: str | None = None,
     blocks: Blocks | None = None,
     mesh: Mesh | None = None,
@@ -30,6 +32,9 @@ def attention(
 
     Args:
         q, k, v: (batch, length, heads, head_dim), one floating dtype. Statistics are float32.
+        rotary: cosines and sines, (length, head_dim / 2) float32 each and constants: q and k are rotated by them in
+            float32 and rounded to the dtype of v. They may then be float32 beside a narrower v, to be rounded once.
+            'pallas' rotates tiles of the dtype of v as it loads them; the rest is rotated before.
         implementation: 'xla' | 'cudnn' (NVIDIA GPUs; float16 or bfloat16) | 'pallas' (our flash attention: Hopper
             and later in float16 or bfloat16, interpreted elsewhere). None chooses 'cudnn' or 'xla' for the
             platform that the program is traced for (that of the mesh in `jax.set_mesh`, else the default backend).
@@ -38,7 +43,7 @@ def attention(
             cannot split a kernel. The others are partitioned by the compiler.
 
     Returns:
-        (batch, length, heads, head_dim) in the dtype of q.
+        (batch, length, heads, head_dim) in the dtype of v.
 
     Raises:
         ValueError: shapes or dtypes differ, an unknown implementation, or one whose limits exclude this call.
@@ -47,25 +52,33 @@ def attention(
         raise ValueError(
             f"q, k, v of shapes {q.shape}, {k.shape}, {v.shape}: accepted is one shape (batch, length, heads, head_dim)"
         )
-    if not q.dtype == k.dtype == v.dtype or not jnp.issubdtype(q.dtype, jnp.floating):
+    wide = rotary is not None and q.dtype == k.dtype == jnp.float32
+    if not (q.dtype == k.dtype == v.dtype or wide) or not jnp.issubdtype(v.dtype, jnp.floating):
         raise ValueError(f"q, k, v of dtypes {q.dtype}, {k.dtype}, {v.dtype}: accepted is one floating dtype")
+    if rotary is not None:
+        rotary_embedding.check(rotary, q.shape[1], q.shape[3])
+        rotary = jax.lax.stop_gradient(rotary)
     platform = target_platform()
     if implementation is None:
-        implementation = "cudnn" if limit("cudnn", q, platform) is None else "xla"
-        _log_choice(implementation, platform, str(q.dtype), q.shape[-1])
+        implementation = "cudnn" if limit("cudnn", v, platform) is None else "xla"
+        _log_choice(implementation, platform, str(v.dtype), v.shape[-1])
     elif implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation={implementation!r}: accepted {', '.join(IMPLEMENTATIONS)}")
-    elif (reason := limit(implementation, q, platform)) is not None:
+    elif (reason := limit(implementation, v, platform)) is not None:
         raise ValueError(f"implementation={implementation!r}: {reason}")
+    if rotary is not None and (implementation != "pallas" or q.dtype != v.dtype):
+        q, k = (rotary_embedding.rotate(x, rotary).astype(v.dtype) for x in (q, k))
+        rotary = None
     if implementation == "cudnn":
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     if implementation == "pallas":
         run = functools.partial(flash_attention, blocks=blocks, interpret=not is_gpu(platform))
         if mesh is None or mesh.size == 1:
-            return run(q, k, v)
+            return run(q, k, v, rotary)
         spec = P(batch_axes or None, None, head_axis)
         # A kernel's results do not say along which axes they vary: nothing to check.
-        return jax.shard_map(run, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)(q, k, v)
+        split = jax.shard_map(run, mesh=mesh, in_specs=(spec, spec, spec, P()), out_specs=spec, check_vma=False)
+        return split(q, k, v, rotary)
     return _xla(q, k, v)
 
 

@@ -3,23 +3,29 @@
 The backend on a GPU is Mosaic GPU (Hopper and later): Pallas-Triton is deprecated from jax 0.11 on, and Mosaic GPU
 takes the same programs on 0.10 to 0.12. Its memory pipeline has no interpreter, so the tiles' arithmetic is written
 once, below, against a handful of operations (`Tiles`), and driven twice: by the pipeline (`flash_gpu.py`) and, on
-any other platform, by `pallas_call(interpret=True)` over the same grid and blocks.
+any other platform, by `pallas_call(interpret=True)` over the same grid and blocks (`flash_interpreted.py`).
 
 Scores are s = q k^T / sqrt(head_dim). Exponentials are powers of two: p = 2^(c q k^T - m) with
 c = log2(e) / sqrt(head_dim).
+
+With rotary tables, queries and keys come as they are: each tile is turned when it is loaded, and the gradients are
+turned back before they are written, so that no rotated copy is ever stored.
 """
 
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.experimental import pallas as pl
+
+from . import rotary
 
 HEAD_DIMS = (32, 128)
+CHUNK = 32  # columns of each half of a tile that are turned at a time: more would not fit a thread's registers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,16 +54,50 @@ class Tiles(Protocol):
     def per_row(self, ref: Any) -> Array: ...  # a vector loaded to be spread along columns
     def per_column(self, ref: Any) -> Array: ...
     def columns(self, shape: tuple[int, ...]) -> Array: ...  # int32 index of each column
+    def part(self, ref: Any, start: int) -> Array: ...  # CHUNK columns from `start` on, in float32
+    def table(self, ref: Any, start: int) -> Array: ...  # the same of rows of a rotary table
+    def operand(self, ref: Any, parts: "Parts") -> Any: ...  # a tile like `ref`, in its dtype, of these columns
+    def store(self, ref: Any, parts: "Parts") -> None: ...
+
+
+Parts = Iterator[tuple[int, Array]]  # (first column, columns), computed one after the other
 
 
 def spread(vector: Array, shape: tuple[int, ...], axis: int) -> Array:
     return jax.lax.broadcast_in_dim(vector, shape, (axis,))
 
 
-def forward_step(tiles: Tiles, carry, j, q_ref, k_ref, v_ref, *, scale: float, length: int, padded: bool):
-    """One tile of keys: (out before division, running maximum in base 2, running sum)."""
+def rotated(tiles: Tiles, ref: Any, tables: Any) -> Any:
+    """A tile of queries or keys as products take it: turned by its rows of `tables` (None: as it is) and rounded."""
+    return ref if tables is None else tiles.operand(ref, _turned(tiles, lambda start: tiles.part(ref, start), tables))
+
+
+def store_gradient(tiles: Tiles, ref: Any, total: Array, tables: Any) -> None:
+    """Writes the gradient of rotated queries or keys as that of the queries or keys themselves."""
+    if tables is None:
+        tiles.store(ref, iter([(0, total)]))
+        return
+
+    def part(start: int) -> Array:
+        return jax.lax.slice(total, (0, start), (total.shape[0], start + CHUNK))
+
+    tiles.store(ref, _turned(tiles, part, tables, back=True))
+
+
+def _turned(tiles: Tiles, part: Callable[[int], Array], tables: Any, *, back: bool = False) -> Parts:
+    cos_ref, sin_ref = tables
+    half = cos_ref.shape[1]
+    for start in range(0, half, CHUNK):
+        cos, sin = tiles.table(cos_ref, start), tiles.table(sin_ref, start)
+        first, second = rotary.turn(part(start), part(half + start), cos, -sin if back else sin)
+        yield start, first
+        yield half + start, second
+
+
+def forward_step(tiles: Tiles, carry, j, q_ref, k_ref, v_ref, tables, *, scale: float, length: int, padded: bool):
+    """One tile of keys and its tables: (out before division, running maximum in base 2, running sum)."""
     out, peak, mass = carry
-    scores = tiles.product(q_ref, k_ref) * scale
+    scores = tiles.product(q_ref, rotated(tiles, k_ref, tables)) * scale
     if padded:
         columns = tiles.columns(scores.shape) + j * scores.shape[1]
         scores = jnp.where(columns < length, scores, -jnp.inf)
@@ -68,16 +108,18 @@ def forward_step(tiles: Tiles, carry, j, q_ref, k_ref, v_ref, *, scale: float, l
     return out, higher, mass * shrink + probs.sum(1)
 
 
-def dq_step(tiles: Tiles, dq, log_sum, delta, q_ref, do_ref, k_ref, v_ref, *, scale: float):
+def dq_step(tiles: Tiles, dq, log_sum, delta, q_ref, do_ref, k_ref, v_ref, tables, *, scale: float):
     """dq += ds k, ds = p (do v^T - delta); the scale is left to the end."""
+    k_ref = rotated(tiles, k_ref, tables)
     scores = tiles.product(q_ref, k_ref) * scale
     probs = jnp.exp2(scores - spread(log_sum, scores.shape, 0))
     ds = probs * (tiles.product(do_ref, v_ref) - spread(delta, scores.shape, 0))
     return tiles.accumulate(dq, ds.astype(k_ref.dtype), k_ref)
 
 
-def dkv_step(tiles: Tiles, dk, dv, k_ref, v_ref, q_ref, do_ref, log_sum_ref, delta_ref, *, scale: float):
+def dkv_step(tiles: Tiles, dk, dv, k_ref, v_ref, q_ref, do_ref, log_sum_ref, delta_ref, tables, *, scale: float):
     """The same tile transposed: dv += p^T do, dk += ds^T q."""
+    q_ref = rotated(tiles, q_ref, tables)
     scores = tiles.product(k_ref, q_ref) * scale
     probs = jnp.exp2(scores - spread(tiles.per_column(log_sum_ref), scores.shape, 1))
     dv = tiles.accumulate(dv, probs.astype(do_ref.dtype), do_ref)
@@ -88,18 +130,34 @@ def dkv_step(tiles: Tiles, dk, dv, k_ref, v_ref, q_ref, do_ref, log_sum_ref, del
 # The operation -------------------------------------------------------------------------------------------------
 
 
-def flash_attention(q: Array, k: Array, v: Array, *, blocks: Blocks | None = None, interpret: bool) -> Array:
+def flash_attention(
+    q: Array, k: Array, v: Array, tables: rotary.Tables | None = None, *, blocks: Blocks | None = None, interpret: bool
+) -> Array:
     """softmax(q k^T / sqrt(head_dim)) v, (batch, length, heads, head_dim) float16, bfloat16 or (interpreted) float32.
 
-    Any length: tails are padded with zeros and masked. Statistics and sums are float32.
+    q and k are rotated by `tables`, if there are any, which count as constants. Any length: tails are padded with zeros
+    and masked. Statistics and sums are float32.
     """
     blocks = Blocks() if blocks is None else blocks
     length, head_dim = q.shape[1], q.shape[3]
     # Tiles of 64 columns are what the matrix unit's shared-memory layout holds; zero columns change no product.
-    width = (-length % math.lcm(blocks.q, blocks.kv), -head_dim % 64)
-    q, k, v = (jnp.pad(x, ((0, 0), (0, width[0]), (0, 0), (0, width[1]))) for x in (q, k, v))
+    rows, columns = -length % math.lcm(blocks.q, blocks.kv), -head_dim % 64
+
+    def padded(x: Array) -> Array:
+        return jnp.pad(x, ((0, 0), (0, rows), (0, 0), (0, columns)))
+
+    def padded_by_half(x: Array) -> Array:
+        # The partner of column i stays half a tile away. No score minds the order of its columns.
+        halves = jnp.pad(x.reshape(*x.shape[:3], 2, -1), ((0, 0), (0, rows), (0, 0), (0, 0), (0, columns // 2)))
+        return halves.reshape(*halves.shape[:3], -1)
+
     call = Call(blocks, length, head_dim**-0.5, interpret)
-    out: Array = _attention(call, q, k, v)  # pyright: ignore
+    if tables is None:
+        operands = padded(q), padded(k), padded(v), None
+    else:
+        cos, sin = (jnp.pad(table, ((0, rows), (0, columns // 2))) for table in tables)
+        operands = padded_by_half(q), padded_by_half(k), padded(v), (cos, sin)
+    out: Array = _attention(call, *operands)  # pyright: ignore
     return out[:, :length, :, :head_dim]
 
 
@@ -118,20 +176,20 @@ class Call:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(call: Call, q: Array, k: Array, v: Array) -> Array:
-    return _driver(call).forward(call, q, k, v)[0]
+def _attention(call: Call, q: Array, k: Array, v: Array, tables: rotary.Tables | None) -> Array:
+    return _driver(call).forward(call, q, k, v, tables)[0]
 
 
-def _forward(call: Call, q: Array, k: Array, v: Array):
-    out, log_sum = _driver(call).forward(call, q, k, v)
-    return out, (q, k, v, out, log_sum)
+def _forward(call: Call, q: Array, k: Array, v: Array, tables: rotary.Tables | None):
+    out, log_sum = _driver(call).forward(call, q, k, v, tables)
+    return out, (q, k, v, tables, out, log_sum)
 
 
 def _backward(call: Call, kept, dout: Array):
-    q, k, v, out, log_sum = kept
+    q, k, v, tables, out, log_sum = kept
     # One number per row, (batch, heads, length): what differentiating the division by the sum leaves.
     delta = (out.astype(jnp.float32) * dout.astype(jnp.float32)).sum(-1).swapaxes(1, 2)
-    return _driver(call).backward(call, q, k, v, dout, log_sum, delta)
+    return *_driver(call).backward(call, q, k, v, tables, dout, log_sum, delta), None
 
 
 _attention.defvjp(_forward, _backward)
@@ -139,132 +197,9 @@ _attention.defvjp(_forward, _backward)
 
 def _driver(call: Call):
     if call.interpret:
-        return Interpreted
+        from . import flash_interpreted
+
+        return flash_interpreted
     from . import flash_gpu  # only where there is something to compile for: it needs a GPU build's modules
 
     return flash_gpu
-
-
-# Interpreted ---------------------------------------------------------------------------------------------------
-
-
-class JnpTiles:
-    """Tiles as plain arrays."""
-
-    def zeros(self, shape: tuple[int, ...]) -> Array:
-        return jnp.zeros(shape, jnp.float32)
-
-    def row_vector(self, size: int, value: float) -> Array:
-        return jnp.full((size,), value, jnp.float32)
-
-    def product(self, a_ref: Any, b_ref: Any) -> Array:
-        return jax.lax.dot_general(
-            a_ref[...], b_ref[...], (((1,), (1,)), ((), ())), precision="highest", preferred_element_type=jnp.float32
-        )
-
-    def accumulate(self, total: Array, a: Array, b_ref: Any) -> Array:
-        return total + jax.lax.dot_general(
-            a, b_ref[...], (((1,), (0,)), ((), ())), precision="highest", preferred_element_type=jnp.float32
-        )
-
-    def per_row(self, ref: Any) -> Array:
-        return ref[...]
-
-    def per_column(self, ref: Any) -> Array:
-        return ref[...]
-
-    def columns(self, shape: tuple[int, ...]) -> Array:
-        return jax.lax.broadcasted_iota(jnp.int32, shape, 1)
-
-
-class Interpreted:
-    """The three kernels under pallas_call's interpreter: a grid of (batch, heads, tiles), a loop over the others."""
-
-    @staticmethod
-    def forward(call: Call, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
-        tiles, n, size = JnpTiles(), q.shape[1], call.blocks.kv
-
-        def kernel(q_ref, k_ref, v_ref, out_ref, log_sum_ref):
-            def step(j, carry):
-                at = pl.ds(j * size, size)
-                return forward_step(
-                    tiles, carry, j, q_ref, k_ref[at], v_ref[at],
-                    scale=call.scale_2, length=call.length, padded=n != call.length,
-                )  # fmt: skip
-
-            rows = q_ref.shape
-            start = tiles.zeros(rows), tiles.row_vector(rows[0], -jnp.inf), tiles.row_vector(rows[0], 0.0)
-            out, peak, mass = jax.lax.fori_loop(0, n // size, step, start)
-            out_ref[...] = (out / mass[:, None]).astype(out_ref.dtype)
-            log_sum_ref[...] = peak + jnp.log2(mass)
-
-        return _interpret(kernel, call.blocks.q, (q,), (k, v), (), (), out=(q.dtype,), vectors=1)
-
-    @staticmethod
-    def backward(call: Call, q: Array, k: Array, v: Array, dout: Array, log_sum: Array, delta: Array):
-        tiles, n, blocks = JnpTiles(), q.shape[1], call.blocks
-
-        def dq_kernel(q_ref, do_ref, k_ref, v_ref, log_sum_ref, delta_ref, dq_ref):
-            def step(j, dq):
-                at = pl.ds(j * blocks.kv, blocks.kv)
-                return dq_step(
-                    tiles, dq, log_sum_ref[...], delta_ref[...], q_ref, do_ref, k_ref[at], v_ref[at], scale=call.scale_2
-                )
-
-            dq = jax.lax.fori_loop(0, n // blocks.kv, step, tiles.zeros(q_ref.shape))
-            dq_ref[...] = (dq * call.scale).astype(dq_ref.dtype)
-
-        def dkv_kernel(k_ref, v_ref, q_ref, do_ref, log_sum_ref, delta_ref, dk_ref, dv_ref):
-            def step(j, carry):
-                (dk, dv), at = carry, pl.ds(j * blocks.q, blocks.q)
-                return dkv_step(
-                    tiles,
-                    dk,
-                    dv,
-                    k_ref,
-                    v_ref,
-                    q_ref[at],
-                    do_ref[at],
-                    log_sum_ref[at],
-                    delta_ref[at],
-                    scale=call.scale_2,
-                )
-
-            zeros = tiles.zeros(k_ref.shape)
-            dk, dv = jax.lax.fori_loop(0, n // blocks.q, step, (zeros, zeros))
-            dk_ref[...] = (dk * call.scale).astype(dk_ref.dtype)
-            dv_ref[...] = dv.astype(dv_ref.dtype)
-
-        rows = (log_sum, delta)
-        (dq,) = _interpret(dq_kernel, blocks.q, (q, dout), (k, v), rows, (), out=(q.dtype,), vectors=0)
-        dk, dv = _interpret(dkv_kernel, blocks.kv, (k, v), (q, dout), (), rows, out=(k.dtype, v.dtype), vectors=0)
-        return dq, dk, dv
-
-
-def _interpret(kernel, size, cut, whole, cut_vectors, whole_vectors, *, out, vectors):
-    """Runs `kernel` on tiles of `size` positions of `cut`; `whole` and its vectors come as they are."""
-    batch, n, heads, width = cut[0].shape
-
-    def tile(positions: int, index):
-        return pl.BlockSpec((None, positions, None, width), lambda b, h, i: (b, index(i), h, 0))
-
-    def vector(positions: int, index):
-        return pl.BlockSpec((None, None, positions), lambda b, h, i: (b, h, index(i)))
-
-    def here(i):
-        return i
-
-    def start(i):
-        return i * 0
-
-    specs = [tile(size, here)] * len(cut) + [tile(n, start)] * len(whole)
-    specs += [vector(size, here)] * len(cut_vectors) + [vector(n, start)] * len(whole_vectors)
-    return pl.pallas_call(
-        kernel,
-        grid=(batch, heads, n // size),
-        in_specs=specs,
-        out_specs=[tile(size, here)] * len(out) + [vector(size, here)] * vectors,
-        out_shape=[jax.ShapeDtypeStruct(cut[0].shape, dtype) for dtype in out]
-        + [jax.ShapeDtypeStruct((batch, heads, n), jnp.float32)] * vectors,
-        interpret=True,
-    )(*cut, *whole, *cut_vectors, *whole_vectors)

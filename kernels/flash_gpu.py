@@ -1,7 +1,9 @@
 """The driver of `flash.py` on NVIDIA GPUs of the Hopper generation and later: Pallas' Mosaic GPU backend.
 
 One warpgroup per tile of 64 rows. The tile that stays is copied into shared memory once; the others stream through a
-pipeline of asynchronous copies. Compiled for sm_90a without register spills; not yet timed on a card.
+pipeline of asynchronous copies. A tile that is rotated is so in its place in shared memory; the tables, which every
+head shares, are read from memory, or rather a cache. Compiled for sm_90a without register spills; not yet timed on a
+card.
 """
 
 import inspect
@@ -13,9 +15,9 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from .flash import Call, dkv_step, dq_step, forward_step
+from .flash import CHUNK, Call, Parts, dkv_step, dq_step, forward_step, rotated, store_gradient
+from .rotary import Tables
 
-_TRANSFORMS = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))
 _GRID = ("heads", "tile", "batch")
 
 
@@ -30,7 +32,7 @@ class WarpgroupTiles:
 
     def product(self, a_ref: Any, b_ref: Any) -> Any:
         def compute(total):
-            plgpu.wgmma(total, a_ref, plgpu.transpose_ref(b_ref, (1, 0)))
+            plgpu.wgmma(total, a_ref, b_ref.T)
             return total[...]
 
         return pl.run_scoped(compute, plgpu.WGMMAAccumulatorRef((a_ref.shape[0], b_ref.shape[0]), jnp.float32))
@@ -47,11 +49,43 @@ class WarpgroupTiles:
     def columns(self, shape: tuple[int, ...]) -> Array:
         return plgpu.broadcasted_iota(jnp.int32, shape, 1, layout=plgpu.Layout.WGMMA)
 
+    def part(self, ref: Any, start: int) -> Array:
+        # In this layout a thread holds the same columns of every group of eight: both halves of a pair are its own.
+        return _load(ref.at[:, pl.ds(start, CHUNK)], plgpu.Layout.WGMMA).astype(jnp.float32)
 
-def _load(ref: Any, layout: Any) -> Array:
+    def table(self, ref: Any, start: int) -> Array:
+        # Eight bytes at a time, the best that this layout does in memory that has no swizzle.
+        return _load(ref.at[:, pl.ds(start, CHUNK)], plgpu.Layout.WGMMA, optimized=False)
+
+    def operand(self, ref: Any, parts: Parts) -> Any:
+        self.store(ref, parts)
+        plgpu.commit_smem()  # the matrix unit reads what the threads wrote
+        return ref
+
+    def store(self, ref: Any, parts: Parts) -> None:
+        for start, x in parts:
+            ref[:, pl.ds(start, x.shape[1])] = x.astype(ref.dtype)
+
+
+def _load(ref: Any, layout: Any, *, optimized: bool = True) -> Array:
     # The index was an argument of its own until jax 0.12.
     index = ((),) if "idx" in inspect.signature(plgpu.load).parameters else ()
-    return plgpu.load(ref, *index, layout=layout)
+    return plgpu.load(ref, *index, layout=layout, optimized=optimized)
+
+
+def _transforms(columns: int) -> tuple[Any, Any]:
+    """Shared memory in groups of 8 rows and `columns` two-byte columns, as the matrix unit reads it."""
+    return plgpu.TilingTransform((8, columns)), plgpu.SwizzleTransform(2 * columns)
+
+
+def _columns(tables: Tables | None) -> int:
+    """Columns of a group for queries and keys: a part that is rotated must be whole groups."""
+    return 64 if tables is None else CHUNK
+
+
+def _rows(tables: Any, tile: Any, size: int) -> Any:
+    """The tables of the positions of a tile."""
+    return None if tables is None else tuple(table.at[pl.ds(tile * size, size)] for table in tables)
 
 
 def _here(size: int) -> tuple[Any, Any, Any]:
@@ -73,13 +107,13 @@ def _write(pairs: list[tuple[Any, Any]]) -> None:
     plgpu.wait_smem_to_gmem(0)
 
 
-def _stream(step: Any, start: Any, refs: list[Any], size: int, n: int, stages: int) -> Any:
-    """`step(j, tiles, carry)` over the tiles of `refs`, (n, width) or (n,) each."""
+def _stream(step: Any, start: Any, refs: list[tuple[Any, int]], size: int, n: int, stages: int) -> Any:
+    """`step(j, tiles, carry)` over the tiles of `refs`: arrays (n, width) with a group's columns, or (n,) and 0."""
     specs = [
-        plgpu.BlockSpec((size, ref.shape[1]), lambda j: (j, 0), transforms=_TRANSFORMS)
-        if len(ref.shape) == 2
+        plgpu.BlockSpec((size, ref.shape[1]), lambda j: (j, 0), transforms=_transforms(columns))
+        if columns
         else plgpu.BlockSpec((size,), lambda j: (j,))
-        for ref in refs
+        for ref, columns in refs
     ]
     pipeline = plgpu.emit_pipeline(
         lambda indices, *args: step(indices[0], args[:-1], args[-1]),
@@ -88,7 +122,7 @@ def _stream(step: Any, start: Any, refs: list[Any], size: int, n: int, stages: i
         max_concurrent_steps=stages,
         init_carry=start,
     )
-    return pipeline(*refs)
+    return pipeline(*(ref for ref, _ in refs))
 
 
 def _call(kernel: Any, like: Array, *, size: int, outputs: Any, scratch: list[Any]) -> Any:
@@ -104,40 +138,44 @@ def _call(kernel: Any, like: Array, *, size: int, outputs: Any, scratch: list[An
     )
 
 
-def _tile(size: int, x: Array) -> Any:
-    return plgpu.SMEM((size, x.shape[3]), x.dtype, transforms=_TRANSFORMS)
+def _tile(size: int, x: Array, columns: int = 64) -> Any:
+    return plgpu.SMEM((size, x.shape[3]), x.dtype, transforms=_transforms(columns))
 
 
-def forward(call: Call, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
-    tiles, n, size = WarpgroupTiles(), q.shape[1], call.blocks.q
+def forward(call: Call, q: Array, k: Array, v: Array, tables: Tables | None) -> tuple[Array, Array]:
+    tiles, n, size, columns = WarpgroupTiles(), q.shape[1], call.blocks.q, _columns(tables)
 
-    def kernel(q_ref, k_ref, v_ref, out_ref, log_sum_ref, q_tile, row_tile, barriers):
+    def kernel(tables, q_ref, k_ref, v_ref, out_ref, log_sum_ref, q_tile, row_tile, barriers):
         batch, at, head = _here(size)
         _read([(q_ref.at[batch, at, head], q_tile)], barriers)
+        q = rotated(tiles, q_tile, _rows(tables, jax.lax.axis_index("tile"), size))
 
         def step(j, streamed, carry):
+            k, v = streamed
             return forward_step(
-                tiles, carry, j, q_tile, *streamed,
+                tiles, carry, j, q, k, v, _rows(tables, j, call.blocks.kv),
                 scale=call.scale_2, length=call.length, padded=n != call.length,
             )  # fmt: skip
 
         start = tiles.zeros(q_tile.shape), tiles.row_vector(size, -jnp.inf), tiles.row_vector(size, 0.0)
-        sources = [k_ref.at[batch, :, head], v_ref.at[batch, :, head]]
+        sources = [(k_ref.at[batch, :, head], columns), (v_ref.at[batch, :, head], 64)]
         out, peak, mass = _stream(step, start, sources, call.blocks.kv, n, call.blocks.stages)
         q_tile[...] = (out / jax.lax.broadcast_in_dim(mass, out.shape, (0,))).astype(q_tile.dtype)
         row_tile[...] = peak + jnp.log2(mass)
         _write([(q_tile, out_ref.at[batch, at, head]), (row_tile, log_sum_ref.at[batch, head, at])])
 
     shape = jax.ShapeDtypeStruct((q.shape[0], q.shape[2], n), jnp.float32)
-    scratch = [_tile(size, q), plgpu.SMEM((size,), jnp.float32)]
-    return _call(kernel, q, size=size, outputs=[q, shape], scratch=scratch)(q, k, v)
+    scratch = [_tile(size, q, columns), plgpu.SMEM((size,), jnp.float32)]
+    return _call(kernel, q, size=size, outputs=[q, shape], scratch=scratch)(tables, q, k, v)
 
 
-def backward(call: Call, q: Array, k: Array, v: Array, dout: Array, log_sum: Array, delta: Array):
-    tiles, n, blocks = WarpgroupTiles(), q.shape[1], call.blocks
+def backward(
+    call: Call, q: Array, k: Array, v: Array, tables: Tables | None, dout: Array, log_sum: Array, delta: Array
+):
+    tiles, n, blocks, columns = WarpgroupTiles(), q.shape[1], call.blocks, _columns(tables)
 
     def dq_kernel(
-        q_ref, do_ref, k_ref, v_ref, sum_ref, delta_ref, dq_ref, q_tile, do_tile, sum_row, delta_row, barriers
+        tables, q_ref, do_ref, k_ref, v_ref, sum_ref, delta_ref, dq_ref, q_tile, do_tile, sum_row, delta_row, barriers
     ):
         batch, at, head = _here(blocks.q)
         _read(
@@ -149,37 +187,41 @@ def backward(call: Call, q: Array, k: Array, v: Array, dout: Array, log_sum: Arr
             ],
             barriers,
         )
-        log_sum, delta = tiles.per_row(sum_row), tiles.per_row(delta_row)
+        here = _rows(tables, jax.lax.axis_index("tile"), blocks.q)
+        q, log_sum, delta = rotated(tiles, q_tile, here), tiles.per_row(sum_row), tiles.per_row(delta_row)
 
         def step(j, streamed, dq):
-            return dq_step(tiles, dq, log_sum, delta, q_tile, do_tile, *streamed, scale=call.scale_2)
+            (k, v), rows = streamed, _rows(tables, j, blocks.kv)
+            return dq_step(tiles, dq, log_sum, delta, q, do_tile, k, v, rows, scale=call.scale_2)
 
-        sources = [k_ref.at[batch, :, head], v_ref.at[batch, :, head]]
+        sources = [(k_ref.at[batch, :, head], columns), (v_ref.at[batch, :, head], 64)]
         dq = _stream(step, tiles.zeros(q_tile.shape), sources, blocks.kv, n, blocks.stages)
-        q_tile[...] = (dq * call.scale).astype(q_tile.dtype)
+        store_gradient(tiles, q_tile, dq * call.scale, here)
         _write([(q_tile, dq_ref.at[batch, at, head])])
 
-    def dkv_kernel(k_ref, v_ref, q_ref, do_ref, sum_ref, delta_ref, dk_ref, dv_ref, k_tile, v_tile, barriers):
+    def dkv_kernel(tables, k_ref, v_ref, q_ref, do_ref, sum_ref, delta_ref, dk_ref, dv_ref, k_tile, v_tile, barriers):
         batch, at, head = _here(blocks.kv)
         _read([(k_ref.at[batch, at, head], k_tile), (v_ref.at[batch, at, head], v_tile)], barriers)
+        here = _rows(tables, jax.lax.axis_index("tile"), blocks.kv)
+        k = rotated(tiles, k_tile, here)
 
         def step(j, streamed, carry):
-            (dk, dv), (q, dout, log_sum, delta) = carry, streamed
-            return dkv_step(tiles, dk, dv, k_tile, v_tile, q, dout, log_sum, delta, scale=call.scale_2)
+            (dk, dv), (q, dout, log_sum, delta), rows = carry, streamed, _rows(tables, j, blocks.q)
+            return dkv_step(tiles, dk, dv, k, v_tile, q, dout, log_sum, delta, rows, scale=call.scale_2)
 
-        sources = [q_ref.at[batch, :, head], do_ref.at[batch, :, head]]
-        sources += [sum_ref.at[batch, head], delta_ref.at[batch, head]]
+        sources = [(q_ref.at[batch, :, head], columns), (do_ref.at[batch, :, head], 64)]
+        sources += [(sum_ref.at[batch, head], 0), (delta_ref.at[batch, head], 0)]
         start = tiles.zeros(k_tile.shape), tiles.zeros(v_tile.shape)
         dk, dv = _stream(step, start, sources, blocks.q, n, blocks.stages)
-        k_tile[...] = (dk * call.scale).astype(k_tile.dtype)
+        store_gradient(tiles, k_tile, dk * call.scale, here)
         v_tile[...] = dv.astype(v_tile.dtype)
         _write([(k_tile, dk_ref.at[batch, at, head]), (v_tile, dv_ref.at[batch, at, head])])
 
     row = plgpu.SMEM((blocks.q,), jnp.float32)
-    dq = _call(dq_kernel, q, size=blocks.q, outputs=q, scratch=[_tile(blocks.q, q), _tile(blocks.q, dout), row, row])(
-        q, dout, k, v, log_sum, delta
-    )
-    dk, dv = _call(dkv_kernel, k, size=blocks.kv, outputs=[k, v], scratch=[_tile(blocks.kv, k), _tile(blocks.kv, v)])(
-        k, v, q, dout, log_sum, delta
+    scratch = [_tile(blocks.q, q, columns), _tile(blocks.q, dout), row, row]
+    dq = _call(dq_kernel, q, size=blocks.q, outputs=q, scratch=scratch)(tables, q, dout, k, v, log_sum, delta)
+    scratch = [_tile(blocks.kv, k, columns), _tile(blocks.kv, v)]
+    dk, dv = _call(dkv_kernel, k, size=blocks.kv, outputs=[k, v], scratch=scratch)(
+        tables, k, v, q, dout, log_sum, delta
     )
     return dq, dk, dv

@@ -153,16 +153,9 @@ def rotary_frequencies(head_dim: int) -> Array:
 
 
 def rotary_tables(length: int, head_dim: int) -> tuple[Array, Array]:
-    """Cosines and sines of position * frequency, (length, head_dim / 2) float32 each."""
+    """Cosines and sines of position * frequency, (length, head_dim / 2) float32 each, for `kernels.rotary`."""
     angles = jnp.arange(length, dtype=jnp.float32)[:, None] * rotary_frequencies(head_dim)[None]
     return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x: Array, tables: tuple[Array, Array]) -> Array:
-    """Rotary embedding of x (B, L, H, head_dim) in float32; coordinates i and i + head_dim/2 form a pair."""
-    cos, sin = (table[None, :, None] for table in tables)
-    first, second = jnp.split(x.astype(jnp.float32), 2, -1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
 
 
 def modulate(x: Array, shift: Array, scale: Array) -> Array:

@@ -22,7 +22,6 @@ from dfm_jax.models.layers import (
     modulate,
     precision,
     rotary_tables,
-    rotate,
 )
 
 VOCABULARY_MULTIPLE = 128
@@ -150,9 +149,9 @@ class Block(nnx.Module):
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
-        q, k = rotate(q, rotary).astype(dtype), rotate(k, rotary).astype(dtype)
         implementation = None if self.config.attention == "auto" else self.config.attention
-        out = attention.attention(q, k, v, implementation=implementation, mesh=mesh, batch_axes=ROWS, head_axis=HEADS)
+        split = {"mesh": mesh, "batch_axes": ROWS, "head_axis": HEADS}
+        out = attention.attention(q, k, v, rotary=rotary, implementation=implementation, **split)
         return self.attention_out(out.reshape(h.shape), dtype)
 
 

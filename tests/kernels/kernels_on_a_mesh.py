@@ -112,7 +112,7 @@ def check_law(mesh):
 
 
 def check_attention(mesh):
-    """The interpreted kernel with batch and heads split."""
+    """The interpreted kernel with batch and heads split, plain and with rotary tables."""
     q, k, v, dout = (normal(8, 10, 4, 32) for _ in range(4))
     split = {"mesh": mesh, "batch_axes": ("data", "fsdp"), "head_axis": "tensor"}
 
@@ -120,8 +120,11 @@ def check_attention(mesh):
         out, pullback = jax.vjp(lambda *x: attention(*x, **options), q, k, v)
         return out, pullback(dout)
 
-    found = jax.jit(lambda: run({"implementation": "pallas", **split}))()
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, run({"implementation": "xla"}))
+    angles = normal(10, 16)
+    for rotary in (None, (jnp.cos(angles), jnp.sin(angles))):
+        found = jax.jit(lambda rotary: run({"implementation": "pallas", "rotary": rotary, **split}))(rotary)
+        wanted = run({"implementation": "xla", "rotary": rotary})
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, wanted)
 
 
 def check_partitioned(mesh):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dfm_jax.models import layers
 from dfm_jax.models.transformer import Block, Transformer, TransformerConfig
 from dfm_jax.training.optimizer import make_optimizer
+from kernels.rotary import rotate
 
 SMALL = TransformerConfig(vocab_size=37, hidden_size=32, cond_dim=16, length=12, n_blocks=2, n_heads=2, dropout=0.25)
 seeds = st.integers(0, 2**31 - 1)
@@ -141,7 +142,7 @@ def test_rotary_depends_on_relative_position(seed, distance, start, shift):
 def _rotated(seed):
     """A random query and key as they are at each of 128 positions, (2, 128, 16)."""
     x = jax.random.normal(jax.random.key(seed), (2, 1, 1, 16))
-    return layers.rotate(jnp.broadcast_to(x, (2, 128, 1, 16)), layers.rotary_tables(128, 16))[:, :, 0]
+    return rotate(jnp.broadcast_to(x, (2, 128, 1, 16)), layers.rotary_tables(128, 16))[:, :, 0]
 
 
 def test_bfloat16_agrees_to_its_precision():
