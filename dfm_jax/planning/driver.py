@@ -22,7 +22,7 @@ from dfm_jax.data import vocabulary_size
 from dfm_jax.errors import UsageError, WorldError
 from dfm_jax.planning.targets import Target
 
-PROGRAMS = ("train", "evaluate", "sample")
+PROGRAMS = ("train", "loss", "evaluate", "sample")
 TIMEOUT = 1800  # seconds for one program; a 7B step needs one minute
 PLUGINS = ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")
 

@@ -102,6 +102,15 @@ def test_what_the_trainer_calls(evaluator):
     assert len((evaluator.workdir / "samples" / "step_3.jsonl").read_text().splitlines()) == 3
 
 
+def test_the_judge_is_read_once(evaluator, monkeypatch):
+    read = evaluate.load_judge
+    names = []
+    monkeypatch.setattr(evaluate, "load_judge", lambda name: names.append(name) or read(name))
+    for step in (3, 4):
+        evaluator.samples(make_model(), step)
+    assert names == ["gpt2-large"]
+
+
 def test_without_a_judge_the_rest_runs(evaluator, monkeypatch):
     def missing(name):
         raise WorldError("config.eval.judge=gpt2-large: get it with hf download")
