@@ -221,11 +221,12 @@ TYPES = {str: "text", bool: "true or false", int: "an integer", float: "a number
 def other_type(value: Any, like: Any) -> str | None:
     """What a field whose default is `like` takes, if `value` is no such thing; an integer is a number too."""
     kind = type(like)
-    fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)
-    if kind in (int, float) and isinstance(value, bool):
-        fits = False
-    if kind is tuple and fits:
-        fits = all(isinstance(item, str) for item in value)
+    if isinstance(value, tuple):
+        fits = kind is tuple and all(isinstance(item, str) for item in value)
+    elif isinstance(value, bool):
+        fits = kind is bool
+    else:
+        fits = isinstance(value, (int, float) if kind is float else kind)
     return None if fits else TYPES[kind]
 
 
