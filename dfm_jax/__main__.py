@@ -5,6 +5,8 @@ import sys
 
 def main() -> int:
     """Exit status: 0 done, 1 the world is wrong (disk, cache, another run's files), 2 the command is wrong, 130 ^C."""
+    import os
+
     from dfm_jax.errors import UsageError, WorldError
 
     try:
@@ -19,6 +21,15 @@ def main() -> int:
         return 2
     except WorldError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read the output, such as `head`, has what he wanted. Python would say so again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        # A disk that is full, a folder that went away: what every part of the program may meet at any time.
+        reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {error.filename or 'disk'}: {reason}: accepted a file that can be used", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         # Training and its saving have their own answer to a signal; this is one before or after them.

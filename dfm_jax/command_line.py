@@ -42,6 +42,8 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str]] = {
     "eval_perplexity": (("eval",), "generate samples and judge them (config.eval.perplexity)"),
     "trace": (("benchmark",), "write a jax.profiler trace of each benchmark"),
 }
+# Operands that are integers of 0 or more; the others are text.
+NUMBERS = ("step", "num_processes", "process_id")
 # Operands that may stand without a value, and what they then mean.
 ALONE = {"--sweep": "--sweep=all"}
 EVERY_MODE: dict[str, str] = {
@@ -128,30 +130,29 @@ def parse_flags(words: Sequence[str]) -> dict[str, Any]:
         if word.startswith("-") and "." in name:
             raise UsageError(f"{word.lstrip('-')}: accepted is --config.{name}=VALUE for the config's fields")
     values = flags.FlagValues()
-    for name, text in EVERY_MODE.items():
-        if name in ("num_processes", "process_id"):
-            flags.DEFINE_integer(name, None, text, lower_bound=0, flag_values=values)
+    for name in (*EVERY_MODE, *OPERANDS):
+        if name in NUMBERS:
+            flags.DEFINE_integer(name, None, "", lower_bound=0, flag_values=values)
         else:
-            flags.DEFINE_string(name, None, text, flag_values=values)
-    for name, (modes, text) in OPERANDS.items():
-        if name == "step":
-            flags.DEFINE_integer(name, None, f"{', '.join(modes)}: {text}", lower_bound=0, flag_values=values)
-        else:
-            flags.DEFINE_string(name, None, f"{', '.join(modes)}: {text}", flag_values=values)
-    for name, (modes, text) in SWITCHES.items():
-        flags.DEFINE_boolean(name, None, f"{', '.join(modes)}: {text}", flag_values=values)
+            flags.DEFINE_string(name, None, "", flag_values=values)
+    for name in SWITCHES:
+        flags.DEFINE_boolean(name, None, "", flag_values=values)
     try:
         left = values(["main.py", *(ALONE.get(word, word) for word in words)])
     except flags.UnrecognizedFlagError as error:
         close = difflib.get_close_matches(error.flagname, list(values), 1)
         hint = f" (did you mean --{close[0]}?)" if close else ""
-        raise UsageError(
-            f"{error.flagname}={error.flagvalue or ''}: accepted flags are --{', --'.join(values)}{hint}"
-        ) from error
+        stripped = (word.lstrip("-") for word in words)
+        given = next((word for word in stripped if word.startswith(error.flagname)), error.flagname)
+        raise UsageError(f"{given}: accepted flags are --{', --'.join(values)}{hint}") from error
+    except flags.IllegalFlagValueError as error:
+        # absl's text is 'flag --step=x: why'. Only whole numbers and switches can be wrong.
+        text = " ".join(str(error).split()).removeprefix("flag --").split(": ")[0]
+        accepted = "an integer of 0 or more" if text.partition("=")[0] in NUMBERS else "true or false, or no value"
+        raise UsageError(f"{text}: accepted is {accepted}") from error
     except flags.Error as error:
-        # absl's text is 'flag --step=x: why', or a sentence of its own.
         text = " ".join(str(error).split()).removeprefix("flag --")
-        raise UsageError(f"{text}; accepted is --FLAG=VALUE, see the README") from error
+        raise UsageError(f"{text}; accepted is --FLAG=VALUE, see --help") from error
     if left[1:]:
         raise UsageError(f"{left[1]}: accepted are flags that begin with --, such as --config=configs/quickstart.py")
     return {name: values[name].value for name in values}
@@ -183,8 +184,7 @@ def resolve(
         if mode in ("train", "import", "compile", "benchmark"):
             folder = folder or RUNS / pathlib.Path(config_file).stem
     elif folder is not None and is_run(folder):
-        saved = folder / "config.json"
-        config = configs.from_json(saved.read_text(), str(saved))
+        config = configs.load_run(folder)
     elif mode == "import":
         # The file itself tells the architecture; the rest is the published recipe.
         from dfm_jax.configs import base

@@ -34,14 +34,15 @@ GONE = {
 }
 
 Check = tuple[str, Callable[[Any], Any]]
-POSITIVE: Check = ("an integer above 0", lambda v: v >= 1)
-COUNT: Check = ("an integer of 0 or more", lambda v: v >= 0)
+LARGEST = 2**31 - 1  # steps and rows are counted in int32 on the devices
+POSITIVE: Check = ("an integer above 0, below 2**31", lambda v: 1 <= v <= LARGEST)
+COUNT: Check = ("an integer of 0 or more, below 2**31", lambda v: 0 <= v <= LARGEST)
 FRACTION: Check = ("a number in [0, 1)", lambda v: 0 <= v < 1)
 PROPORTION: Check = ("a number in (0, 1]", lambda v: 0 < v <= 1)
 NON_NEGATIVE: Check = ("a number of 0 or more", lambda v: 0 <= v < math.inf)
 ABOVE_ZERO: Check = ("a number above 0", lambda v: 0 < v < math.inf)
-AXIS: Check = ("an integer above 0, or -1 for whatever is left", lambda v: v >= 1 or v == -1)
-SEED: Check = ("an integer in [0, 2**31)", lambda v: 0 <= v < 2**31)
+AXIS: Check = ("an integer above 0, or -1 for whatever is left", lambda v: 1 <= v <= LARGEST or v == -1)
+SEED: Check = COUNT
 NOT_EMPTY: Check = ("a name or a path", bool)
 
 
@@ -178,11 +179,16 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str, origin: str = "config.json") -> ConfigDict:
-    """The inverse of `to_json`. Fields newer than the text take the value of `configs/base.py`."""
+    """The inverse of `to_json`. Fields newer than the text take the value of `configs/base.py`.
+
+    Raises WorldError, naming `origin`, where the text is no such config, or one of another version.
+    """
     try:
         saved = json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise WorldError(f"{origin}: accepted is a config that a run saved; {one_line(error)}") from error
+    if not isinstance(saved, dict) or not all(isinstance(part, dict) for part in saved.values()):
+        raise WorldError(f"{origin}: accepted is a config that a run saved, an object of groups of fields")
     config = base.get_config()
     for group, fields in saved.items():
         if group not in config:
@@ -192,8 +198,36 @@ def from_json(text: str, origin: str = "config.json") -> ConfigDict:
                 raise WorldError(
                     f"{origin}: {group}.{name} is no field of this version; accepted are {', '.join(config[group])}"
                 )
-            config[group][name] = tuple(value) if isinstance(value, list) else value
+            value = tuple(value) if isinstance(value, list) else value
+            if wanted := other_type(value, config[group][name]):
+                raise WorldError(f"{origin}: {group}.{name}={value!r}: accepted is {wanted}")
+            config[group][name] = value
     return config
+
+
+def load_run(folder: pathlib.Path) -> ConfigDict:
+    """The config that the run in `folder` saved. Raises WorldError where it cannot be read."""
+    path = folder / "config.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WorldError(f"{path}: accepted is a config that a run saved; {one_line(error)}") from error
+    return from_json(text, str(path))
+
+
+TYPES = {str: "text", bool: "true or false", int: "an integer", float: "a number", tuple: "a list of texts"}
+
+
+def other_type(value: Any, like: Any) -> str | None:
+    """What a field whose default is `like` takes, if `value` is no such thing; an integer is a number too."""
+    kind = type(like)
+    if isinstance(value, tuple):
+        fits = kind is tuple and all(isinstance(item, str) for item in value)
+    elif isinstance(value, bool):
+        fits = kind is bool
+    else:
+        fits = isinstance(value, (int, float) if kind is float else kind)
+    return None if fits else TYPES[kind]
 
 
 def fields(config: ConfigDict) -> dict[str, Any]:
@@ -215,6 +249,10 @@ def check(config: ConfigDict) -> None:
     for field in known:
         if field not in values:
             raise UsageError(f"config.{field}=(missing): accepted is a config with every field of configs/base.py")
+    for field, like in known.items():
+        # ml_collections lets a config's file set any field to None.
+        if wanted := other_type(values[field], like):
+            refuse(field, values[field], wanted)
     for field, (accepted, holds) in CHECKS.items():
         if not holds(values[field]):
             refuse(field, repr(values[field]) if isinstance(values[field], str) else values[field], accepted)
@@ -270,8 +308,10 @@ def check_together(config: ConfigDict) -> None:
         )
     with naming(f"config.sampling.method={config.sampling.method}"):
         flow.MixtureDiscreteSolver(lambda x, t: x, path, source, step=config.sampling.method)
-    with naming(f"config.optim.name={config.optim.name}"):
+    try:
         optimizer.from_config(config.optim)
+    except ValueError as error:
+        raise UsageError(f"config.{error}") from error
 
 
 @contextlib.contextmanager

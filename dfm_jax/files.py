@@ -1,11 +1,13 @@
 """Files that appear whole or not at all."""
 
+import contextlib
 import io
 import json
 import os
 import pathlib
 import tempfile
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -22,21 +24,22 @@ def _read_umask() -> int:
 _UMASK = _read_umask()
 
 
-def write_atomically(path: str | os.PathLike, content: str | bytes, *, durable: bool = False) -> None:
-    """Replaces `path` by `content` (text as UTF-8); a reader sees the old file or the new one.
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike, *, durable: bool = False) -> Iterator[BinaryIO]:
+    """A file to write to that replaces `path` when the context ends; a reader sees the old file or the new one.
 
-    The content goes to a temporary file in the same folder, which is then renamed. With `durable` both are
-    flushed to the disk first, so that the file also survives a loss of power.
+    It is a temporary file in the same folder, which is then renamed. With `durable` both are flushed to the disk
+    first, so that the file also survives a loss of power.
 
     Raises:
-      OSError: nothing could be written; an earlier file is untouched and no temporary file is left.
+      OSError: nothing could be written. After this or any other error an earlier file is untouched and no temporary
+        file is left.
     """
     path = pathlib.Path(path)
-    data = content.encode() if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             if durable:
                 os.fsync(file.fileno())
@@ -47,6 +50,12 @@ def write_atomically(path: str | os.PathLike, content: str | bytes, *, durable: 
         raise
     if durable:
         sync_folder(path.parent)
+
+
+def write_atomically(path: str | os.PathLike, content: str | bytes, *, durable: bool = False) -> None:
+    """Replaces `path` by `content` (text as UTF-8), as `replacing` does."""
+    with replacing(path, durable=durable) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def write_json_atomically(path: str | os.PathLike, value: Any, *, durable: bool = False) -> None:

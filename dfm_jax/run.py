@@ -26,6 +26,27 @@ from dfm_jax.training.checkpoints import Checkpoints
 
 # The part of a checkpoint that evaluation uses: the average where one was kept, else the parameters.
 EVALUATED = ("ema", "model")
+# What a network's numbers mean, where its arrays do not tell: with another value every shape is right (257 and 258
+# tokens are both padded to 384) and every figure wrong. Another schedule of the samples is `sampling.scheduler`.
+NETWORK = (
+    "tokenizer.name",
+    "flow.path",
+    "flow.noise",
+    "flow.exponents",
+    "flow.embeddings",
+    "flow.distance_power",
+    "flow.beta",
+    "flow.beta_c",
+    "flow.beta_a",
+    "flow.source_distribution",
+    "flow.scheduler_type",
+    "flow.exponent",
+    "model.n_heads",
+    "model.parametrization",
+    "model.time_scale",
+    "model.time_input",
+    "model.time_conditioning",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,16 +152,23 @@ def load(folder: str | os.PathLike, *, step: int | None = None, mesh: jax.shardi
         WorldError: there is no run or no intact checkpoint, or its arrays are not the config's model.
     """
     folder = pathlib.Path(folder)
-    saved = folder / "config.json"
-    if not saved.is_file():
+    if not (folder / "config.json").is_file():
         raise WorldError(f"workdir={folder}: accepted the folder of a run, with its config.json")
-    return load_with(configs.from_json(saved.read_text(), str(saved)), folder, step=step, mesh=mesh)
+    return load_with(configs.load_run(folder), folder, step=step, mesh=mesh)
 
 
 def load_with(
     config: ConfigDict, folder: pathlib.Path, *, step: int | None = None, mesh: jax.sharding.Mesh | None = None
 ) -> Run:
-    """`load` with a config in place of the saved one; it has to describe the same model."""
+    """`load` with a config in place of the saved one; it has to describe the same model.
+
+    Raises:
+        UsageError: a field of `NETWORK` is not what the checkpoint was trained with.
+    """
+    checkpoints = Checkpoints(folder / "checkpoints")
+    if checkpoints.latest_step() is None:
+        raise WorldError(f"workdir={folder}: accepted a run with a checkpoint; this one has none yet")
+    check_same_network(checkpoints.metadata(step).get("config", {}), config, folder)
     tokenizer = get_tokenizer(config.tokenizer.name)
     problem = get_problem(config, tokenizer.vocab_size, **tables.of_run(config, tokenizer.vocab_size, folder))
     mesh = mesh or sharding.make_mesh(sharding.MeshShape())
@@ -150,11 +178,18 @@ def load_with(
     abstract = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places
     )
-    checkpoints = Checkpoints(folder / "checkpoints")
-    if checkpoints.latest_step() is None:
-        raise WorldError(f"workdir={folder}: accepted a run with a checkpoint; this one has none yet")
     at, model = checkpoints.restore_subtree(abstract, *EVALUATED, step=step)
     return Run(folder, config, at, tokenizer, problem, model, mesh)
+
+
+def check_same_network(saved: dict[str, dict[str, Any]], config: ConfigDict, folder: pathlib.Path) -> None:
+    """UsageError where a field of `NETWORK` differs from that of the checkpoint's config `saved`."""
+    for field in NETWORK:
+        group, name = field.split(".")
+        trained = saved.get(group, {}).get(name, config[group][name])  # an older checkpoint may lack a newer field
+        given = config[group][name]
+        if given != trained:
+            raise UsageError(f"config.{field}={given}: accepted is {trained}, which {folder} was trained with")
 
 
 def split_reference(text: str) -> tuple[pathlib.Path, int | None]:

@@ -2,11 +2,12 @@
 
 import json
 import pathlib
+import re
 
 import pytest
 
 from dfm_jax import command_line, config
-from dfm_jax.errors import UsageError
+from dfm_jax.errors import UsageError, WorldError
 
 QUICKSTART = "--config=configs/quickstart.py"
 
@@ -100,14 +101,49 @@ def test_a_config_survives_json():
     assert json.loads(config.to_json(settings))["optim"]["lr"] == settings.optim.lr
 
 
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        (b"", "a config that a run saved"),
+        (b"\xff\xfe", "a config that a run saved"),
+        (b"[1]", "an object of groups of fields"),
+        (b'{"optim": 3}', "an object of groups of fields"),
+        (b'{"optim": {"lr": null}}', "optim.lr=None: accepted is a number"),
+        (b'{"model": {"n_heads": "4"}}', "model.n_heads='4': accepted is an integer"),
+        (b'{"model": {"qk_norm": 1}}', "model.qk_norm=1: accepted is true or false"),
+        (b'{"eval": {"corpora": [1]}}', "eval.corpora=(1,): accepted is a list of texts"),
+        (b'{"optim": {"speed": 1}}', "optim.speed is no field"),
+    ],
+)
+def test_a_damaged_saved_config_gives_one_line(tmp_path, text, part):
+    (tmp_path / "config.json").write_bytes(text)
+    with pytest.raises(WorldError, match=re.escape(part)) as caught:
+        parse("--mode=eval", f"--workdir={tmp_path}")
+    assert "config.json" in str(caught.value) and "accepted" in str(caught.value)
+
+
+def test_a_config_file_that_disables_with_none_gives_one_line(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from configs import base\n"
+        "def get_config():\n"
+        "    config = base.get_config()\n"
+        "    config.optim.grad_clip = None\n"
+        "    return config\n"
+    )
+    with pytest.raises(UsageError, match=r"optim.grad_clip=None: accepted is a number"):
+        config.check(parse("--config=mine.py").config)
+
+
 WRONG = {
     "mode": ([QUICKSTART, "--mode=fly"], ["mode=fly", "train", "sample"]),
     "no config": (["--mode=train"], ["config=", "configs/quickstart.py"]),
     "missing config": (["--config=configs/nothing.py"], ["configs/nothing.py", "get_config"]),
-    "unknown flag": ([QUICKSTART, "--promt=x"], ["promt", "--prompt"]),
+    "unknown flag": ([QUICKSTART, "--promt=x"], ["promt=x: accepted flags are", "(did you mean --prompt?)"]),
     "flag of another mode": ([QUICKSTART, "--prompt=x"], ["prompt=x", "--mode=sample"]),
     "not a flag": ([QUICKSTART, "train"], ["train", "--"]),
-    "bad integer flag": (["--mode=eval", "--step=x"], ["step", "x"]),
+    "bad integer flag": (["--mode=eval", "--step=x"], ["step=x: accepted is an integer of 0 or more"]),
+    "negative integer flag": (["--mode=eval", "--step=-1"], ["step=-1: accepted is an integer of 0 or more"]),
+    "bad switch": ([QUICKSTART, "--mode=prepare", "--verify=maybe"], ["verify=maybe: accepted is true or false"]),
     "unknown field": ([QUICKSTART, "--config.optim.lrr=1"], ["optim.lrr", "optim.lr"]),
     "unknown group": ([QUICKSTART, "--config.optimizer.lr=1"], ["optimizer.lr", "optim.lr"]),
     "not a number": ([QUICKSTART, "--config.optim.lr=fast"], ["optim.lr=fast", "a number"]),
@@ -143,6 +179,8 @@ FIELDS = {
     "model.n_heads": ("3", "hidden_size"),
     "model.dropout": ("1.0", "[0, 1)"),
     "training.batch_size": ("0", "above 0"),
+    "training.snapshot": ("99999999999999999999", "below 2**31"),
+    "optim.n_iters": ("3e9", "below 2**31"),
     "training.grad_accum": ("5", "batch_size"),
     "sampling.method": ("magic", "exact"),
     "sampling.top_p": ("0", "(0, 1]"),

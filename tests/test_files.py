@@ -36,6 +36,17 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path, monkeypatch):
     assert files.read_json(path) == {"a": 1} and os.listdir(tmp_path) == ["a.json"]
 
 
+def test_what_is_written_in_parts_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.bin"
+    with files.replacing(path, durable=True) as file:
+        file.write(b"first")
+        assert not path.exists()
+    with pytest.raises(KeyError), files.replacing(path) as file:
+        file.write(b"second")
+        raise KeyError
+    assert path.read_bytes() == b"first" and os.listdir(tmp_path) == ["a.bin"]
+
+
 def test_reading_what_is_not_there_or_no_json(tmp_path):
     with pytest.raises(WorldError, match=r"a\.json: accepted a readable JSON file"):
         files.read_json(tmp_path / "a.json")

@@ -1,10 +1,12 @@
 """The program from outside: bad input ends before any work, in one line on stderr, with the exit status of its kind."""
 
+import errno
 import os
 import pathlib
 import subprocess
 import sys
 
+from dfm_jax import __main__, commands
 from dfm_jax.data import prepare
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -87,6 +89,27 @@ def test_a_folder_with_another_run(tmp_path):
     assert run_main(tmp_path, "--mode=import", f"--from={fixture}", *same, "--config.model.n_blocks=2").returncode == 0
     result = run_main(tmp_path, QUICKSTART, "--workdir=run")
     assert_one_line(result, WORLD, "workdir=run", "changed are", "model.hidden_size: 32 -> 128")
+
+
+def test_output_that_nobody_reads_to_its_end(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+    ) as child:
+        assert child.stdout is not None and child.stderr is not None
+        child.stdout.close()
+        assert child.stderr.read() == b""
+
+
+def test_a_disk_error_anywhere_gives_one_line(monkeypatch, capsys):
+    def full(command):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/quickstart/config.json")
+
+    monkeypatch.setattr(commands, "run", full)
+    monkeypatch.setattr(sys, "argv", ["main.py", QUICKSTART])
+    assert __main__.main() == WORLD
+    assert capsys.readouterr().err == (
+        "error: runs/quickstart/config.json: No space left on device: accepted a file that can be used\n"
+    )
 
 
 def test_a_flag_without_its_value(tmp_path):

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 
 from dfm_jax import files
 from dfm_jax.benchmark import counterparts, data, operations, programs, results
+from dfm_jax.data import vocabulary_size
 from dfm_jax.errors import UsageError
-from dfm_jax.planning.driver import VOCABULARIES
 from dfm_jax.terminal import note
 
 Benchmark = Callable[[ConfigDict, int], Iterator[results.Row]]
@@ -41,7 +41,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, *, only: str | None = None, t
     about = results.machine()
     rows: list[results.Row] = []
     left_out: dict[str, str] = {}
-    vocab_size = VOCABULARIES[config.tokenizer.name]
+    vocab_size = vocabulary_size(config.tokenizer.name)
     for name in names:
         note(f"benchmark: {name}")
         folder = str(workdir / "trace" / name)

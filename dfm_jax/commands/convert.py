@@ -176,5 +176,7 @@ def export_run(command: Command) -> int:
 
 def output_file(target: str | None, workdir: pathlib.Path, step: int, suffix: str) -> pathlib.Path:
     path = pathlib.Path(target) if target else workdir / "export" / f"step_{step}.{suffix}"
+    if path.is_dir():
+        raise UsageError(f"output={path}: accepted is the name of a file; this is a folder")
     files.ensure_writable(path.parent, field="output")
     return path

@@ -17,8 +17,10 @@ from dfm_jax.run import Run, load_with
 def run(command: Command) -> int:
     config, workdir = command.config, command.workdir
     if command.operands["compare"]:
+        folders = [part.strip() for part in command.operands["compare"].split(",") if part.strip()]
+        if not folders:
+            raise UsageError(f"compare={command.operands['compare']}: accepted is RUN,RUN,...")
         if processes.is_first():
-            folders = [part.strip() for part in command.operands["compare"].split(",") if part.strip()]
             print(compare([newest_report(folder) for folder in folders]))
         return 0
     assert workdir is not None

@@ -14,7 +14,7 @@ from dfm_jax.data import TokenStream, get_tokenizer
 from dfm_jax.errors import WorldError
 from dfm_jax.evaluation.evaluate import Evaluator
 from dfm_jax.lock import RunLock
-from dfm_jax.logging import MetricsWriter, note
+from dfm_jax.logging import MetricsWriter, note, warn
 from dfm_jax.models.transformer import count_parameters
 from dfm_jax.problem import get_problem
 from dfm_jax.run import EVALUATED, Run, split_reference
@@ -173,3 +173,5 @@ def announce(trainer: Trainer, stream: TokenStream, workdir: pathlib.Path, step:
     )
     for line in trainer.notes:
         note(f"sharding: {line}")
+    if config.checkpoint.keep_last == 1:
+        warn("checkpoint.keep_last=1: if the newest checkpoint is damaged there is no earlier one to go on from")

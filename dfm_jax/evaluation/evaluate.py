@@ -226,7 +226,7 @@ class Evaluator:
         judged = None
         if self._judge is not None:
             judged = self._judge(tokens, self.tokenizer)
-        else:
+        elif self.settings.judge:  # a run that wants none misses none
             missing.append(f"generative perplexity: {self._judge_failure}")
         return text_entry(judged, diversity(tokens), len(tokens))
 

@@ -8,7 +8,7 @@ import numpy as np
 from dfm_jax.data.tokenizers import Tokenizer
 from dfm_jax.errors import UsageError
 
-GAP = re.compile(r"<gap(?::(\d+))?>")
+GAP = re.compile(r"<gap(?::([^<>]*))?>")
 
 
 class Prompt(NamedTuple):
@@ -28,16 +28,19 @@ def parse_prompt(text: str, tokenizer: Tokenizer, length: int) -> Prompt:
     A token of GPT-2 begins with the blank before its word, so the blank before a gap belongs to what is generated.
 
     Raises:
-        UsageError: more than `length` tokens, an empty gap, or two gaps without a size.
+        UsageError: more than `length` tokens, a gap whose size is no number above 0, two gaps without a size, or
+            text that is no UTF-8.
     """
+    if any("\ud800" <= character <= "\udfff" for character in text):  # what Python makes of other bytes in a command
+        raise UsageError(f"prompt={text!r}: accepted text in UTF-8")
     pieces: list[np.ndarray | int | None] = []
     start, free = 0, 0
     for gap in GAP.finditer(text):
         pieces.append(_encode(text[start : gap.start()], tokenizer, before_gap=True))
-        if gap[1] is not None and int(gap[1]) == 0:
-            raise UsageError(f"prompt={text!r}: accepted gaps of one token or more")
+        if gap[1] is not None and not (gap[1].isdecimal() and int(gap[1]) > 0):
+            raise UsageError(f"prompt={text!r}: {gap[0]}: accepted gaps of one token or more, as <gap:40>")
         pieces.append(int(gap[1]) if gap[1] else None)
-        free += not gap[1]
+        free += gap[1] is None
         start = gap.end()
     pieces.append(_encode(text[start:], tokenizer, before_gap=free == 0))
     if free > 1:

@@ -97,19 +97,22 @@ def read_report(path: str | os.PathLike) -> Report:
     """A report from its JSON. Raises WorldError if the file is no such thing."""
     given = files.read_json(path)
     try:
-        return Report(**{**given, "missing": tuple(given["missing"])})
-    except (TypeError, KeyError) as error:
+        report = Report(**{**given, "missing": tuple(given["missing"])})
+        render_markdown(report)
+        return report
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise WorldError(f"{path}: accepted an evaluation that this program wrote ({error})") from None
 
 
 def newest_report(workdir: str | os.PathLike) -> Report:
     """The evaluation of the latest step in a run's folder. Raises WorldError if there is none."""
-    found = sorted((pathlib.Path(workdir) / "eval").glob("step_*.json"), key=lambda p: int(p.stem.split("_")[1]))
-    if not found:
+    steps = [path.stem.removeprefix("step_") for path in (pathlib.Path(workdir) / "eval").glob("step_*.json")]
+    newest = max((int(step) for step in steps if step.isdecimal()), default=None)
+    if newest is None:
         raise WorldError(
-            f"{workdir}: accepted a run that was evaluated (python main.py --mode=eval --workdir={workdir})"
+            f"compare={workdir}: accepted a run that was evaluated (python main.py --mode=eval --workdir={workdir})"
         )
-    return read_report(found[-1])
+    return read_report(pathlib.Path(workdir) / "eval" / f"step_{newest}.json")
 
 
 def render_markdown(report: Report) -> str:
@@ -191,7 +194,7 @@ def _generation_parts(generation: Mapping[str, Any]) -> list[str]:
         rows.append(row("real text", generation["real_text"]))
     columns = ["", "perplexity (mean of exp)", "perplexity (token mean)", "entropy, bits", "entropy, nats"]
     settings = ", ".join(f"{name} {value}" for name, value in generation.get("settings", {}).items())
-    judge = generation.get("judge") or "no judge"
+    judge = generation.get("judge") or "none, config.eval.judge is empty"
     return [
         "## Generation",
         f"{settings}. Judge: {judge}." if settings else f"Judge: {judge}.",

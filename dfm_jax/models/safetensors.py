@@ -13,6 +13,8 @@ from collections.abc import Mapping
 import ml_dtypes
 import numpy as np
 
+from dfm_jax import files
+
 _DTYPES = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -96,7 +98,6 @@ def write_safetensors(
     Raises:
         ValueError: a dtype that the format does not have.
     """
-    path = pathlib.Path(path)
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     arrays, offset = [], 0
     for name, value in tensors.items():
@@ -113,11 +114,7 @@ def write_safetensors(
         offset += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8, as the format asks
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    with temporary.open("wb") as file:
+    with files.replacing(path, durable=True) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for array in arrays:
             file.write(array.tobytes())
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

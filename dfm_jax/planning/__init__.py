@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dfm_jax import files
+from dfm_jax.data import vocabulary_size
 from dfm_jax.models.transformer import count_parameters
 from dfm_jax.planning import driver, report, sweep, targets, verdict
 from dfm_jax.problem import get_model_config, stand_in
@@ -53,7 +54,7 @@ def parameters(config: ConfigDict) -> int:
 
 
 def states(config: ConfigDict) -> int:
-    return stand_in(config, driver.VOCABULARIES[config.tokenizer.name]).source.num_states
+    return stand_in(config, vocabulary_size(config.tokenizer.name)).source.num_states
 
 
 def run_sweep(

@@ -9,7 +9,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,12 +18,11 @@ from ml_collections import ConfigDict
 
 from dfm_jax import config as configs
 from dfm_jax import sharding
-from dfm_jax.data.tokenizers import ByteTokenizer, GPT2Tokenizer
+from dfm_jax.data import vocabulary_size
 from dfm_jax.errors import UsageError, WorldError
 from dfm_jax.planning.targets import Target
 
-VOCABULARIES = {tokenizer.name: tokenizer.vocab_size for tokenizer in (ByteTokenizer, GPT2Tokenizer)}
-PROGRAMS = ("train", "evaluate", "sample")
+PROGRAMS = ("train", "loss", "evaluate", "sample")
 TIMEOUT = 1800  # seconds for one program; a 7B step needs one minute
 PLUGINS = ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")
 
@@ -67,23 +66,12 @@ def check_fits_mesh(config: ConfigDict, target: Target) -> sharding.MeshShape:
     return shape
 
 
-def compile_all(
-    jobs: Sequence[Job], told: Callable[[Job, dict[str, Any]], None] = lambda job, answer: None
-) -> list[dict[str, Any]]:
-    """The answers of `dfm_jax.planning.child`, in the order of the jobs; `told` hears each as it comes.
-
-    A job that failed has {'error', 'text'} as its answer.
-    """
+def compile_all(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """The answers of `dfm_jax.planning.child`, in the order of the jobs; {'error', 'text'} for one that failed."""
     # A compilation takes up to two gigabytes and about one core.
     workers = max(1, min(len(jobs), os.cpu_count() or 1))
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        futures = {pool.submit(compile_one, job): number for number, job in enumerate(jobs)}
-        answers: list[dict[str, Any]] = [{}] * len(jobs)
-        for future in concurrent.futures.as_completed(futures):
-            number = futures[future]
-            answers[number] = future.result()
-            told(jobs[number], answers[number])
-    return answers
+        return list(pool.map(compile_one, jobs))
 
 
 def compile_one(job: Job) -> dict[str, Any]:
@@ -96,7 +84,7 @@ def compile_one(job: Job) -> dict[str, Any]:
                     "config": configs.to_json(job.config),
                     "target": job.target,
                     "program": job.program,
-                    "vocab_size": VOCABULARIES[job.config.tokenizer.name],
+                    "vocab_size": vocabulary_size(job.config.tokenizer.name),
                 }
             )
         )

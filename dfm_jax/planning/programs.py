@@ -65,6 +65,24 @@ def evaluate(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
     )
 
 
+def loss(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
+    """The evaluation loss of one batch, which the trainer asks for at its intervals."""
+    trainer = make_trainer(config, vocab_size, mesh, stand_in(config, vocab_size))
+    rows, by_row = config.eval.batch_size, sharding.batch_sharding(mesh)
+    weights = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=by_row)
+    index, time = np.zeros(rows, np.int32), np.zeros(rows, np.float32)
+    key = jax.eval_shape(lambda: noise_key(config.training.seed, "likelihood"))
+    return Program(
+        "loss",
+        get_evaluator(trainer)._evaluation_loss._program,
+        (trainer.abstract.best_model, tokens(rows, config, mesh), weights, index, time, time, key),
+        rows,
+        rows * config.model.length,
+        trainer.problem.source.num_states,
+        config.model.hidden_size,
+    )
+
+
 def sample(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
     """One batch of sequences, all its steps; the parameters are whole on every device."""
     trainer = make_trainer(config, vocab_size, mesh, stand_in(config, vocab_size))
@@ -111,4 +129,4 @@ def tokens(rows: int, config: ConfigDict, mesh: Mesh) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((rows, config.model.length), jnp.int32, sharding=sharding.batch_sharding(mesh))
 
 
-PROGRAMS = {"train": train, "evaluate": evaluate, "sample": sample}
+PROGRAMS = {"train": train, "loss": loss, "evaluate": evaluate, "sample": sample}

@@ -14,7 +14,8 @@ GIB = 2**30
 NOT_COUNTED = (
     "Not in these figures: CUDA's context and NCCL's buffers "
     f"(about {verdict.CONTEXT / GIB:.1f} and {verdict.CHANNELS / GIB:.1f} GiB beside JAX's pool), fragmentation "
-    f"(taken as {verdict.FRAGMENTATION:.0%} of the pool), the host's memory. cuDNN's workspace is by formula, "
+    f"(taken as {verdict.FRAGMENTATION:.0%} of the pool), the host's memory, and, where a run evaluates and samples "
+    "between its steps, the optimiser's moments beside those programs. cuDNN's workspace is by formula, "
     "B H L (4 d + 4) + 256 bytes of the largest backward call. No figure has been checked against a card of this kind."
 )
 BOUND_NOT_PREDICTION = (

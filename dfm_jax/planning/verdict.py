@@ -64,7 +64,7 @@ def judge(answer: dict[str, Any], config: ConfigDict, chip: Chip, num_devices: i
 def advise(answer: dict[str, Any], config: ConfigDict, num_devices: int, room: int, needed: int) -> list[str]:
     """Changes that would make it fit, the cheapest in time first. Estimates: compile again to know."""
     if answer["program"] != "train":
-        field = {"evaluate": "batch_size", "sample": "sample_batch_size"}[answer["program"]]
+        field = {"loss": "batch_size", "evaluate": "batch_size", "sample": "sample_batch_size"}[answer["program"]]
         return [f"--config.eval.{field}={max(1, config.eval[field] // _power(needed / room))}"]
     lines = []
     arguments = answer["memory"]["arguments"]

@@ -1,5 +1,6 @@
 """A whole evaluation of a tiny model: every figure in its file, what is missing named, and the report readable."""
 
+import dataclasses
 import functools
 import json
 
@@ -101,6 +102,15 @@ def test_what_the_trainer_calls(evaluator):
     assert len((evaluator.workdir / "samples" / "step_3.jsonl").read_text().splitlines()) == 3
 
 
+def test_the_judge_is_read_once(evaluator, monkeypatch):
+    read = evaluate.load_judge
+    names = []
+    monkeypatch.setattr(evaluate, "load_judge", lambda name: names.append(name) or read(name))
+    for step in (3, 4):
+        evaluator.samples(make_model(), step)
+    assert names == ["gpt2-large"]
+
+
 def test_without_a_judge_the_rest_runs(evaluator, monkeypatch):
     def missing(name):
         raise WorldError("config.eval.judge=gpt2-large: get it with hf download")
@@ -112,6 +122,14 @@ def test_without_a_judge_the_rest_runs(evaluator, monkeypatch):
     assert "hf download" in (evaluator.workdir / "eval" / "report.md").read_text()
     with pytest.raises(WorldError, match="hf download"):
         evaluator.frontier(make_model(), 7)
+
+
+def test_a_run_that_wants_no_judge_misses_none(evaluator):
+    wants_none = dataclasses.replace(evaluator, settings=dataclasses.replace(evaluator.settings, judge=""))
+    found = wants_none.evaluate(make_model(), 7, elbo=False, perplexity=True)
+    assert found.missing == () and found.generation["ppl_mean_of_exp"] is None
+    text = (evaluator.workdir / "eval" / "report.md").read_text()
+    assert "Missing" not in text and "Judge: none, config.eval.judge is empty." in text
 
 
 def test_frontier(evaluator):
@@ -131,6 +149,9 @@ def test_runs_are_compared_side_by_side(evaluator, tmp_path):
     assert "near: generalized KL" in lines[0] and lines[2] == lines[3]
     assert "±" in lines[2] and "—" in lines[2]
     (tmp_path / "eval").mkdir()
-    (tmp_path / "eval" / "step_1.json").write_text("{}")
-    with pytest.raises(WorldError, match="accepted an evaluation"):
-        report.newest_report(tmp_path)
+    (tmp_path / "eval" / "step_mine.json").write_text("{}")  # none of ours
+    wrong = {"run": "x", "step": 1, "likelihood": 3, "generation": {}, "missing": []}
+    for text in ("{}", "[]", json.dumps(wrong)):
+        (tmp_path / "eval" / "step_1.json").write_text(text)
+        with pytest.raises(WorldError, match="accepted an evaluation"):
+            report.newest_report(tmp_path)

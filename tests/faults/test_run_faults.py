@@ -118,6 +118,7 @@ def test_from_one_process_to_two_and_back(quiet, tmp_path):
     (run,) = start(moved, 1)
     runs.finish(run)
     runs.assert_same_run(alone, moved, tolerance=1e-5)
+    assert runs.final_arrays(moved)[0] == 14  # the last step is saved, though no multiple of training.snapshot
 
 
 def test_parameters_that_are_not_finite_stop_the_run(quiet, tmp_path):

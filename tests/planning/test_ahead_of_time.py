@@ -29,7 +29,7 @@ def scaled(target):
 def jobs():
     found = {name: driver.Job(file.get_config(), "h100:8", "train") for name, file in (PUBLISHED | LARGE).items()}
     found |= {target: driver.Job(scaled(target), target, "train") for target in NODES if target != "h100:8"}
-    found |= {name: driver.Job(uniform_gkl.get_config(), "h100:8", name) for name in ("evaluate", "sample")}
+    found |= {name: driver.Job(uniform_gkl.get_config(), "h100:8", name) for name in ("loss", "evaluate", "sample")}
     return found | {"pallas": driver.Job(with_pallas(), "h100", "train")}
 
 
@@ -62,7 +62,7 @@ def judged(job, answer):
     return verdict.judge(answer, job.config, target.chip, target.num_devices)
 
 
-@pytest.mark.parametrize("name", [*PUBLISHED, *LARGE, "evaluate", "sample"])
+@pytest.mark.parametrize("name", [*PUBLISHED, *LARGE, "loss", "evaluate", "sample"])
 def test_it_fits(answers, name):
     job, answer = answers[name]
     assert judged(job, answer).word == "fits", judged(job, answer)

@@ -1,5 +1,4 @@
-"""Files as `torch.save` writes them, a zip of one pickle and raw tensors, read and written without
-PyTorch."""
+"""Files as `torch.save` writes them, a zip of one pickle and raw tensors, read and written without PyTorch."""
 
 import os
 import pathlib
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dfm_jax import files
 from dfm_jax.models.pytorch import restricted_pickle
 
 # What zipfile raises on a file that is no zip or was cut or overwritten; OSError: a place outside the file.
@@ -21,8 +21,7 @@ def read_archive(path: str | os.PathLike) -> Any:
     """What `torch.save` saved: dicts, lists, tuples and scalars, with read-only numpy arrays for tensors.
 
     Raises:
-        ValueError: the file is damaged, is not of this format or holds other objects; nothing in it is
-        executed.
+        ValueError: the file is damaged, is not of this format or holds other objects; nothing in it is executed.
         OSError: the file cannot be read.
     """
     with pathlib.Path(path).open("rb") as file:
@@ -65,8 +64,7 @@ class _Reader:
 
 
 def write_archive(path: str | os.PathLike, value: Any) -> None:
-    """Writes `value` as `torch.save` would, numpy arrays as CPU tensors; the file appears whole or not at
-    all.
+    """Writes `value` as `torch.save` would, numpy arrays as CPU tensors; the file appears whole or not at all.
 
     The same value gives the same bytes.
 
@@ -84,20 +82,14 @@ def write_archive(path: str | os.PathLike, value: Any) -> None:
     members += [("byteorder", b"little")]
     members += [(f"data/{i}", array) for i, array in enumerate(storages)]
     members += [("version", b"3\n")]
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    with temporary.open("wb") as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for name, content in members:
-                info = zipfile.ZipInfo(f"{path.stem}/{name}")
-                info.extra = _padding(file.tell() + 30 + len(info.filename.encode()))
-                archive.writestr(info, content if isinstance(content, bytes) else content.tobytes())
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with files.replacing(path, durable=True) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in members:
+            info = zipfile.ZipInfo(f"{path.stem}/{name}")
+            info.extra = _padding(file.tell() + 30 + len(info.filename.encode()))
+            archive.writestr(info, content if isinstance(content, bytes) else content.tobytes())
 
 
 def _padding(offset: int) -> bytes:
-    """A zip header's extra field that moves the data after `offset` bytes of file and header to the
-    alignment."""
+    """A zip header's extra field that moves the data after `offset` bytes of file and header to the alignment."""
     size = -(offset + 4) % _ALIGNMENT
     return b"FB" + struct.pack("<H", size) + b"\0" * size

@@ -19,8 +19,7 @@ _OURS_ONLY = {"time_scale": 1.0, "time_conditioning": True, "qk_norm": False, "t
 
 @dataclasses.dataclass(frozen=True)
 class ImportedCheckpoint:
-    """A training state on the host: `model`, `mu`, `nu` have numpy leaves, float32, ready for
-    `jax.device_put`.
+    """A training state on the host: `model`, `mu`, `nu` have numpy leaves, float32, ready for `jax.device_put`.
 
     `step` updates were applied. `count` is AdamW's own number of updates, which may differ; `mu` and `nu` are
     its first and second moments, shaped like the model, zero where the file has none.
@@ -41,8 +40,7 @@ def read_checkpoint(path: str | os.PathLike, options: Mapping[str, Any] | None =
 
     Args:
         path: the file.
-        options: fields of `TransformerConfig`. Those that the tensors tell must agree with them; the others
-        (length,
+        options: fields of `TransformerConfig`. Those that the tensors tell must agree with them; the others (length,
             dropout, compute_dtype, ...) are taken over.
 
     Raises:

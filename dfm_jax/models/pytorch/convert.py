@@ -23,8 +23,7 @@ from dfm_jax.models.transformer import Transformer, TransformerConfig
 INV_FREQ = "rotary_emb.inv_freq"
 VOCABULARY = ("vocab_embed.weight", "output_layer.linear.weight", "output_layer.linear.bias")
 
-# Our path -> its tensors there, in the order in which the reference registers them (its optimiser counts on
-# it).
+# Our path -> its tensors there, in the order in which the reference registers them (its optimiser counts on it).
 _OUTER = {
     "embedding.table": ("vocab_embed.weight",),
     "time_embedding.hidden.kernel": ("time_embedding.mlp.0.weight",),
@@ -65,8 +64,7 @@ class _Place(NamedTuple):
 
 
 def parameter_names(config: TransformerConfig) -> list[str]:
-    """The reference's names of the trained tensors, in its order, `rotary_emb.inv_freq` (a buffer) left
-    out."""
+    """The reference's names of the trained tensors, in its order, `rotary_emb.inv_freq` (a buffer) left out."""
     return [place.name for place in _places(config)]
 
 

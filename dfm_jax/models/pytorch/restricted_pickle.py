@@ -1,5 +1,4 @@
-"""The part of Python's pickle format that PyTorch checkpoints need, interpreted without the power to run
-code.
+"""The part of Python's pickle format that PyTorch checkpoints need, interpreted without the power to run code.
 
 `pickle.Unpickler` imports and calls what a file names, and even with `find_class` overridden its BUILD sets
 attributes of whatever is on its stack. This reader is a table of the harmless opcodes instead: it builds
@@ -60,8 +59,7 @@ _MARK = _Mark()
 
 
 def loads(data: bytes, load_storage: Callable[[str, np.dtype, int], np.ndarray]) -> Any:
-    """The value that `data` describes: dict, list, tuple, str, int, float, bool, None, and numpy arrays for
-    tensors.
+    """The value that `data` describes: dict, list, tuple, str, int, float, bool, None; numpy arrays for tensors.
 
     Args:
         data: a pickle of protocol 2 to 5.
@@ -220,8 +218,7 @@ def _tensor(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tup
 
 
 def dumps(value: Any, save_storage: Callable[[np.ndarray], str]) -> bytes:
-    """A pickle (protocol 2) of nested dicts, OrderedDicts, lists, tuples, scalars and numpy arrays (as
-    tensors).
+    """A pickle (protocol 2) of nested dicts, OrderedDicts, lists, tuples, scalars and numpy arrays (as tensors).
 
     Args:
         save_storage: keeps a contiguous array and returns its key.

@@ -40,8 +40,7 @@ def read_weights(path: str | os.PathLike, options: Mapping[str, Any] | None = No
 
     Args:
         path: the file.
-        options: fields of `TransformerConfig`. The architecture that the file tells must agree with them;
-        length and
+        options: fields of `TransformerConfig`. The architecture that the file tells must agree with them; length and
             dropout are theirs if given, else the file's.
 
     Returns:
