@@ -145,7 +145,7 @@ def _tile(size: int, x: Array, columns: int = 64) -> Any:
 def forward(call: Call, q: Array, k: Array, v: Array, tables: Tables | None) -> tuple[Array, Array]:
     tiles, n, size, columns = WarpgroupTiles(), q.shape[1], call.blocks.q, _columns(tables)
 
-    def kernel(tables, q_ref, k_ref, v_ref, out_ref, log_sum_ref, q_tile, row_tile, barriers):
+    def flash_forward(tables, q_ref, k_ref, v_ref, out_ref, log_sum_ref, q_tile, row_tile, barriers):
         batch, at, head = _here(size)
         _read([(q_ref.at[batch, at, head], q_tile)], barriers)
         q = rotated(tiles, q_tile, _rows(tables, jax.lax.axis_index("tile"), size))
@@ -166,7 +166,7 @@ def forward(call: Call, q: Array, k: Array, v: Array, tables: Tables | None) -> 
 
     shape = jax.ShapeDtypeStruct((q.shape[0], q.shape[2], n), jnp.float32)
     scratch = [_tile(size, q, columns), plgpu.SMEM((size,), jnp.float32)]
-    return _call(kernel, q, size=size, outputs=[q, shape], scratch=scratch)(tables, q, k, v)
+    return _call(flash_forward, q, size=size, outputs=[q, shape], scratch=scratch)(tables, q, k, v)
 
 
 def backward(
@@ -174,7 +174,7 @@ def backward(
 ):
     tiles, n, blocks, columns = WarpgroupTiles(), q.shape[1], call.blocks, _columns(tables)
 
-    def dq_kernel(
+    def flash_dq(
         tables, q_ref, do_ref, k_ref, v_ref, sum_ref, delta_ref, dq_ref, q_tile, do_tile, sum_row, delta_row, barriers
     ):
         batch, at, head = _here(blocks.q)
@@ -199,7 +199,7 @@ def backward(
         store_gradient(tiles, q_tile, dq * call.scale, here)
         _write([(q_tile, dq_ref.at[batch, at, head])])
 
-    def dkv_kernel(tables, k_ref, v_ref, q_ref, do_ref, sum_ref, delta_ref, dk_ref, dv_ref, k_tile, v_tile, barriers):
+    def flash_dkv(tables, k_ref, v_ref, q_ref, do_ref, sum_ref, delta_ref, dk_ref, dv_ref, k_tile, v_tile, barriers):
         batch, at, head = _here(blocks.kv)
         _read([(k_ref.at[batch, at, head], k_tile), (v_ref.at[batch, at, head], v_tile)], barriers)
         here = _rows(tables, jax.lax.axis_index("tile"), blocks.kv)
@@ -219,9 +219,9 @@ def backward(
 
     row = plgpu.SMEM((blocks.q,), jnp.float32)
     scratch = [_tile(blocks.q, q, columns), _tile(blocks.q, dout), row, row]
-    dq = _call(dq_kernel, q, size=blocks.q, outputs=q, scratch=scratch)(tables, q, dout, k, v, log_sum, delta)
+    dq = _call(flash_dq, q, size=blocks.q, outputs=q, scratch=scratch)(tables, q, dout, k, v, log_sum, delta)
     scratch = [_tile(blocks.kv, k, columns), _tile(blocks.kv, v)]
-    dk, dv = _call(dkv_kernel, k, size=blocks.kv, outputs=[k, v], scratch=scratch)(
+    dk, dv = _call(flash_dkv, k, size=blocks.kv, outputs=[k, v], scratch=scratch)(
         tables, k, v, q, dout, log_sum, delta
     )
     return dq, dk, dv

@@ -107,6 +107,7 @@ def run(tiles: Any, way: Pass, given: Any) -> tuple[list[Array], list[Array]]:
                 slot = jax.lax.rem(j, 2)
                 plgpu.barrier_wait(col_full.at[slot])
                 cols = [_load(col_tiles.at[slot, i], _BY_COLUMN) for i in range(len(by_column))]
+                plgpu.commit_smem()  # read, before another copy may come here
                 plgpu.barrier_arrive(col_empty.at[slot])
                 ids, here = plgpu.broadcasted_iota(jnp.int32, shape, 1, layout=plgpu.Layout.WGMMA), vectors
                 if tiles.columns > _NARROW:

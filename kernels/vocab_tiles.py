@@ -94,7 +94,7 @@ class Statistics:
         return self.lowest, 0.0, *(0.0,) * (self.num_ids + (self.kind in self.LINEAR))
 
     def columns(self) -> int:
-        return 128 if self.kind == "cotangent" else COLUMNS
+        return COLUMNS if self.kind is None else 128
 
     def outputs(self) -> int:
         return 0
@@ -151,9 +151,9 @@ class Gradient:
         return (0.0,) * (self.shifted + self.scaled)
 
     def columns(self) -> int:
-        if self.kind is None:
-            return COLUMNS
-        return 128 if self.outputs() == 1 else 64
+        if self.outputs() > 1:
+            return 64
+        return COLUMNS if self.kind is None and not self.shifted else 128
 
     def outputs(self) -> int:
         return 1 + self.weighted + self.inner

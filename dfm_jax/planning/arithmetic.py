@@ -159,7 +159,8 @@ def flash_attention(instruction: hlo.Instruction, computation: hlo.Computation) 
     count = FLASH_PRODUCTS.get(kernel_name(instruction), 0)
     if not count:
         return 0.0
-    batch, length, heads, width = computation[instruction.operands[0]].shapes[0].dims
+    shapes = (computation[name].shapes[0].dims for name in instruction.operands)
+    batch, length, heads, width = next(dims for dims in shapes if len(dims) == 4)  # after the rotary tables
     return count * 2.0 * batch * heads * length**2 * width
 
 

@@ -15,7 +15,7 @@ CHIP = pathlib.Path(__file__).parents[2] / "dfm_jax/planning/chips/h100.txtpb"
 WIDTH, STORED, VALID, ROWS = 768, 50304, 50258, 1000
 
 
-def compiled(kind: str | None) -> str:
+def compiled(kind: str | None, shifted: bool) -> str:
     topology = topologies.get_topology_desc(platform="cuda", target_config=CHIP.read_text(), topology="1x1x1")
     mesh = topologies.make_mesh(topology, (1,), ("data",))
 
@@ -23,8 +23,7 @@ def compiled(kind: str | None) -> str:
         extra = {"scale": scale, "inner": inner} if kind in ("log1p", "cotangent") else {}
         answer = vocab.log_probs(
             features, kernel, bias, ids, implementation="pallas", num_valid=VALID, suppress=VALID - 1,
-            # No objective shifts a logit and reduces in these ways.
-            shift=None if kind in ("linear", "log1p") else vocab.Shift(ids[:, 0], amounts),
+            shift=vocab.Shift(ids[:, 0], amounts) if shifted else None,
             reduction=None if kind is None else vocab.Reduction(kind, weights, **extra),
         )  # fmt: skip
         total = (jnp.cos(answer.at_ids).sum() + jnp.sin(answer.log_sum_exp).sum()).astype(jnp.float32)
@@ -42,8 +41,13 @@ def compiled(kind: str | None) -> str:
 
 
 if __name__ == "__main__":
-    for kind in [None if x == "none" else x for x in sys.argv[1:]]:
-        text = compiled(kind)
+    # What objectives ask for: none of them shifts a logit and reduces in one of the first two ways.
+    forms = {
+        "plain": (None, False), "shifted": (None, True), "linear": ("linear", False), "log1p": ("log1p", False),
+        "cotangent": ("cotangent", True),
+    }  # fmt: skip
+    for kind, shifted in (forms[name] for name in sys.argv[1:] or forms):
+        text = compiled(kind, shifted)
         found = text.count('custom_call_target="mosaic_gpu')
         assert found == (3 if kind == "log1p" else 2), (kind, found)
         assert f"f32[{ROWS},{STORED}]" not in text and f"f32[1024,{STORED}]" not in text

@@ -6,7 +6,7 @@ Two programs of two multiplying warpgroups and a copying one, nine pieces throug
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks, params
+from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks, params  # not public before jax 0.12
 
 from kernels import vocab, vocab_gpu
 
