@@ -32,6 +32,7 @@ from dfm_jax.flow.sources import MaskSource, Source
 from dfm_jax.flow.time import TimeLike, as_time, expand
 
 PARAMETRIZATIONS = ("posterior", "leave_one_out")
+KAPPA_FLOOR = 1e-20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Objective(abc.ABC):
 
     `suppress_mask` removes the mask from the network's outputs; leave-one-out logits never contain it.
     `bounds` names the process whose -log p the mean loss bounds from above, None where it is no bound.
+    `charges_masks_alone`: whatever the parametrisation, only masked positions carry a loss.
     """
 
     path: MixtureDiscreteProbPath
@@ -48,6 +50,7 @@ class Objective(abc.ABC):
     suppress_mask: bool = False
 
     bounds: ClassVar[str | None] = None
+    charges_masks_alone: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.parametrization not in PARAMETRIZATIONS:
@@ -81,7 +84,7 @@ class Objective(abc.ABC):
 
     def _schedule(self, t: TimeLike, like: jax.Array) -> tuple[jax.Array, ...]:
         """kappa, sigma, d kappa and lambda, broadcast and cast for the positions of `like` (B, L)."""
-        time = expand(as_time(t), like.ndim)
+        time = expand(as_time(t), like.shape)
         out = self.path.scheduler(time)
         rate = self.path.scheduler.jump_rate(time)
         values = (out.alpha_t, out.sigma_t, out.d_alpha_t, rate)
@@ -118,6 +121,7 @@ class MaskedELBO(Objective):
     """lambda 1[z = m] (-log post(x_1)): MD4's and MDLM's bound, mask source only; both parametrisations agree."""
 
     bounds: ClassVar[str | None] = "one_way"
+    charges_masks_alone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -141,6 +145,7 @@ class MaskedCount(Objective):
     """
 
     bounds: ClassVar[str | None] = "one_way"
+    charges_masks_alone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -184,7 +189,8 @@ class GeneralizedKL(Objective):
         # Where z != x_1 the 1 of 1 - post(z) cancels that of 1 + log post(x_1), here and not in float32.
         post_z = jnp.exp(log_z - log_mixture(e, log_z))
         arrived = jnp.where(changed, log_evidence(e, log_z) - log_1 - post_z, 0.0)
-        return jnp.where(changed, 0.0, d_kappa * p * replaced(e, log_z)) + times_rate(rate, arrived)
+        kept = times_rate(d_kappa, p * replaced(e, log_z))
+        return jnp.where(changed, 0.0, kept) + times_rate(rate, arrived)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,13 +238,14 @@ class TimeReversal(Objective):
         delta = known * jnp.where(changed, -jnp.exp(log_z), -jnp.expm1(log_z))
         log_ratio = jnp.where(changed, -log_evidence(at_z, log_z), -log_mixture(at_z, log_z))
         at_changed = 1.0 / jnp.maximum(sigma, SIGMA_FLOOR)
-        weight = d_kappa / kappa * jnp.where(changed, at_changed, p_z / (kappa + at_z.noise))
-        return weight * (divergence + itakura_saito(delta, log_ratio))
+        weight = jnp.where(changed, at_changed, p_z / (kappa + at_z.noise)) / kappa
+        per_kappa = weight * (divergence + itakura_saito(delta, log_ratio))
+        return times_rate(d_kappa, jnp.where(kappa > KAPPA_FLOOR, per_kappa, 0.0))
 
     def _kappa_sigma(self, t: TimeLike, like: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """kappa and sigma for positions of `like`; kappa stays above 0, where the loss has its limit 0."""
-        out = self.path.scheduler(expand(as_time(t), like.ndim))
-        kappa = jnp.maximum(out.alpha_t, 1e-20)
+        """kappa and sigma for positions of `like`; kappa stays above 0, where the loss per kappa has its limit 0."""
+        out = self.path.scheduler(expand(as_time(t), like.shape))
+        kappa = jnp.maximum(out.alpha_t, KAPPA_FLOOR)
         return jnp.broadcast_to(kappa, like.shape), jnp.broadcast_to(out.sigma_t, like.shape)
 
 

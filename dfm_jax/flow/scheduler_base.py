@@ -126,6 +126,18 @@ def log_both(xp: Any, x: Any, complement: Any) -> Any:
     return xp.where(near_one, xp.log1p(-xp.where(near_one, complement, 0.0)), xp.log(xp.where(near_one, 1.0, x)))
 
 
+def one_minus_power(xp: Any, x: Any, complement: Any, n: float) -> Any:
+    """1 - x^n for n > 0, from `complement` = 1 - x near x = 1; its gradient at x = 0 is that of the power."""
+    small = x < 1e-6
+    inner, left = xp.where(small, 0.5, x), xp.where(small, 0.5, complement)
+    return xp.where(small, 1 - x**n, -xp.expm1(n * log_both(xp, inner, left)))
+
+
+def slope_of_power(xp: Any, x: Any, n: float) -> Any:
+    """n x^(n-1); for n = 1 it has no power whose gradient would be 0 * inf at x = 0."""
+    return xp.ones_like(x) if n == 1 else n * x ** (n - 1)
+
+
 def require_positive(name: str, value: float) -> None:
     """Raises ValueError unless `value` is a finite number above 0."""
     if not (isinstance(value, (int, float)) and 0 < value < float("inf")):

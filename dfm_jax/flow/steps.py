@@ -44,8 +44,10 @@ class Plan(NamedTuple):
 
 
 class Knots(NamedTuple):
-    """A schedule on a grid of N steps, float64: values at the N + 1 times, rates at the N starts, step lengths
-    h."""
+    """A schedule on a grid of N steps, float64: values at the N + 1 times, rates at the N starts, step lengths h.
+
+    Where the rate at a start is infinite (t^n with n < 1, at t = 0) it is the mean over the step.
+    """
 
     grid: TimeGrid
     kappa: np.ndarray
@@ -65,8 +67,10 @@ class Knots(NamedTuple):
                 for v in (value.kappa, value.sigma, value.d_kappa)
             )
             kappa, sigma = np.where(grid.r == 0, 1.0, kappa), np.where(grid.r == 0, 0.0, sigma)
+            h = np.diff(grid.t)
             rate, backward = d_kappa[:-1] / sigma[:-1], d_kappa[:-1] / kappa[:-1]
-        return cls(grid, kappa, sigma, rate, np.where(kappa[:-1] > 0, backward, 0.0), np.diff(grid.t))
+            rate = np.where(np.isfinite(rate), rate, np.log(sigma[:-1] / sigma[1:]) / h)
+        return cls(grid, kappa, sigma, rate, np.where(kappa[:-1] > 0, backward, 0.0), h)
 
     @property
     def last(self) -> np.ndarray:
