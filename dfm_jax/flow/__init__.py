@@ -1,4 +1,4 @@
-"""The mathematics of discrete flow matching: pure functions of arrays and frozen dataclasses (MATH.md)."""
+"""The mathematics of discrete flow matching: pure functions of arrays and frozen dataclasses (docs/mathematics.md)."""
 
 # ruff: noqa: F401
 from dfm_jax.flow.beta import ConstantSpeedBeta, PowerBeta

@@ -1,4 +1,4 @@
-"""Couplings of source and data: independent, and conditional on positions that are given (MATH.md B).
+"""Couplings of source and data: independent, and conditional on positions that are given (mathematics.md B).
 
 With I in {0, 1}^L the kept positions, x_0 = I x_1 + (1 - I) source. Kept positions have x_t = x_1 at every t, carry no
 loss, and the bound is then on log p(x_{I=0} | x_{I=1}).

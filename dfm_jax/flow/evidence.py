@@ -1,4 +1,4 @@
-"""The evidence x_t^i gives about x_1^i, and the closed forms of the leave-one-out parametrisation (MATH.md D.3).
+"""The evidence x_t^i gives about x_1^i, and the closed forms of the leave-one-out parametrisation (mathematics.md D.3).
 
 With xhat = p(x_1^i | x_t without x_t^i), the posterior differs from xhat at the one index z = x_t^i:
     logits_post = logits_loo + 1[v = z] log1p(rho_z),   rho_z = kappa / (sigma p(z)),

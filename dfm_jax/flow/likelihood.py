@@ -1,4 +1,4 @@
-"""Where a likelihood bound is evaluated, and what its integrand needs (MATH.md D.2, D.5).
+"""Where a likelihood bound is evaluated, and what its integrand needs (mathematics.md D.2, D.5).
 
 A bound is int_0^1 E[f_kappa] d kappa with f the token formula of the LINEAR path kappa_t = t, so it does not depend on
 the schedule that a network was trained on; the network is told the time at which its own schedule has that kappa.
@@ -102,7 +102,7 @@ def linear_objective(
 
 
 def has_exact_tail(objective: Objective) -> bool:
-    """Whether the integral up to kappa = 1 is finite for every network (MATH.md D.3): leave-one-out logits, or a
+    """Whether the integral up to kappa = 1 is finite for every network (mathematics.md D.3): leave-one-out logits, or a
     bound that charges nothing but masks."""
     return objective.leave_one_out or objective.charges_masks_alone
 

@@ -1,4 +1,4 @@
-"""The metric-induced path: tokens close to x_1 come before far ones (MATH.md C.5).
+"""The metric-induced path: tokens close to x_1 come before far ones (mathematics.md C.5).
 
     C_t(x | x_1) = softmax_x(-beta d(x, x_1)),  d(x, y) = |e_x - e_y|^(2 power),  e the embeddings
 
@@ -129,7 +129,7 @@ class MetricProbPath(GeneralPath):
 
 @dataclasses.dataclass(frozen=True)
 class MetricKL(PathObjective):
-    """The bound of the kinetic-optimal velocity (MATH.md D.1, C.5), exact, at V^2 a token.
+    """The bound of the kinetic-optimal velocity (mathematics.md D.1, C.5), exact, at V^2 a token.
 
     d beta / dt sum_{x != z} [u_th - u + u log(u / u_th)], u(x, z|v) = C(x|v) [d(z, v) - d(x, v)]_+, u_th its mean over
     the posterior of v. It asks the head for every token's log-probability.

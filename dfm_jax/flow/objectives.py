@@ -1,4 +1,4 @@
-"""Losses as a query to the vocabulary head and a formula over its answer (MATH.md D.2, D.3).
+"""Losses as a query to the vocabulary head and a formula over its answer (mathematics.md D.2, D.3).
 
     query = objective.query(x_1, x_t, t)            # what the head must give
     loss = objective(answer, x_1, x_t, t)           # (B, L) nats, elementwise after that
@@ -141,7 +141,7 @@ class MaskedCount(Objective):
     """(L / n) 1[z = m] (-log post(x_1)), n the number of masked tokens in the sequence; no time in it.
 
     With x_t of `mask_uniform_subset` (n ~ U{1..L}) its sum over positions has the masked ELBO as its mean, with less
-    variance (MATH.md D.5). Mask source only.
+    variance (mathematics.md D.5). Mask source only.
     """
 
     bounds: ClassVar[str | None] = "one_way"
@@ -167,7 +167,7 @@ class GeneralizedKL(Objective):
 
     Leave-one-out, two gathers: lambda [(1-xz)/(1+rho xz) - 1[z != x_1] (1 + log xhat(x_1) - log1p(rho xz))], whose
     first term is d kappa p(z) (1-xz) / (sigma p(z) + kappa xz), finite at t = 1. From posterior logits the loss is
-    +inf at t = 1 unless post(z) = 1. Tight for the mask source only (MATH.md D.4).
+    +inf at t = 1 unless post(z) = 1. Tight for the mask source only (mathematics.md D.4).
     """
 
     bounds: ClassVar[str | None] = "one_way"
@@ -199,7 +199,7 @@ class TimeReversal(Objective):
 
     The bound of the time reversal of the noising chain (UDLM, GIDD, SEDD-uniform), tight for any source. It needs
     xhat: posterior logits are converted by -log1p(rho_z) at x_t, and are then not finite as t -> 1. With one log1p
-    reduction over the vocabulary (MATH.md D.3 d); for the mask source it is the masked ELBO.
+    reduction over the vocabulary (mathematics.md D.3 d); for the mask source it is the masked ELBO.
     """
 
     bounds: ClassVar[str | None] = "time_reversal"

@@ -1,4 +1,4 @@
-"""What a path other than the mixture answers for itself: its losses, its samplers, its evidence (MATH.md C.3 to C.5).
+"""What a path other than the mixture answers for itself: its losses, its samplers, its evidence (mathematics.md C.3-5).
 
 Such a path runs on a base clock, its `scheduler`: it is a function of kappa and sigma alone, so that its bounds are
 integrals over kappa and depend on no schedule, as those of the mixture path.

@@ -1,4 +1,4 @@
-"""Probability paths between source and data: the conditional mixture path (MATH.md C.1)."""
+"""Probability paths between source and data: the conditional mixture path (mathematics.md C.1)."""
 
 import dataclasses
 from typing import Any, NamedTuple

@@ -33,7 +33,7 @@ class HostSchedule(NamedTuple):
 
 
 class Scheduler(abc.ABC):
-    """A convex scheduler: alpha_t + sigma_t = 1, non-decreasing (MATH.md A)."""
+    """A convex scheduler: alpha_t + sigma_t = 1, non-decreasing (mathematics.md A)."""
 
     @abc.abstractmethod
     def formulas(self, xp: Any, t: Any, r: Any) -> tuple[Any, Any, Any]:

@@ -1,4 +1,4 @@
-"""Schedulers that are powers and cubics of t (MATH.md A, first rows)."""
+"""Schedulers that are powers and cubics of t (mathematics.md A, first rows)."""
 
 import dataclasses
 from typing import Any

@@ -8,7 +8,7 @@ A kernel is three pure things:
 and `law` states the exact probabilities T(x | z, x_1) that `decide` and `move` realise. A position where the mask
 source has already revealed a token has the posterior delta_z: the solver passes x_1 = z there and runs no model.
 
-Notation of MATH.md, E: one step t -> s, kappa and sigma = 1 - kappa at both, lambda = d kappa / sigma, mu = d
+Notation of mathematics.md, E: one step t -> s, kappa and sigma = 1 - kappa at both, lambda = d kappa / sigma, mu = d
 kappa / kappa. This file has the kernels that jump to x_1 and then renoise, independently of everything: a jump
 with probability `jump`, then a fresh y ~ p with probability `renoise`. `steps_stochastic.py` has the others.
 """
@@ -174,7 +174,7 @@ class Euler(_JumpThenRenoise):
     """The reference's Euler step: x = x_1 with probability 1 - exp(-h lambda_t), and surely in the step arriving
     at t = 1.
 
-    Of order 1 for the mask source, only O(h log 1/h) for others (MATH.md, E.1): near t = 1 too few tokens jump.
+    Of order 1 for the mask source, only O(h log 1/h) for others (mathematics.md, E.1): near t = 1 too few tokens jump.
     """
 
     def plan(self, scheduler: Any, source: Any, grid: TimeGrid) -> Plan:

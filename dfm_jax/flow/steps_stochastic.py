@@ -1,4 +1,4 @@
-"""Step kernels whose outcome depends on whether x_1 = z, or on the state of the token (MATH.md, C.2 and E.1).
+"""Step kernels whose outcome depends on whether x_1 = z, or on the state of the token (mathematics.md, C.2 and E.1).
 
 Each starts from fewer than two uniforms per position and looks at x_1 only where `decide` says so: competing
 events are ordered so that those which do not depend on x_1 are settled first.
@@ -186,7 +186,7 @@ class Remask:
 
     Reveal: (kappa_s - (1 - sig) kappa_t) / (1 - kappa_t). sig by `schedule`, with max = min(1, (1 - kappa_s) /
     kappa_t): 'fb' min(max, (kappa_s - kappa_t) / kappa_t), 0 at kappa_t = 0; 'cap' min(eta, max); 'rescale' eta
-    max. 'fb' is of order 1 in N; a constant eta remasks so often that the order drops to about a half (MATH.md,
+    max. 'fb' is of order 1 in N; a constant eta remasks so often that the order drops to about a half (mathematics.md,
     E.1).
     """
 

@@ -1,4 +1,4 @@
-"""The three-term path: data, uniform noise and mask (MATH.md C.4), with its one-way and its time-reversal bound.
+"""The three-term path: data, uniform noise and mask (mathematics.md C.4), with its one-way and its time-reversal bound.
 
     C_t = k1 delta_{x_1} + k2 / V + k3 delta_m,  rho = g kappa sigma: k1 = kappa (1-rho), k2 = rho, k3 = sigma (1-rho)
 
@@ -126,7 +126,7 @@ class ThreeTermProbPath(GeneralPath):
 
 @dataclasses.dataclass(frozen=True)
 class ThreeTermForwardKL(PathObjective):
-    """The bound of the one-way velocity, rates a_1 delta_{x_1} + a_2 / V (MATH.md D.1), with one log1p reduction.
+    """The bound of the one-way velocity, rates a_1 delta_{x_1} + a_2 / V (mathematics.md D.1), by one log1p reduction.
 
     Per position, s = V a_1 / a_2, z = x_t and sums over data tokens: a_1 times
         1 - post(z) - 1[z != x_1] [1 - (1 + 1/s) log((1 + s) / (1 + s post(x_1)))]

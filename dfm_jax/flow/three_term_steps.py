@@ -1,4 +1,4 @@
-"""Step kernels of the three-term path, by the `Step` protocol of `flow.steps` (MATH.md C.4, E.1).
+"""Step kernels of the three-term path, by the `Step` protocol of `flow.steps` (mathematics.md C.4, E.1).
 
 One step t -> s with k1, k2, k3 the shares of data, uniform noise and mask at both ends. Every kernel decides from
 uniforms which tokens may need x_1 before any model is run.

@@ -1,4 +1,4 @@
-"""Mixture paths on which every token has its own schedule (MATH.md C.3): kinetic-optimal, and GenMD4's.
+"""Mixture paths on which every token has its own schedule (mathematics.md C.3): kinetic-optimal, and GenMD4's.
 
     C_t(x | x_1) = kappa_t(x_1) delta_{x_1}(x) + sigma_t(x_1) p(x)
 
@@ -216,7 +216,7 @@ class GenMD4ProbPath(TokenSchedulePath):
 
 @dataclasses.dataclass(frozen=True)
 class KineticOptimalKL(PathObjective):
-    """sum_{x != z} lambda(x) post(x) - 1[z != x_1] lambda(x_1) (1 + log post(x_1)) (MATH.md D.2).
+    """sum_{x != z} lambda(x) post(x) - 1[z != x_1] lambda(x_1) (1 + log post(x_1)) (mathematics.md D.2).
 
     With lambda(x) = (2 / sigma)(1 - e_x), e = 1 - y cot y, y = sigma W_x, one reduction sum_x e_x p_x: what is left of
     the rates is 1 - post(z), in closed form for leave-one-out logits, which keeps the loss finite at t = 1.

@@ -1,7 +1,7 @@
 """Velocities that generate the mixture path, more or less stochastic, for vocabularies small enough to write down.
 
 Each gives u_t(x, z) = sum_v post(v) u_t(x, z | x_1 = v) with z = x_t, (B, L, S), per unit of t: rates >= 0 off the
-diagonal and rows that sum to 0 (MATH.md C). Samplers take the same laws as token kernels, without the rows.
+diagonal and rows that sum to 0 (mathematics.md C). Samplers take the same laws as token kernels, without the rows.
 """
 
 import abc
@@ -131,7 +131,7 @@ class TimeReversalVelocity(Velocity):
 def bound_of(
     velocity: Velocity, path: MixtureDiscreteProbPath, source: Source, parametrization: str = "posterior"
 ) -> Objective:
-    """The objective whose mean bounds -log p of the process with this velocity (MATH.md D.1).
+    """The objective whose mean bounds -log p of the process with this velocity (mathematics.md D.1).
 
     Raises ValueError for corrector and detailed-balance velocities: their bound is valid but loose by up to nats a
     token, and is never what is meant.

@@ -1,4 +1,4 @@
-"""Time grids, intermediates, and the reference's solver defects that must not come back (REFERENCE.md)."""
+"""Time grids, intermediates, and the reference's solver defects that must not come back."""
 
 import functools
 
