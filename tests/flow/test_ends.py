@@ -75,6 +75,22 @@ def test_infinite_slopes_of_the_mixture(clock, source):
                 assert not jnp.isnan(loss).any() and jnp.isfinite(gradient).all(), (name, parametrization, end)
 
 
+def test_a_prompt_token_that_the_source_never_draws():
+    """At t = 0 it has no law, and no loss; a gradient that is not finite would pass through `uncharged`."""
+    source, path = flow.CategoricalSource([0.0, 0.5, 0.5, 0.0]), flow.MixtureDiscreteProbPath(flow.CondOTScheduler())
+    x_1 = jnp.array([[0, 1, 3]], jnp.int32)
+    for name in ("cross_entropy", "generalized_kl", "time_reversal"):
+        objective = flow.get_objective(name, path=path, source=source, parametrization="leave_one_out")
+        for t in (0.0, 1e-7, 1.0):
+            gradient = jax.grad(
+                lambda logits, objective=objective, t=t: flow.uncharged(
+                    flow.loss_from_logits(objective, logits, x_1, x_1, t), jnp.array([[True, False, True]])
+                ).sum()
+            )(jax.random.normal(jax.random.key(0), (1, 3, V)))
+            assert jnp.isfinite(gradient).all(), (name, t)
+            assert (gradient[:, ::2] == 0).all()
+
+
 @pytest.mark.parametrize("clock", CLOCKS)
 @pytest.mark.parametrize("name", ["three_term", "metric", "kinetic_optimal", "genmd4"])
 def test_other_paths(name, clock):
