@@ -2,9 +2,9 @@
 posterior.
 
 A kernel is three pure things:
-  plan     the scalars of every step, computed on the host in float64 (a float32 1 - sigma_s / sigma_t loses
-  digits); decide   which positions need x_1, from uniforms alone, before any model is run; move     the new token
-  from (z, x_1, uniforms, a fresh token y); where `decide` said no, it does not look at x_1;
+  plan     the scalars of every step, computed on the host in float64 (a float32 1 - sigma_s / sigma_t loses digits);
+  decide   which positions need x_1, from uniforms alone, before any model is run;
+  move     the new token from (z, x_1, uniforms, a fresh token y); where `decide` said no, it does not look at x_1;
 and `law` states the exact probabilities T(x | z, x_1) that `decide` and `move` realise. A position where the mask
 source has already revealed a token has the posterior delta_z: the solver passes x_1 = z there and runs no model.
 
@@ -13,6 +13,7 @@ kappa / kappa. This file has the kernels that jump to x_1 and then renoise, inde
 with probability `jump`, then a fresh y ~ p with probability `renoise`. `steps_stochastic.py` has the others.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -124,6 +125,26 @@ def deltas(states: int) -> tuple[np.ndarray, np.ndarray]:
     """1[x = x_1] and 1[x = z] as (S, S, S) arrays indexed [z, x_1, x]."""
     eye, ones = np.eye(states), np.ones((states, 1, 1))
     return eye[None, :, :] * ones, eye[:, None, :] * np.ones((1, states, 1))
+
+
+class FirstOfTwoClocks(abc.ABC):
+    """Two clocks start with the step, one for x_1 and one for y; the first to ring before the step ends decides.
+
+    Where x_1 = z the first clock does not exist, and the second may still ring.
+    """
+
+    @abc.abstractmethod
+    def clocks(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> tuple[jax.Array, jax.Array]:
+        """When they ring, in steps: exponential times of the uniforms u."""
+
+    def decide(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> jax.Array:
+        clock_x_1, clock_y = self.clocks(row, z, u, source)
+        return (clock_x_1 < 1) & (clock_x_1 < clock_y)
+
+    def move(self, row: Row, z: jax.Array, x_1: jax.Array, u: jax.Array, y: jax.Array, source: Any) -> jax.Array:
+        clock_x_1, clock_y = self.clocks(row, z, u, source)
+        first = (clock_x_1 < 1) & (clock_x_1 < clock_y)
+        return jnp.where(first & (x_1 != z), x_1, jnp.where(clock_y < 1, y, z))
 
 
 @dataclasses.dataclass(frozen=True)
