@@ -46,13 +46,13 @@ class GeneralPath(abc.ABC):
     def sample(self, key: jax.Array, x_0: jax.Array, x_1: jax.Array, t: TimeLike) -> PathSample:
         """x_t (B, L) of x_0, x_1 (B, L) int at t (B,); `key` one key, or (B,) keys, one per row."""
 
-    @abc.abstractmethod
     def own_source(self) -> Source:
-        """The law of x_0 that the path starts from."""
+        """The law of x_0 that the path starts from. Raises ValueError for a path that does not say."""
+        raise ValueError(f"path={type(self).__name__}: accepted a path with own_source()")
 
-    @abc.abstractmethod
     def own_velocity(self) -> Velocity:
-        """The velocity that the path's `generalized_kl` bounds."""
+        """The velocity that the path's `generalized_kl` bounds. Raises ValueError for a path that does not say."""
+        raise ValueError(f"path={type(self).__name__}: accepted a path with own_velocity()")
 
     @abc.abstractmethod
     def log_evidence(self, x_t: jax.Array, t: TimeLike, source: Source) -> jax.Array:
