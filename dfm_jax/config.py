@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from dfm_jax import flow
 from dfm_jax.configs import base
 from dfm_jax.errors import UsageError, WorldError
-from dfm_jax.problem import get_path, get_source
+from dfm_jax.problem import get_path, get_sampling_scheduler, get_scheduler, get_source
 from dfm_jax.training import optimizer
 
 # Names of the reference that have no field here, each with the way to say it now.
@@ -290,10 +290,9 @@ def check_together(config: ConfigDict) -> None:
         refuse("eval.corpora", "()", "at least one corpus, or --config.eval.elbo=False")
 
     with naming(f"config.flow.scheduler_type={config.flow.scheduler_type}"):
-        scheduler = flow.get_scheduler(config.flow.scheduler_type, exponent=config.flow.exponent)
-    if config.sampling.scheduler:
-        with naming(f"config.sampling.scheduler={config.sampling.scheduler}"):
-            flow.get_scheduler(config.sampling.scheduler, exponent=config.flow.exponent)
+        scheduler = get_scheduler(config, 2)
+    with naming(f"config.sampling.scheduler={config.sampling.scheduler}"):
+        get_sampling_scheduler(config, 2)
     source = get_source(config, 2, law=np.full(2, 0.5))
     with naming(f"config.flow.path={config.flow.path}"):
         path = get_path(config, scheduler, source, exponents=np.ones(2), embeddings=np.eye(2))

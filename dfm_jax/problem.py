@@ -75,9 +75,16 @@ class Problem:
         return (self.path.scheduler(time).alpha_t if self.time_input == "kappa" else time.t).astype(jnp.float32)
 
 
-def get_scheduler(config: ConfigDict, name: str = "") -> flow.Scheduler:
-    """The training scheduler, or the one called `name` with the same exponent."""
-    return flow.get_scheduler(name or config.flow.scheduler_type, exponent=config.flow.exponent)
+def get_scheduler(config: ConfigDict, vocab_size: int) -> flow.Scheduler:
+    """The scheduler of training."""
+    return flow.get_scheduler(config.flow.scheduler_type, exponent=config.flow.exponent, vocab_size=vocab_size)
+
+
+def get_sampling_scheduler(config: ConfigDict, vocab_size: int) -> flow.Scheduler | None:
+    """The scheduler to sample with, with the exponent of training if it has one; None for that of training."""
+    name = config.sampling.scheduler
+    exponent = config.flow.exponent if name in flow.WITH_EXPONENT else 1.0
+    return flow.get_scheduler(name, exponent=exponent, vocab_size=vocab_size) if name else None
 
 
 def get_source(config: ConfigDict, vocab_size: int, law: np.ndarray | None = None) -> flow.Source:
@@ -125,7 +132,7 @@ def get_problem(
 ) -> Problem:
     """The problem of a checked config on `vocab_size` data tokens. The others: see `get_source`, `get_path`."""
     source = get_source(config, vocab_size, law)
-    path = get_path(config, get_scheduler(config), source, exponents, embeddings)
+    path = get_path(config, get_scheduler(config, vocab_size), source, exponents, embeddings)
     objective = flow.get_objective(
         config.flow.loss_function,
         path=path,

@@ -102,7 +102,7 @@ class Run:
 
         changes = {"steps": steps, "method": method, "temperature": temperature, "top_p": top_p, "seed": seed}
         settings = dataclasses.replace(
-            EvaluationSettings.from_config(self.config).sampling,
+            EvaluationSettings.from_config(self.config, self.tokenizer.vocab_size).sampling,
             **{name: value for name, value in {**changes, "length": length}.items() if value is not None},
         )
         devices = self.mesh.size

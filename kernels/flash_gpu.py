@@ -221,7 +221,5 @@ def backward(
     scratch = [_tile(blocks.q, q, columns), _tile(blocks.q, dout), row, row]
     dq = _call(flash_dq, q, size=blocks.q, outputs=q, scratch=scratch)(tables, q, dout, k, v, log_sum, delta)
     scratch = [_tile(blocks.kv, k, columns), _tile(blocks.kv, v)]
-    dk, dv = _call(flash_dkv, k, size=blocks.kv, outputs=[k, v], scratch=scratch)(
-        tables, k, v, q, dout, log_sum, delta
-    )
+    dk, dv = _call(flash_dkv, k, size=blocks.kv, outputs=[k, v], scratch=scratch)(tables, k, v, q, dout, log_sum, delta)
     return dq, dk, dv

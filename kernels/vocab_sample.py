@@ -1,7 +1,7 @@
 """One token per row from the vocabulary head, by an inverse CDF of two levels in blocks of rows.
 
 A float32 cumulative sum over 50257 tokens, or one Gumbel per token on a 2^-23 grid, loses the tail of the law
-(MATH.md E.4: tokens below 2^-22 get a quarter of their mass). Two levels do not: one uniform picks a group of
+(mathematics.md E.4: tokens below 2^-22 get a quarter of their mass). Two levels do not: one uniform picks a group of
 tokens by the groups' masses, a second one the token within the group, each sum being short.
 """
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from dfm_jax import command_line, config
+from dfm_jax import command_line, config, flow, problem
 from dfm_jax.errors import UsageError, WorldError
 
 QUICKSTART = "--config=configs/quickstart.py"
@@ -203,3 +203,16 @@ def test_a_wrong_field_gives_one_line(field, wrong, part):
 @pytest.mark.parametrize("name", ["quickstart", "uniform_gkl", "uniform_ce", "mask_gkl", "mask_ce"])
 def test_the_shipped_configs_are_right(name):
     config.check(parse(f"--config=configs/{name}.py").config)
+
+
+@pytest.mark.parametrize("name", flow.SCHEDULERS)
+def test_every_scheduler_may_train_and_sample(name):
+    settings = parse(QUICKSTART, f"--config.flow.scheduler_type={name}").config
+    config.check(settings)
+    assert problem.get_scheduler(settings, 5) == flow.get_scheduler(name, vocab_size=5)
+    # The exponent of training goes to the schedulers that have one, and does not stand in the way of the others.
+    settings = parse(QUICKSTART, "--config.flow.exponent=2", f"--config.sampling.scheduler={name}").config
+    config.check(settings)
+    exponent = {"polynomial": 2.0, "one_minus_power": 2.0}.get(name, 1.0)
+    expected = flow.get_scheduler(name, exponent=exponent, vocab_size=5)
+    assert problem.get_sampling_scheduler(settings, 5) == expected

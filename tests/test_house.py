@@ -94,3 +94,13 @@ def test_the_snippets_of_a_page_run(page, tmp_path, monkeypatch):
 def test_the_links_of_a_page_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text() if page.exists() else ""):
         assert (page.parent / target).exists(), target
+
+
+def test_the_sections_that_the_code_cites_are_on_the_page_of_the_mathematics():
+    given = set(re.findall(r"^\| ([A-F](?:\.\d)?) \|", (ROOT / "docs" / "mathematics.md").read_text(), re.MULTILINE))
+    files = [f for folder in ("dfm_jax", "kernels", "tests") for f in (ROOT / folder).rglob("*.py")]
+    cited = {f: set(re.findall(r"mathematics\.md,? ([A-Z](?:\.\d)?)", f.read_text())) for f in files}
+    assert len(set.union(*cited.values())) > 10
+    for file, sections in cited.items():
+        for section in sections:
+            assert any(row == section or row.startswith(f"{section}.") for row in given), (file, section)

@@ -49,7 +49,7 @@ def get_mesh(command: Command) -> jax.sharding.Mesh:
 def get_evaluator(trained: Run) -> Evaluator:
     """What evaluates a run in its own folder."""
     return Evaluator(
-        settings=EvaluationSettings.from_config(trained.config),
+        settings=EvaluationSettings.from_config(trained.config, trained.tokenizer.vocab_size),
         problem=trained.problem,
         tokenizer=trained.tokenizer,
         mesh=trained.mesh,

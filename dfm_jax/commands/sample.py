@@ -21,7 +21,7 @@ def run(command: Command) -> int:
     text = read_prompt(command.operands["prompt"], command.operands["prompt_file"])
     trained = load_with(config, workdir, step=command.operands["step"], mesh=get_mesh(command))
     prompts = [] if text is None else [parse_prompt(text, trained.tokenizer, config.model.length)]
-    settings = EvaluationSettings.from_config(config).sampling
+    settings = EvaluationSettings.from_config(config, trained.tokenizer.vocab_size).sampling
     batch_size = config.sampling.batch_size * trained.mesh.size
     trim = bool(command.operands["trim"])
     first = processes.is_first()

@@ -245,7 +245,7 @@ class LikelihoodEstimator:
 
         def one(total, at):
             index, count = at
-            x_t = points.mask_subset(noise_keys(keys, index)[0], tokens, count, mask_id)
+            x_t = flow.mask_subset(noise_keys(keys, index)[0], tokens, count, mask_id)
             sigma = count.astype(jnp.float32) / length
             linear = flow.Time((length - count).astype(jnp.float32) / length, sigma)
             return total + self._ask(model, tokens, x_t, linear, (objective,)), None

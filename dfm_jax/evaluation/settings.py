@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dfm_jax.evaluation.generation import SamplingSettings
-from dfm_jax.problem import get_scheduler
+from dfm_jax.problem import get_sampling_scheduler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,8 @@ class EvaluationSettings:
     config: Mapping[str, Any]
 
     @classmethod
-    def from_config(cls, config: Any) -> "EvaluationSettings":
-        """The settings of a checked ConfigDict."""
+    def from_config(cls, config: Any, vocab_size: int) -> "EvaluationSettings":
+        """The settings of a checked ConfigDict, for `vocab_size` data tokens."""
         given, sampling = config.eval, config.sampling
         return cls(
             sampling=SamplingSettings(
@@ -42,7 +42,7 @@ class EvaluationSettings:
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 seed=sampling.seed,
-                scheduler=get_scheduler(config, sampling.scheduler) if sampling.scheduler else None,
+                scheduler=get_sampling_scheduler(config, vocab_size),
             ),
             corpora=tuple(given.corpora),
             valid=config.data.valid,

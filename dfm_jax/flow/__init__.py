@@ -1,4 +1,4 @@
-"""The mathematics of discrete flow matching: pure functions of arrays and frozen dataclasses (MATH.md)."""
+"""The mathematics of discrete flow matching: pure functions of arrays and frozen dataclasses (docs/mathematics.md)."""
 
 # ruff: noqa: F401
 from dfm_jax.flow.beta import ConstantSpeedBeta, PowerBeta
@@ -9,6 +9,7 @@ from dfm_jax.flow.couplings import (
     IndependentCoupling,
     conditional_coupling,
     get_coupling,
+    mask_subset,
     mask_uniform_subset,
     uncharged,
 )
@@ -36,9 +37,9 @@ from dfm_jax.flow.objectives import (
     get_objective,
 )
 from dfm_jax.flow.path_base import GeneralPath
-from dfm_jax.flow.paths import MixtureDiscreteProbPath, PathSample, ProbPath
+from dfm_jax.flow.paths import MixtureDiscreteProbPath, PathSample
 from dfm_jax.flow.scheduler_base import HostSchedule, Scheduler, SchedulerOutput
-from dfm_jax.flow.schedulers import SCHEDULERS, get_scheduler
+from dfm_jax.flow.schedulers import SCHEDULERS, WITH_EXPONENT, get_scheduler
 from dfm_jax.flow.schedulers_noise import GeometricScheduler, LogLinearScheduler
 from dfm_jax.flow.schedulers_polynomial import (
     CondOTScheduler,

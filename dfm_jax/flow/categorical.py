@@ -1,4 +1,4 @@
-"""One categorical draw per row from two 32-bit words: the two-level inverse CDF (MATH.md, E.4, remedy 2).
+"""One categorical draw per row from two 32-bit words: the two-level inverse CDF (mathematics.md, E.4, remedy 2).
 
 A float32 Gumbel-max takes one word per vocabulary entry and lets rare tokens win too seldom: its uniforms live on
 a grid of 2^-23. Here the vocabulary is cut into blocks; one word picks the block, a second one the token inside

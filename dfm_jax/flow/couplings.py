@@ -1,4 +1,4 @@
-"""Couplings of source and data: independent, and conditional on positions that are given (MATH.md B).
+"""Couplings of source and data: independent, and conditional on positions that are given (mathematics.md B).
 
 With I in {0, 1}^L the kept positions, x_0 = I x_1 + (1 - I) source. Kept positions have x_t = x_1 at every t, carry no
 loss, and the bound is then on log p(x_{I=0} | x_{I=1}).
@@ -91,8 +91,14 @@ def mask_uniform_subset(key: jax.Array, x_1: jax.Array, mask_id: int) -> jax.Arr
     rows, length = x_1.shape
     count_key, order_key = split(key, 2)
     count = by_row(lambda k, s: jax.random.randint(k, s, 1, length + 1, jnp.int32), count_key, (rows, 1))
-    rank = jnp.argsort(jnp.argsort(by_row(jax.random.uniform, order_key, (rows, length)), axis=-1), axis=-1)
-    return jnp.where(rank < count, mask_id, x_1)
+    return mask_subset(order_key, x_1, count[:, 0], mask_id)
+
+
+def mask_subset(key: jax.Array, x_1: jax.Array, count: jax.Array, mask_id: int) -> jax.Array:
+    """x_1 (B, L) with a uniform subset of `count` (B,) positions masked; `key` one key, or (B,) keys, one per row."""
+    order = by_row(jax.random.uniform, key, x_1.shape)
+    rank = jnp.argsort(jnp.argsort(order, axis=-1), axis=-1).astype(jnp.int32)
+    return jnp.where(rank < count[:, None], mask_id, x_1)
 
 
 def get_coupling(name: str) -> Coupling:

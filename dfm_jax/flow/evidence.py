@@ -1,4 +1,4 @@
-"""The evidence x_t^i gives about x_1^i, and the closed forms of the leave-one-out parametrisation (MATH.md D.3).
+"""The evidence x_t^i gives about x_1^i, and the closed forms of the leave-one-out parametrisation (mathematics.md D.3).
 
 With xhat = p(x_1^i | x_t without x_t^i), the posterior differs from xhat at the one index z = x_t^i:
     logits_post = logits_loo + 1[v = z] log1p(rho_z),   rho_z = kappa / (sigma p(z)),
@@ -34,7 +34,9 @@ def evidence(kappa: jax.Array, sigma: jax.Array, p: jax.Array) -> Evidence:
     noise = sigma * p
     total = jnp.maximum(noise + kappa, SIGMA_FLOOR)
     floor = jnp.maximum(noise, SIGMA_FLOOR)
-    return Evidence(kappa, noise, kappa / floor, noise / total, kappa / total)
+    # A token that cannot be there (p = 0 at t = 0) may be asked for all the same: it says nothing of x_1.
+    stay = jnp.where(noise + kappa > 0, noise / total, 1.0)
+    return Evidence(kappa, noise, kappa / floor, stay, kappa / total)
 
 
 def log_evidence(e: Evidence, log_xhat: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Velocities of any conditional law from a flux between states (MATH.md C.2, 4).
+"""Velocities of any conditional law from a flux between states (mathematics.md C.2, 4).
 
 For any law tau on the states, j(x, z) = [tau(z) dC(x) - tau(x) dC(z)]_+ moves C at the slope dC, so u(x, z) = j / C(z)
 generates C_t. tau = C is kinetic-optimal; tau ~ C^a is "power a" (a = 0, uniform: Multiflow's R*); a -> inf sends every

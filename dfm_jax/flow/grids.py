@@ -95,7 +95,7 @@ def adaptive_grid(
     start: float = 0.0,
     end: float = 1.0,
 ) -> TimeGrid:
-    """Steps of min(h, 1 / ((1 + c) lambda_t + c mu_t)): no Euler step takes a hazard above 1 (MATH.md, E.2).
+    """Steps of min(h, 1 / ((1 + c) lambda_t + c mu_t)): no Euler step takes a hazard above 1 (mathematics.md, E.2).
 
     c is `div_free`, a number or a function of t, taken as 0 where kappa = 0. The last step of at most h goes to
     `end` directly. The rates do not depend on the state, so the grid is known before sampling starts.

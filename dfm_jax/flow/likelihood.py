@@ -1,4 +1,4 @@
-"""Where a likelihood bound is evaluated, and what its integrand needs (MATH.md D.2, D.5).
+"""Where a likelihood bound is evaluated, and what its integrand needs (mathematics.md D.2, D.5).
 
 A bound is int_0^1 E[f_kappa] d kappa with f the token formula of the LINEAR path kappa_t = t, so it does not depend on
 the schedule that a network was trained on; the network is told the time at which its own schedule has that kappa.
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax.flow.head import HeadQuery
-from dfm_jax.flow.noise import by_row, uniform_pair
+from dfm_jax.flow.noise import uniform_pair
 from dfm_jax.flow.objectives import Objective, get_objective
 from dfm_jax.flow.path_base import GeneralPath
 from dfm_jax.flow.paths import MixtureDiscreteProbPath
@@ -102,9 +102,9 @@ def linear_objective(
 
 
 def has_exact_tail(objective: Objective) -> bool:
-    """Whether the integral up to kappa = 1 is finite for every network (MATH.md D.3): leave-one-out logits, or a
-    bound that carries revealed tokens over."""
-    return objective.leave_one_out or type(objective).__name__ in ("MaskedELBO", "MaskedCount")
+    """Whether the integral up to kappa = 1 is finite for every network (mathematics.md D.3): leave-one-out logits, or a
+    bound that charges nothing but masks."""
+    return objective.leave_one_out or objective.charges_masks_alone
 
 
 def shared_queries(queries: Sequence[HeadQuery]) -> list[int]:
@@ -128,10 +128,3 @@ def mask_counts(keys: jax.Array, points: int, length: int) -> jax.Array:
     """n ~ U{1..L}, (points, B) int32, stratified within each sequence; keys (B,)."""
     share, _ = strata(keys, points)
     return jnp.clip((share * length).astype(jnp.int32) + 1, 1, length)
-
-
-def mask_subset(keys: jax.Array, x_1: jax.Array, count: jax.Array, mask_id: int) -> jax.Array:
-    """x_1 (B, L) with a uniform subset of `count` (B,) positions masked; keys (B,)."""
-    order = by_row(jax.random.uniform, keys, x_1.shape)
-    rank = jnp.argsort(jnp.argsort(order, axis=-1), axis=-1).astype(jnp.int32)
-    return jnp.where(rank < count[:, None], mask_id, x_1)

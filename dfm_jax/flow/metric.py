@@ -1,4 +1,4 @@
-"""The metric-induced path: tokens close to x_1 come before far ones (MATH.md C.5).
+"""The metric-induced path: tokens close to x_1 come before far ones (mathematics.md C.5).
 
     C_t(x | x_1) = softmax_x(-beta d(x, x_1)),  d(x, y) = |e_x - e_y|^(2 power),  e the embeddings
 
@@ -22,7 +22,7 @@ from dfm_jax.flow.metric_steps import STEPS
 from dfm_jax.flow.noise import by_row
 from dfm_jax.flow.objectives import Objective
 from dfm_jax.flow.path_base import GeneralPath, PathObjective, clock, find_objective, find_step
-from dfm_jax.flow.paths import PathSample
+from dfm_jax.flow.paths import PathSample, times_rate
 from dfm_jax.flow.sources import Source, UniformSource
 from dfm_jax.flow.time import Time, TimeLike
 from dfm_jax.flow.velocities import Velocity
@@ -83,13 +83,9 @@ class MetricProbPath(GeneralPath):
         apart = apart if self.power == 1 else apart**self.power
         return jnp.where(_last(jnp.arange(self.vocab_size, dtype=ids.dtype), product) == ids[..., None], 0.0, apart)
 
-    def log_law(self, x_1: jax.Array, beta: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-        """log C(x | x_1) for every x, (..., V), at `beta` (...)."""
-        return jax.nn.log_softmax(-beta[..., None] * self.distances(x_1, dtype), axis=-1)
-
     def sample(self, key: jax.Array, x_0: jax.Array, x_1: jax.Array, t: TimeLike) -> PathSample:
         """x_t ~ C_t(. | x_1), (B, L); two 32-bit words a token. x_0, which the law does not have, is passed on."""
-        kappa, sigma, _ = clock(self, t, x_1.ndim)
+        kappa, sigma, _ = clock(self, t, x_1.shape)
         beta, _ = beta_float32(self.beta, kappa, sigma)
         words = by_row(lambda k, s: jax.random.bits(k, (*s, 2), jnp.uint32), key, x_1.shape)
 
@@ -115,6 +111,12 @@ class MetricProbPath(GeneralPath):
         parts = jax.lax.map(lambda block: function(*block), tuple(cut(x) for x in arrays))
         return jnp.swapaxes(parts, 0, 1).reshape(batch, count * size)[:, :length]
 
+    def own_source(self) -> Source:
+        return UniformSource(self.vocab_size)
+
+    def own_velocity(self) -> Velocity:
+        return MetricVelocity()
+
     def log_evidence(self, x_t: jax.Array, t: TimeLike, source: Source) -> jax.Array:
         raise ValueError("parametrization='leave_one_out': accepted posterior, for all of C depends on x_1")
 
@@ -127,7 +129,7 @@ class MetricProbPath(GeneralPath):
 
 @dataclasses.dataclass(frozen=True)
 class MetricKL(PathObjective):
-    """The bound of the kinetic-optimal velocity (MATH.md D.1, C.5), exact, at V^2 a token.
+    """The bound of the kinetic-optimal velocity (mathematics.md D.1, C.5), exact, at V^2 a token.
 
     d beta / dt sum_{x != z} [u_th - u + u log(u / u_th)], u(x, z|v) = C(x|v) [d(z, v) - d(x, v)]_+, u_th its mean over
     the posterior of v. It asks the head for every token's log-probability.
@@ -144,7 +146,7 @@ class MetricKL(PathObjective):
     def __call__(self, answer: HeadAnswer, x_1: jax.Array, x_t: jax.Array, t: TimeLike) -> jax.Array:
         path, log_post = self.path, answer.at_ids
         dtype = log_post.dtype
-        kappa, sigma, d_kappa = (x.astype(dtype) for x in clock(path, t, x_1.ndim))
+        kappa, sigma, d_kappa = (x.astype(dtype) for x in clock(path, t, x_1.shape))
         beta, slope = beta_float32(path.beta, kappa, sigma)
         every = jnp.arange(path.vocab_size, dtype=x_1.dtype)
         apart = path.distances(every, dtype)  # [v, x]
@@ -160,7 +162,7 @@ class MetricKL(PathObjective):
             return (model - one + one * ratio).sum(axis=-1)
 
         nats = path.in_blocks(block, x_1, x_t, jnp.broadcast_to(beta, x_1.shape), log_post, per_row=4 * path.vocab_size)
-        return d_kappa * slope * nats
+        return times_rate(d_kappa, slope * nats)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,10 +179,9 @@ class MetricVelocity(Velocity):
         scale = jnp.broadcast_to(beta, (*x_t.shape, 1))[..., None].astype(post.dtype)
         law = jax.nn.softmax(-scale * _last(apart, scale, 2), axis=-1)  # (B, L, v, x)
         mean = (law * _last(apart, law, 2)).sum(axis=-1, keepdims=True)
-        speed = (slope * out.d_alpha_t).astype(post.dtype)
-        change = -speed[..., None] * law * (_last(apart, law, 2) - mean)
+        change = -slope.astype(post.dtype)[..., None] * law * (_last(apart, law, 2) - mean)
         rates = flux(law, change, x_t[..., None], self.power)
-        return jnp.einsum("...v,...vx->...x", post, rates, precision="highest")
+        return times_rate(out.d_alpha_t, jnp.einsum("...v,...vx->...x", post, rates, precision="highest"))
 
 
 def _last(table: jax.Array, like: jax.Array, axes: int = 1) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Step kernels of the metric path: the kinetic-optimal jump and the maximal coupling (MATH.md E.1).
+"""Step kernels of the metric path: the kinetic-optimal jump and the maximal coupling (mathematics.md E.1).
 
 Both need a row of distances of every position that may jump, in blocks; the step that arrives at t = 1 gives x_1.
 """

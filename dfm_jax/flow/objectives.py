@@ -1,4 +1,4 @@
-"""Losses as a query to the vocabulary head and a formula over its answer (MATH.md D.2, D.3).
+"""Losses as a query to the vocabulary head and a formula over its answer (mathematics.md D.2, D.3).
 
     query = objective.query(x_1, x_t, t)            # what the head must give
     loss = objective(answer, x_1, x_t, t)           # (B, L) nats, elementwise after that
@@ -32,6 +32,7 @@ from dfm_jax.flow.sources import MaskSource, Source
 from dfm_jax.flow.time import TimeLike, as_time, expand
 
 PARAMETRIZATIONS = ("posterior", "leave_one_out")
+KAPPA_FLOOR = 1e-20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Objective(abc.ABC):
 
     `suppress_mask` removes the mask from the network's outputs; leave-one-out logits never contain it.
     `bounds` names the process whose -log p the mean loss bounds from above, None where it is no bound.
+    `charges_masks_alone`: whatever the parametrisation, only masked positions carry a loss.
     """
 
     path: MixtureDiscreteProbPath
@@ -48,6 +50,7 @@ class Objective(abc.ABC):
     suppress_mask: bool = False
 
     bounds: ClassVar[str | None] = None
+    charges_masks_alone: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.parametrization not in PARAMETRIZATIONS:
@@ -81,7 +84,7 @@ class Objective(abc.ABC):
 
     def _schedule(self, t: TimeLike, like: jax.Array) -> tuple[jax.Array, ...]:
         """kappa, sigma, d kappa and lambda, broadcast and cast for the positions of `like` (B, L)."""
-        time = expand(as_time(t), like.ndim)
+        time = expand(as_time(t), like.shape)
         out = self.path.scheduler(time)
         rate = self.path.scheduler.jump_rate(time)
         values = (out.alpha_t, out.sigma_t, out.d_alpha_t, rate)
@@ -118,6 +121,7 @@ class MaskedELBO(Objective):
     """lambda 1[z = m] (-log post(x_1)): MD4's and MDLM's bound, mask source only; both parametrisations agree."""
 
     bounds: ClassVar[str | None] = "one_way"
+    charges_masks_alone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -137,10 +141,11 @@ class MaskedCount(Objective):
     """(L / n) 1[z = m] (-log post(x_1)), n the number of masked tokens in the sequence; no time in it.
 
     With x_t of `mask_uniform_subset` (n ~ U{1..L}) its sum over positions has the masked ELBO as its mean, with less
-    variance (MATH.md D.5). Mask source only.
+    variance (mathematics.md D.5). Mask source only.
     """
 
     bounds: ClassVar[str | None] = "one_way"
+    charges_masks_alone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -162,7 +167,7 @@ class GeneralizedKL(Objective):
 
     Leave-one-out, two gathers: lambda [(1-xz)/(1+rho xz) - 1[z != x_1] (1 + log xhat(x_1) - log1p(rho xz))], whose
     first term is d kappa p(z) (1-xz) / (sigma p(z) + kappa xz), finite at t = 1. From posterior logits the loss is
-    +inf at t = 1 unless post(z) = 1. Tight for the mask source only (MATH.md D.4).
+    +inf at t = 1 unless post(z) = 1. Tight for the mask source only (mathematics.md D.4).
     """
 
     bounds: ClassVar[str | None] = "one_way"
@@ -184,7 +189,8 @@ class GeneralizedKL(Objective):
         # Where z != x_1 the 1 of 1 - post(z) cancels that of 1 + log post(x_1), here and not in float32.
         post_z = jnp.exp(log_z - log_mixture(e, log_z))
         arrived = jnp.where(changed, log_evidence(e, log_z) - log_1 - post_z, 0.0)
-        return jnp.where(changed, 0.0, d_kappa * p * replaced(e, log_z)) + times_rate(rate, arrived)
+        kept = times_rate(d_kappa, p * replaced(e, log_z))
+        return jnp.where(changed, 0.0, kept) + times_rate(rate, arrived)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +199,7 @@ class TimeReversal(Objective):
 
     The bound of the time reversal of the noising chain (UDLM, GIDD, SEDD-uniform), tight for any source. It needs
     xhat: posterior logits are converted by -log1p(rho_z) at x_t, and are then not finite as t -> 1. With one log1p
-    reduction over the vocabulary (MATH.md D.3 d); for the mask source it is the masked ELBO.
+    reduction over the vocabulary (mathematics.md D.3 d); for the mask source it is the masked ELBO.
     """
 
     bounds: ClassVar[str | None] = "time_reversal"
@@ -232,13 +238,14 @@ class TimeReversal(Objective):
         delta = known * jnp.where(changed, -jnp.exp(log_z), -jnp.expm1(log_z))
         log_ratio = jnp.where(changed, -log_evidence(at_z, log_z), -log_mixture(at_z, log_z))
         at_changed = 1.0 / jnp.maximum(sigma, SIGMA_FLOOR)
-        weight = d_kappa / kappa * jnp.where(changed, at_changed, p_z / (kappa + at_z.noise))
-        return weight * (divergence + itakura_saito(delta, log_ratio))
+        weight = jnp.where(changed, at_changed, p_z / (kappa + at_z.noise)) / kappa
+        per_kappa = weight * (divergence + itakura_saito(delta, log_ratio))
+        return times_rate(d_kappa, jnp.where(kappa > KAPPA_FLOOR, per_kappa, 0.0))
 
     def _kappa_sigma(self, t: TimeLike, like: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """kappa and sigma for positions of `like`; kappa stays above 0, where the loss has its limit 0."""
-        out = self.path.scheduler(expand(as_time(t), like.ndim))
-        kappa = jnp.maximum(out.alpha_t, 1e-20)
+        """kappa and sigma for positions of `like`; kappa stays above 0, where the loss per kappa has its limit 0."""
+        out = self.path.scheduler(expand(as_time(t), like.shape))
+        kappa = jnp.maximum(out.alpha_t, KAPPA_FLOOR)
         return jnp.broadcast_to(kappa, like.shape), jnp.broadcast_to(out.sigma_t, like.shape)
 
 

@@ -1,4 +1,4 @@
-"""What a path other than the mixture answers for itself: its losses, its samplers, its evidence (MATH.md C.3 to C.5).
+"""What a path other than the mixture answers for itself: its losses, its samplers, its evidence (mathematics.md C.3-5).
 
 Such a path runs on a base clock, its `scheduler`: it is a function of kappa and sigma alone, so that its bounds are
 integrals over kappa and depend on no schedule, as those of the mixture path.
@@ -14,10 +14,11 @@ import jax.numpy as jnp
 
 from dfm_jax.flow.head import HeadQuery
 from dfm_jax.flow.objectives import Objective
-from dfm_jax.flow.paths import PathSample, check_tokens
+from dfm_jax.flow.paths import PathSample
 from dfm_jax.flow.scheduler_base import Scheduler
 from dfm_jax.flow.sources import Source
-from dfm_jax.flow.time import TimeLike, as_time, expand, floating
+from dfm_jax.flow.time import TimeLike, as_time, expand
+from dfm_jax.flow.velocities import Velocity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,14 @@ class GeneralPath(abc.ABC):
     def sample(self, key: jax.Array, x_0: jax.Array, x_1: jax.Array, t: TimeLike) -> PathSample:
         """x_t (B, L) of x_0, x_1 (B, L) int at t (B,); `key` one key, or (B,) keys, one per row."""
 
+    def own_source(self) -> Source:
+        """The law of x_0 that the path starts from. Raises ValueError for a path that does not say."""
+        raise ValueError(f"path={type(self).__name__}: accepted a path with own_source()")
+
+    def own_velocity(self) -> Velocity:
+        """The velocity that the path's `generalized_kl` bounds. Raises ValueError for a path that does not say."""
+        raise ValueError(f"path={type(self).__name__}: accepted a path with own_velocity()")
+
     @abc.abstractmethod
     def log_evidence(self, x_t: jax.Array, t: TimeLike, source: Source) -> jax.Array:
         """log1p(rho): what the logit at x_t gains between the leave-one-out and the posterior law; of x_t's shape."""
@@ -61,17 +70,12 @@ class GeneralPath(abc.ABC):
         """The same path on another clock."""
         return dataclasses.replace(self, scheduler=scheduler)
 
-    def to_posterior(self, logits: jax.Array, x_t: jax.Array, t: TimeLike, source: Source) -> jax.Array:
-        """Posterior logits (B, L, S) from leave-one-out ones. Raises ValueError when the last axis is not S."""
-        check_tokens(logits, x_t, source.num_states)
-        logits = floating(logits)
-        states = jnp.arange(source.num_states, dtype=x_t.dtype).reshape((1,) * x_t.ndim + (-1,))
-        here = states == x_t[..., None]
-        if source.mask_id is not None:
-            logits = jnp.where(states == source.mask_id, -jnp.inf, logits)
-        if self.carries_over and source.mask_id is not None:
-            return jnp.where((x_t != source.mask_id)[..., None], jnp.where(here, 0.0, -jnp.inf), logits)
-        return logits + jnp.where(here, self.log_evidence(x_t, t, source).astype(logits.dtype)[..., None], 0.0)
+    def posterior_to_velocity(self, logits: jax.Array, x_t: jax.Array, t: TimeLike) -> jax.Array:
+        """u_t(x, z) of `own_velocity`, z = x_t, of shape (B, L, S), per unit of t; rows sum to 0.
+
+        `logits` (B, L, S) of the posterior. Raises ValueError for another last axis.
+        """
+        return self.own_velocity()(logits, x_t, t, self, self.own_source())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +138,7 @@ def find_step(path: GeneralPath, steps: dict[str, Any], name: str) -> Any:
     return steps[name](path)
 
 
-def clock(path: GeneralPath, t: TimeLike, ndim: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """kappa, sigma and d kappa / dt of the path's clock, with axes appended up to `ndim`."""
-    out = path.scheduler(expand(as_time(t), ndim))
+def clock(path: GeneralPath, t: TimeLike, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """kappa, sigma and d kappa / dt of the path's clock, with axes that broadcast against `shape`."""
+    out = path.scheduler(expand(as_time(t), shape))
     return out.alpha_t, out.sigma_t, out.d_alpha_t

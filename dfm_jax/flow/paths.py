@@ -1,7 +1,7 @@
-"""Probability paths between source and data: the conditional mixture path (MATH.md C.1)."""
+"""Probability paths between source and data: the conditional mixture path (mathematics.md C.1)."""
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,6 @@ class PathSample(NamedTuple):
     t: TimeLike
 
 
-class ProbPath(Protocol):
-    """What a loss or a solver asks of a path."""
-
-    def sample(self, key: jax.Array, x_0: jax.Array, x_1: jax.Array, t: TimeLike) -> PathSample: ...
-
-    def posterior_to_velocity(self, logits: jax.Array, x_t: jax.Array, t: TimeLike) -> jax.Array: ...
-
-
 @dataclasses.dataclass(frozen=True)
 class MixtureDiscreteProbPath:
     """C_t(x | x_0, x_1) = kappa_t delta_{x_1}(x) + sigma_t delta_{x_0}(x), independently at each position."""
@@ -42,11 +34,11 @@ class MixtureDiscreteProbPath:
         """x_t of the path: each token is x_1 with probability kappa_t, else x_0.
 
         x_0, x_1 (B, L) int; t (B,) or any leading axes of the tokens; `key` one key, or (B,) keys, one per row.
-        At t = 0 x_t = x_0 and at t = 1 x_t = x_1, surely. Raises ValueError for shapes that differ.
+        At t = 0 x_t = x_0 and at t = 1 x_t = x_1, surely. Raises ValueError for shapes that differ and tokens that
+        are no integers.
         """
-        if x_0.shape != x_1.shape:
-            raise ValueError(f"x_0 of shape {x_0.shape}: accepted that of x_1, {x_1.shape}")
-        kappa, sigma, *_ = self.scheduler(expand(as_time(t), x_1.ndim))
+        x_0, x_1 = as_pair(x_0, x_1)
+        kappa, sigma, *_ = self.scheduler(expand(as_time(t), x_1.shape))
         keep = bernoulli(key, kappa, sigma, x_1.shape)
         return PathSample(x_0, x_1, jnp.where(keep, x_1, x_0), t)
 
@@ -56,7 +48,7 @@ class MixtureDiscreteProbPath:
         `logits` (B, L, S) of the posterior. +-inf at t = 1 where the posterior is not yet x_t itself.
         """
         check_tokens(logits, x_t)
-        rate = expand(as_time(t), logits.ndim)
+        rate = expand(as_time(t), logits.shape)
         post = jax.nn.softmax(floating(logits), axis=-1)
         return times_rate(self.scheduler.jump_rate(rate), post - one_hot_like(x_t, post))
 
@@ -75,7 +67,30 @@ def one_hot_like(ids: jax.Array, probs: jax.Array) -> jax.Array:
 
 
 def check_tokens(logits: jax.Array, tokens: jax.Array, num_states: int | None = None) -> None:
-    """Raises ValueError unless logits are (..., S) for tokens (...), S = num_states where given."""
+    """Raises ValueError unless logits are (..., S) for integer tokens (...), S = num_states where given."""
+    check_integers("tokens", tokens)
     states: Any = logits.shape[-1] if num_states is None else num_states
     if logits.shape != (*tokens.shape, states):
         raise ValueError(f"logits of shape {logits.shape}: accepted {(*tokens.shape, states)}")
+
+
+def as_pair(other: jax.Array, x_1: jax.Array, name: str = "x_0") -> tuple[jax.Array, jax.Array]:
+    """`other` and x_1 as jax arrays of x_1's type. Raises ValueError, with `name`, unless integers of one shape."""
+    check_integers(name, other)
+    check_integers("x_1", x_1)
+    if other.shape != x_1.shape:
+        raise ValueError(f"{name} of shape {other.shape}: accepted that of x_1, {x_1.shape}")
+    x_1 = jnp.asarray(x_1)
+    return jnp.asarray(other).astype(x_1.dtype), x_1
+
+
+def check_integers(name: str, tokens: jax.Array) -> None:
+    """Raises ValueError unless `tokens` are integers."""
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(f"{name} of {tokens.dtype}: accepted integers")
+
+
+def at_tokens(tokens: jax.Array, num_states: int) -> jax.Array:
+    """1[v = token] over S = num_states states, (..., S) bool for tokens (...) of any integer type."""
+    states = jnp.arange(num_states, dtype=jnp.int32).reshape((1,) * tokens.ndim + (-1,))
+    return states == jnp.asarray(tokens, jnp.int32)[..., None]

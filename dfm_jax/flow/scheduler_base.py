@@ -33,7 +33,7 @@ class HostSchedule(NamedTuple):
 
 
 class Scheduler(abc.ABC):
-    """A convex scheduler: alpha_t + sigma_t = 1, non-decreasing (MATH.md A)."""
+    """A convex scheduler: alpha_t + sigma_t = 1, non-decreasing (mathematics.md A)."""
 
     @abc.abstractmethod
     def formulas(self, xp: Any, t: Any, r: Any) -> tuple[Any, Any, Any]:
@@ -124,6 +124,18 @@ def log_both(xp: Any, x: Any, complement: Any) -> Any:
     """log x, from `complement` = 1 - x where x > 1/2: accurate at both ends of [0, 1]."""
     near_one = x > 0.5
     return xp.where(near_one, xp.log1p(-xp.where(near_one, complement, 0.0)), xp.log(xp.where(near_one, 1.0, x)))
+
+
+def one_minus_power(xp: Any, x: Any, complement: Any, n: float) -> Any:
+    """1 - x^n for n > 0, from `complement` = 1 - x near x = 1; its gradient at x = 0 is that of the power."""
+    small = x < 1e-6
+    inner, left = xp.where(small, 0.5, x), xp.where(small, 0.5, complement)
+    return xp.where(small, 1 - x**n, -xp.expm1(n * log_both(xp, inner, left)))
+
+
+def slope_of_power(xp: Any, x: Any, n: float) -> Any:
+    """n x^(n-1); for n = 1 it has no power whose gradient would be 0 * inf at x = 0."""
+    return xp.ones_like(x) if n == 1 else n * x ** (n - 1)
 
 
 def require_positive(name: str, value: float) -> None:

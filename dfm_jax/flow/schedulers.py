@@ -31,6 +31,8 @@ SCHEDULERS: dict[str, type] = {
     "kinetic_optimal_uniform": KineticOptimalUniformScheduler,
 }
 
+WITH_EXPONENT = {"polynomial": "n", "one_minus_power": "p"}
+
 AMBIGUOUS = {
     "poly": "'polynomial' (kappa = t^n) or 'one_minus_power' (sigma = (1-t)^p, MD4's poly)",
     "cosine": "'cosine_md4' (kappa = 1 - cos(pi t/2)), 'sine' (sin(pi t/2), MDLM's cosine) or 'sine_squared'",
@@ -51,10 +53,8 @@ def get_scheduler(name: str, *, exponent: float = 1.0, vocab_size: int | None = 
             raise ValueError(f"scheduler={name!r} is ambiguous: accepted {choice}")
     if name not in SCHEDULERS:
         raise ValueError(f"scheduler={name!r}: accepted {', '.join(SCHEDULERS)}")
-    if name == "polynomial":
-        parameters["n"] = exponent
-    elif name == "one_minus_power":
-        parameters["p"] = exponent
+    if name in WITH_EXPONENT:
+        parameters[WITH_EXPONENT[name]] = exponent
     elif exponent != 1:
         raise ValueError(f"exponent={exponent!r}: accepted only 1 for scheduler={name!r}")
     if name == "kinetic_optimal_uniform":

@@ -1,4 +1,4 @@
-"""Schedulers stated through the total noise -log kappa, whose end points are only approached (MATH.md A).
+"""Schedulers stated through the total noise -log kappa, whose end points are only approached (mathematics.md A).
 
 Their kappa_0 > 0 or kappa_1 < 1, so p_0 is not the source or p_1 not the data, and a bound would need further terms.
 They are here to read other codes' models; train with a scheduler that has exact end points.

@@ -1,9 +1,9 @@
-"""Schedulers that are powers and cubics of t (MATH.md A, first rows)."""
+"""Schedulers that are powers and cubics of t (mathematics.md A, first rows)."""
 
 import dataclasses
 from typing import Any
 
-from dfm_jax.flow.scheduler_base import Scheduler, log_both, require_positive
+from dfm_jax.flow.scheduler_base import Scheduler, one_minus_power, require_positive, slope_of_power
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class PolynomialConvexScheduler(Scheduler):
         require_positive("n", self.n)
 
     def formulas(self, xp: Any, t: Any, r: Any) -> tuple[Any, Any, Any]:
-        return t**self.n, -xp.expm1(self.n * log_both(xp, t, r)), self.n * t ** (self.n - 1)
+        return t**self.n, one_minus_power(xp, t, r, self.n), slope_of_power(xp, t, self.n)
 
     def time_from_kappa(self, xp: Any, kappa: Any) -> Any:
         return kappa ** (1 / self.n)
@@ -53,7 +53,7 @@ class OneMinusPowerScheduler(Scheduler):
         require_positive("p", self.p)
 
     def formulas(self, xp: Any, t: Any, r: Any) -> tuple[Any, Any, Any]:
-        return -xp.expm1(self.p * log_both(xp, r, t)), r**self.p, self.p * r ** (self.p - 1)
+        return one_minus_power(xp, r, t, self.p), r**self.p, slope_of_power(xp, r, self.p)
 
     def rate(self, xp: Any, t: Any, r: Any) -> Any:
         ended = r <= 0

@@ -1,4 +1,4 @@
-"""The cosine family, under names that cannot be confused, and the kinetic-optimal schedulers (MATH.md A, C.3)."""
+"""The cosine family, under names of their own, and the kinetic-optimal schedulers (mathematics.md A, C.3)."""
 
 import dataclasses
 import math

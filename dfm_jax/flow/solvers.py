@@ -185,8 +185,10 @@ class MixtureDiscreteSolver:
 
     def _with_div_free(self, div_free: DivFree) -> Step:
         step: Any = self.step
-        if not callable(div_free) and div_free == 0:
-            return step
+        if not callable(div_free):
+            div_free = float(div_free)  # a jax scalar could not be an argument of the kernel, which is static
+            if div_free == 0:
+                return step
         if isinstance(step, Euler):
             return DivFreeEuler(div_free)
         if isinstance(step, TwoStage):

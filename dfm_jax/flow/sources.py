@@ -1,4 +1,4 @@
-"""Source laws p(x) of x_0: every token masked, uniform, or any categorical law (MATH.md B)."""
+"""Source laws p(x) of x_0: every token masked, uniform, or any categorical law (mathematics.md B)."""
 
 import abc
 import dataclasses

@@ -2,17 +2,18 @@
 posterior.
 
 A kernel is three pure things:
-  plan     the scalars of every step, computed on the host in float64 (a float32 1 - sigma_s / sigma_t loses
-  digits); decide   which positions need x_1, from uniforms alone, before any model is run; move     the new token
-  from (z, x_1, uniforms, a fresh token y); where `decide` said no, it does not look at x_1;
+  plan     the scalars of every step, computed on the host in float64 (a float32 1 - sigma_s / sigma_t loses digits);
+  decide   which positions need x_1, from uniforms alone, before any model is run;
+  move     the new token from (z, x_1, uniforms, a fresh token y); where `decide` said no, it does not look at x_1;
 and `law` states the exact probabilities T(x | z, x_1) that `decide` and `move` realise. A position where the mask
 source has already revealed a token has the posterior delta_z: the solver passes x_1 = z there and runs no model.
 
-Notation of MATH.md, E: one step t -> s, kappa and sigma = 1 - kappa at both, lambda = d kappa / sigma, mu = d
+Notation of mathematics.md, E: one step t -> s, kappa and sigma = 1 - kappa at both, lambda = d kappa / sigma, mu = d
 kappa / kappa. This file has the kernels that jump to x_1 and then renoise, independently of everything: a jump
 with probability `jump`, then a fresh y ~ p with probability `renoise`. `steps_stochastic.py` has the others.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -44,8 +45,10 @@ class Plan(NamedTuple):
 
 
 class Knots(NamedTuple):
-    """A schedule on a grid of N steps, float64: values at the N + 1 times, rates at the N starts, step lengths
-    h."""
+    """A schedule on a grid of N steps, float64: values at the N + 1 times, rates at the N starts, step lengths h.
+
+    Where the rate at a start is infinite (t^n with n < 1, at t = 0) it is the mean over the step.
+    """
 
     grid: TimeGrid
     kappa: np.ndarray
@@ -65,8 +68,10 @@ class Knots(NamedTuple):
                 for v in (value.kappa, value.sigma, value.d_kappa)
             )
             kappa, sigma = np.where(grid.r == 0, 1.0, kappa), np.where(grid.r == 0, 0.0, sigma)
+            h = np.diff(grid.t)
             rate, backward = d_kappa[:-1] / sigma[:-1], d_kappa[:-1] / kappa[:-1]
-        return cls(grid, kappa, sigma, rate, np.where(kappa[:-1] > 0, backward, 0.0), np.diff(grid.t))
+            rate = np.where(np.isfinite(rate), rate, np.log(sigma[:-1] / sigma[1:]) / h)
+        return cls(grid, kappa, sigma, rate, np.where(kappa[:-1] > 0, backward, 0.0), h)
 
     @property
     def last(self) -> np.ndarray:
@@ -122,6 +127,26 @@ def deltas(states: int) -> tuple[np.ndarray, np.ndarray]:
     return eye[None, :, :] * ones, eye[:, None, :] * np.ones((1, states, 1))
 
 
+class FirstOfTwoClocks(abc.ABC):
+    """Two clocks start with the step, one for x_1 and one for y; the first to ring before the step ends decides.
+
+    Where x_1 = z the first clock does not exist, and the second may still ring.
+    """
+
+    @abc.abstractmethod
+    def clocks(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> tuple[jax.Array, jax.Array]:
+        """When they ring, in steps: exponential times of the uniforms u."""
+
+    def decide(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> jax.Array:
+        clock_x_1, clock_y = self.clocks(row, z, u, source)
+        return (clock_x_1 < 1) & (clock_x_1 < clock_y)
+
+    def move(self, row: Row, z: jax.Array, x_1: jax.Array, u: jax.Array, y: jax.Array, source: Any) -> jax.Array:
+        clock_x_1, clock_y = self.clocks(row, z, u, source)
+        first = (clock_x_1 < 1) & (clock_x_1 < clock_y)
+        return jnp.where(first & (x_1 != z), x_1, jnp.where(clock_y < 1, y, z))
+
+
 @dataclasses.dataclass(frozen=True)
 class _JumpThenRenoise:
     """T(x | z, x_1) = (1 - b) [a delta_{x_1} + (1 - a) delta_z] + b p, with a = `jump`, b = `renoise`."""
@@ -170,7 +195,7 @@ class Euler(_JumpThenRenoise):
     """The reference's Euler step: x = x_1 with probability 1 - exp(-h lambda_t), and surely in the step arriving
     at t = 1.
 
-    Of order 1 for the mask source, only O(h log 1/h) for others (MATH.md, E.1): near t = 1 too few tokens jump.
+    Of order 1 for the mask source, only O(h log 1/h) for others (mathematics.md, E.1): near t = 1 too few tokens jump.
     """
 
     def plan(self, scheduler: Any, source: Any, grid: TimeGrid) -> Plan:

@@ -1,4 +1,4 @@
-"""Step kernels whose outcome depends on whether x_1 = z, or on the state of the token (MATH.md, C.2 and E.1).
+"""Step kernels whose outcome depends on whether x_1 = z, or on the state of the token (mathematics.md, C.2 and E.1).
 
 Each starts from fewer than two uniforms per position and looks at x_1 only where `decide` says so: competing
 events are ordered so that those which do not depend on x_1 are settled first.
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.flow.grids import TimeGrid
-from dfm_jax.flow.steps import DivFree, Knots, Plan, Row, deltas, is_uniform, source_law
+from dfm_jax.flow.steps import DivFree, FirstOfTwoClocks, Knots, Plan, Row, deltas, is_uniform, source_law
 
 REMASKING = ("fb", "cap", "rescale")
 
@@ -29,7 +29,7 @@ def others_law(source: Any) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class DivFreeEuler:
+class DivFreeEuler(FirstOfTwoClocks):
     """The reference's Euler step with its divergence-free term: clocks of rate A to x_1 and B(1 - p(z)) to the
     others.
 
@@ -55,18 +55,9 @@ class DivFreeEuler:
         """The share of y ~ p that the 'others' draw keeps: 1 - p(z), or all of it where it may be z."""
         return 1.0 - p if source.mask_id is not None or is_uniform(source) else p * 0 + 1.0
 
-    def _clocks(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> tuple[jax.Array, jax.Array]:
+    def clocks(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> tuple[jax.Array, jax.Array]:
         back = row["back"] * self._exit(source.probs(z), source)
         return -jnp.log1p(-u[0]) / row["to_x_1"], -jnp.log1p(-u[1]) / back
-
-    def decide(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> jax.Array:
-        clock_x_1, clock_y = self._clocks(row, z, u, source)
-        return (clock_x_1 < 1) & (clock_x_1 < clock_y)
-
-    def move(self, row: Row, z: jax.Array, x_1: jax.Array, u: jax.Array, y: jax.Array, source: Any) -> jax.Array:
-        clock_x_1, clock_y = self._clocks(row, z, u, source)
-        first = (clock_x_1 < 1) & (clock_x_1 < clock_y)
-        return jnp.where(first & (x_1 != z), x_1, jnp.where(clock_y < 1, y, z))
 
     def law(self, row: Row, source: Any) -> np.ndarray:
         to_x_1, stay = deltas(source.num_states)
@@ -186,7 +177,7 @@ class Remask:
 
     Reveal: (kappa_s - (1 - sig) kappa_t) / (1 - kappa_t). sig by `schedule`, with max = min(1, (1 - kappa_s) /
     kappa_t): 'fb' min(max, (kappa_s - kappa_t) / kappa_t), 0 at kappa_t = 0; 'cap' min(eta, max); 'rescale' eta
-    max. 'fb' is of order 1 in N; a constant eta remasks so often that the order drops to about a half (MATH.md,
+    max. 'fb' is of order 1 in N; a constant eta remasks so often that the order drops to about a half (mathematics.md,
     E.1).
     """
 

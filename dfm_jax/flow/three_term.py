@@ -1,4 +1,4 @@
-"""The three-term path: data, uniform noise and mask (MATH.md C.4), with its one-way and its time-reversal bound.
+"""The three-term path: data, uniform noise and mask (mathematics.md C.4), with its one-way and its time-reversal bound.
 
     C_t = k1 delta_{x_1} + k2 / V + k3 delta_m,  rho = g kappa sigma: k1 = kappa (1-rho), k2 = rho, k3 = sigma (1-rho)
 
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax.flow.evidence import (
+    DENOMINATOR_FLOOR,
     SIGMA_FLOOR,
     Evidence,
     evidence,
@@ -24,11 +25,14 @@ from dfm_jax.flow.head import HeadAnswer, HeadQuery, VocabReduction
 from dfm_jax.flow.noise import bernoulli, by_row, split
 from dfm_jax.flow.objectives import Objective
 from dfm_jax.flow.path_base import GeneralPath, PathObjective, clock, find_objective, find_step
-from dfm_jax.flow.paths import PathSample
-from dfm_jax.flow.sources import Source
+from dfm_jax.flow.paths import PathSample, as_pair, times_rate
+from dfm_jax.flow.sources import MaskSource, Source
 from dfm_jax.flow.three_term_steps import STEPS
 from dfm_jax.flow.time import Time, TimeLike
 from dfm_jax.flow.velocities import Velocity
+
+# The one-way bound ends here: its s, which grows as 1 / sigma^2, must stay inside float32.
+LAST_SIGMA = 1e-14
 
 
 class ThreeTermRates(NamedTuple):
@@ -91,16 +95,21 @@ class ThreeTermProbPath(GeneralPath):
             1 - self.noise * kappa * sigma, self.noise * sigma, jnp.asarray(1 / self.vocab_size, kappa.dtype)
         )
 
+    def own_source(self) -> Source:
+        return MaskSource(self.vocab_size)
+
+    def own_velocity(self) -> Velocity:
+        return ThreeTermForwardVelocity()
+
     def log_evidence(self, x_t: jax.Array, t: TimeLike, source: Source) -> jax.Array:
-        kappa, sigma, _ = clock(self, t, x_t.ndim)
+        kappa, sigma, _ = clock(self, t, x_t.shape)
         known = jnp.log1p(self.evidence(kappa, sigma).rho)
         return jnp.where(x_t == source.mask_id, 0.0, known)
 
     def sample(self, key: jax.Array, x_0: jax.Array, x_1: jax.Array, t: TimeLike) -> PathSample:
         """x_1, a uniform token or x_0 with probabilities k1, k2, k3; shapes as in `MixtureDiscreteProbPath.sample`."""
-        if x_0.shape != x_1.shape:
-            raise ValueError(f"x_0 of shape {x_0.shape}: accepted that of x_1, {x_1.shape}")
-        kappa, sigma, _ = clock(self, t, x_1.ndim)
+        x_0, x_1 = as_pair(x_0, x_1)
+        kappa, sigma, _ = clock(self, t, x_1.shape)
         rho = self.noise * kappa * sigma
         noise_key, keep_key, token_key = split(key, 3)
         kept = jnp.where(bernoulli(keep_key, kappa, sigma, x_1.shape), x_1, x_0)
@@ -117,11 +126,13 @@ class ThreeTermProbPath(GeneralPath):
 
 @dataclasses.dataclass(frozen=True)
 class ThreeTermForwardKL(PathObjective):
-    """The bound of the one-way velocity, rates a_1 delta_{x_1} + a_2 / V (MATH.md D.1), with one log1p reduction.
+    """The bound of the one-way velocity, rates a_1 delta_{x_1} + a_2 / V (mathematics.md D.1), by one log1p reduction.
 
     Per position, s = V a_1 / a_2, z = x_t and sums over data tokens: a_1 times
         1 - post(z) - 1[z != x_1] [1 - (1 + 1/s) log((1 + s) / (1 + s post(x_1)))]
         - (1/s) sum_{x != z, x_1} log1p(s post(x)).
+    At z = x_1 the rounding of log post(z) enters by 6e-8 / sigma: there is no closed form for leave-one-out logits, as
+    the time reversal has one.
     """
 
     path: ThreeTermProbPath
@@ -129,18 +140,18 @@ class ThreeTermForwardKL(PathObjective):
     bounds: ClassVar[str | None] = "one_way"
 
     def query(self, x_1: jax.Array, x_t: jax.Array, t: TimeLike) -> HeadQuery:
-        kappa, sigma, _ = clock(self.path, t, x_t.ndim)
+        kappa, sigma, _ = clock(self.path, t, x_t.shape)
         scale = jnp.broadcast_to(self._evidence(kappa, sigma).rho, x_t.shape)
         return self.posterior_of(x_t, t, x_1, x_t)._replace(reduction=_over_data(self.source, scale))
 
     def _evidence(self, kappa: jax.Array, sigma: jax.Array) -> Evidence:
         """Of a jump to x_1 against one to a given uniform token; its rho is s."""
-        rates = self.path.rates(kappa, sigma)
+        rates = self.path.rates(kappa, jnp.maximum(sigma, LAST_SIGMA))
         return evidence(rates.forward, rates.noise, jnp.asarray(1 / self.path.vocab_size, kappa.dtype))
 
     def __call__(self, answer: HeadAnswer, x_1: jax.Array, x_t: jax.Array, t: TimeLike) -> jax.Array:
         log_1, log_z, reduced = _three_answers(answer)
-        kappa, sigma, d_kappa = (x.astype(log_1.dtype) for x in clock(self.path, t, x_t.ndim))
+        kappa, sigma, d_kappa = (x.astype(log_1.dtype) for x in clock(self.path, t, x_t.shape))
         e = self._evidence(kappa, sigma)
         changed, masked = x_t != x_1, x_t == self.source.mask_id
         log_z = jnp.where(masked, -jnp.inf, log_z)  # data is never the mask
@@ -148,7 +159,7 @@ class ThreeTermForwardKL(PathObjective):
         arrived = -(1 + 1 / e.rho) * log_mixture(e, log_1)
         elsewhere = reduced - log_evidence(e, log_z) - jnp.where(changed, log_evidence(e, log_1), 0.0)
         loss = left + jnp.where(changed, arrived, 0.0) - elsewhere / e.rho
-        return d_kappa * self.path.rates(kappa, sigma).forward * loss
+        return times_rate(d_kappa, self.path.rates(kappa, jnp.maximum(sigma, LAST_SIGMA)).forward * loss)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +174,7 @@ class ThreeTermTimeReversal(PathObjective):
     bounds: ClassVar[str | None] = "time_reversal"
 
     def query(self, x_1: jax.Array, x_t: jax.Array, t: TimeLike) -> HeadQuery:
-        kappa, sigma, _ = clock(self.path, t, x_t.ndim)
+        kappa, sigma, _ = clock(self.path, t, x_t.shape)
         scale = jnp.broadcast_to(self.path.evidence(kappa, sigma).rho, x_t.shape)
         query = self._gather(x_1, x_t)._replace(reduction=_over_data(self.source, scale))
         if self.leave_one_out:
@@ -172,17 +183,18 @@ class ThreeTermTimeReversal(PathObjective):
 
     def __call__(self, answer: HeadAnswer, x_1: jax.Array, x_t: jax.Array, t: TimeLike) -> jax.Array:
         log_1, log_z, reduced = _three_answers(answer)
-        kappa, sigma, d_kappa = (x.astype(log_1.dtype) for x in clock(self.path, t, x_t.ndim))
+        kappa, sigma, d_kappa = (x.astype(log_1.dtype) for x in clock(self.path, t, x_t.shape))
         e, rates = self.path.evidence(kappa, sigma), self.path.rates(kappa, sigma)
         changed, masked = x_t != x_1, x_t == self.source.mask_id
         log_z = jnp.where(masked, 0.0, log_z)  # not read there
         # Divided by kappa, as the evidence is; the mask's own term of the divergence is 0.
         divergence = e.noise * (jnp.log1p(e.rho) - reduced) - e.kappa * log_mixture(e, log_1)
         xhat = jnp.exp(log_z)
-        delta = jnp.where(changed, -xhat, -jnp.expm1(log_z)) * e.rho / (1 + e.rho * xhat)
+        known = e.kappa / jnp.maximum(e.noise + e.kappa * xhat, DENOMINATOR_FLOOR)
+        delta = jnp.where(changed, -xhat, -jnp.expm1(log_z)) * known
         log_ratio = jnp.where(changed, -log_evidence(e, log_z), -log_mixture(e, log_z))
         at_token = jnp.where(changed, rates.off, rates.on) * (kappa * divergence + itakura_saito(delta, log_ratio))
-        return d_kappa * jnp.where(masked, rates.mask * divergence, at_token)
+        return times_rate(d_kappa, jnp.where(masked, rates.mask * divergence, at_token))
 
 
 @dataclasses.dataclass(frozen=True)

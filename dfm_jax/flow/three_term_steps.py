@@ -1,4 +1,4 @@
-"""Step kernels of the three-term path, by the `Step` protocol of `flow.steps` (MATH.md C.4, E.1).
+"""Step kernels of the three-term path, by the `Step` protocol of `flow.steps` (mathematics.md C.4, E.1).
 
 One step t -> s with k1, k2, k3 the shares of data, uniform noise and mask at both ends. Every kernel decides from
 uniforms which tokens may need x_1 before any model is run.
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.flow.grids import TimeGrid
-from dfm_jax.flow.steps import Knots, Plan, Row, deltas
+from dfm_jax.flow.steps import FirstOfTwoClocks, Knots, Plan, Row, deltas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ThreeTermExact(_ThreeTermStep):
 
 
 @dataclasses.dataclass(frozen=True)
-class ThreeTermEuler(_ThreeTermStep):
+class ThreeTermEuler(FirstOfTwoClocks, _ThreeTermStep):
     """The reference's Euler step: leave with probability 1 - exp(-h rate), surely for x_1 in the step to t = 1.
 
     Rates a_1 to x_1 and a_2 / V to each token but z; the first of the two clocks to ring decides.
@@ -76,18 +76,9 @@ class ThreeTermEuler(_ThreeTermStep):
         to_noise = np.where(knots.last, 0.0, slope * g * sigma * (1 - g * kappa**2) / left)
         return Plan(grid.starts, {"to_x_1": to_x_1, "to_noise": to_noise}, knots.index, -np.expm1(-to_x_1))
 
-    def _clocks(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> tuple[jax.Array, jax.Array]:
+    def clocks(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> tuple[jax.Array, jax.Array]:
         others = jnp.where(z == source.mask_id, 1.0, 1.0 - 1.0 / source.vocab_size)
         return -jnp.log1p(-u[0]) / row["to_x_1"], -jnp.log1p(-u[1]) / (row["to_noise"] * others)
-
-    def decide(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> jax.Array:
-        clock_x_1, clock_y = self._clocks(row, z, u, source)
-        return (clock_x_1 < 1) & (clock_x_1 < clock_y)
-
-    def move(self, row: Row, z: jax.Array, x_1: jax.Array, u: jax.Array, y: jax.Array, source: Any) -> jax.Array:
-        clock_x_1, clock_y = self._clocks(row, z, u, source)
-        first = (clock_x_1 < 1) & (clock_x_1 < clock_y)
-        return jnp.where(first & (x_1 != z), x_1, jnp.where(clock_y < 1, y, z))
 
     def law(self, row: Row, source: Any) -> np.ndarray:
         to_x_1, stay = deltas(source.num_states)

@@ -36,13 +36,16 @@ def as_time(t: TimeLike) -> Time:
     return Time(time, 1.0 - time)
 
 
-def expand(time: Time, ndim: int) -> Time:
-    """Appends axes until `time` has `ndim` of them, so that (B,) times broadcast against (B, L) tokens."""
+def expand(time: Time, shape: tuple[int, ...]) -> Time:
+    """Appends axes to `time`, so that (B,) times broadcast against arrays of `shape` (B, L, ...).
+
+    Raises ValueError unless its axes are the leading ones of `shape`, or of size 1.
+    """
 
     def reshape(x: jax.Array) -> jax.Array:
-        if x.ndim > ndim:
-            raise ValueError(f"t of shape {x.shape}: accepted at most {ndim} axes, leading axes of the tokens")
-        return x.reshape(x.shape + (1,) * (ndim - x.ndim))
+        if x.ndim > len(shape) or any(size not in (1, shape[axis]) for axis, size in enumerate(x.shape)):
+            raise ValueError(f"t of shape {x.shape}: accepted leading axes of {shape}")
+        return x.reshape(x.shape + (1,) * (len(shape) - x.ndim))
 
     return Time(reshape(time.t), reshape(time.r))
 

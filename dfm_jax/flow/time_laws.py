@@ -1,4 +1,4 @@
-"""Laws of the training time over the global batch: where t is drawn, and with which weight (MATH.md D.5)."""
+"""Laws of the training time over the global batch: where t is drawn, and with which weight (mathematics.md D.5)."""
 
 import jax
 import jax.numpy as jnp

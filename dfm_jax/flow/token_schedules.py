@@ -1,4 +1,4 @@
-"""Mixture paths on which every token has its own schedule (MATH.md C.3): kinetic-optimal, and GenMD4's.
+"""Mixture paths on which every token has its own schedule (mathematics.md C.3): kinetic-optimal, and GenMD4's.
 
     C_t(x | x_1) = kappa_t(x_1) delta_{x_1}(x) + sigma_t(x_1) p(x)
 
@@ -19,7 +19,7 @@ from dfm_jax.flow.head import HeadAnswer, HeadQuery, VocabReduction, one_minus_y
 from dfm_jax.flow.noise import bernoulli
 from dfm_jax.flow.objectives import Objective
 from dfm_jax.flow.path_base import GeneralPath, PathObjective, clock, find_objective, find_step
-from dfm_jax.flow.paths import PathSample, times_rate
+from dfm_jax.flow.paths import PathSample, as_pair, times_rate
 from dfm_jax.flow.scheduler_base import log_both
 from dfm_jax.flow.sources import CategoricalSource, MaskSource, Source
 from dfm_jax.flow.steps import Knots, Row
@@ -54,11 +54,13 @@ class TokenSchedulePath(GeneralPath, abc.ABC):
 
     def sample(self, key: jax.Array, x_0: jax.Array, x_1: jax.Array, t: TimeLike) -> PathSample:
         """As `MixtureDiscreteProbPath.sample`, with each token's own kappa_t."""
-        if x_0.shape != x_1.shape:
-            raise ValueError(f"x_0 of shape {x_0.shape}: accepted that of x_1, {x_1.shape}")
-        kappa, sigma, _ = clock(self, t, x_1.ndim)
+        x_0, x_1 = as_pair(x_0, x_1)
+        kappa, sigma, _ = clock(self, t, x_1.shape)
         keep = bernoulli(key, *self.schedule(x_1, kappa, sigma), x_1.shape)
         return PathSample(x_0, x_1, jnp.where(keep, x_1, x_0), t)
+
+    def own_velocity(self) -> Velocity:
+        return TokenForwardVelocity()
 
     def get_step(self, name: str) -> Any:
         return find_step(self, STEPS, name)
@@ -109,8 +111,11 @@ class KineticOptimalProbPath(TokenSchedulePath):
         """Of the token at x_t, on its own schedule."""
         return evidence(*self.schedule(x_t, kappa, sigma), self.source.probs(x_t, kappa.dtype))
 
+    def own_source(self) -> Source:
+        return self.source
+
     def log_evidence(self, x_t: jax.Array, t: TimeLike, source: Source) -> jax.Array:
-        kappa, sigma, _ = clock(self, t, x_t.ndim)
+        kappa, sigma, _ = clock(self, t, x_t.shape)
         return jnp.log1p(self.evidence(x_t, kappa, sigma).rho)
 
     def step_scalars(self, knots: Knots) -> dict[str, np.ndarray]:
@@ -179,13 +184,16 @@ class GenMD4ProbPath(TokenSchedulePath):
     def rate(self, ids: jax.Array, kappa: jax.Array, sigma: jax.Array) -> jax.Array:
         return self.weights(ids, sigma.dtype) / sigma
 
+    def own_source(self) -> Source:
+        return MaskSource(self.vocab_size)
+
     def log_evidence(self, x_t: jax.Array, t: TimeLike, source: Source) -> jax.Array:
-        kappa, _, _ = clock(self, t, x_t.ndim)
+        kappa, _, _ = clock(self, t, x_t.shape)
         return jnp.zeros(x_t.shape, kappa.dtype)  # a mask says nothing, and other tokens are carried over
 
     def log_probability(self, x_t: jax.Array, x_1: jax.Array, t: TimeLike) -> jax.Array:
         """log C_t(x_t | x_1) of each position, (B, L), differentiable in the exponents."""
-        kappa, sigma, _ = clock(self, t, x_1.ndim)
+        kappa, sigma, _ = clock(self, t, x_1.shape)
         power = self.weights(x_1, kappa.dtype) * log_both(jnp, sigma, kappa)
         masked = x_t == self.vocab_size
         shown = jnp.log(-jnp.expm1(jnp.where(masked, -1.0, jnp.minimum(power, -1e-30))))
@@ -208,7 +216,7 @@ class GenMD4ProbPath(TokenSchedulePath):
 
 @dataclasses.dataclass(frozen=True)
 class KineticOptimalKL(PathObjective):
-    """sum_{x != z} lambda(x) post(x) - 1[z != x_1] lambda(x_1) (1 + log post(x_1)) (MATH.md D.2).
+    """sum_{x != z} lambda(x) post(x) - 1[z != x_1] lambda(x_1) (1 + log post(x_1)) (mathematics.md D.2).
 
     With lambda(x) = (2 / sigma)(1 - e_x), e = 1 - y cot y, y = sigma W_x, one reduction sum_x e_x p_x: what is left of
     the rates is 1 - post(z), in closed form for leave-one-out logits, which keeps the loss finite at t = 1.
@@ -219,7 +227,7 @@ class KineticOptimalKL(PathObjective):
     bounds: ClassVar[str | None] = "one_way"
 
     def query(self, x_1: jax.Array, x_t: jax.Array, t: TimeLike) -> HeadQuery:
-        _, sigma, _ = clock(self.path, t, x_t.ndim)
+        _, sigma, _ = clock(self.path, t, x_t.shape)
         scale = jnp.broadcast_to(sigma, x_t.shape)
         reduction = VocabReduction("cotangent", scale=scale, inner=self.path.angles(sigma.dtype))
         return self._gather(x_1, x_t)._replace(reduction=reduction)
@@ -228,7 +236,7 @@ class KineticOptimalKL(PathObjective):
         if answer.reduced is None:
             raise ValueError("answer.reduced=None: accepted the reduction that this objective's query asks for")
         log_1, log_z, reduced = answer.at_ids[..., 0], answer.at_ids[..., 1], answer.reduced
-        kappa, sigma, d_kappa = (x.astype(log_1.dtype) for x in clock(self.path, t, x_t.ndim))
+        kappa, sigma, d_kappa = (x.astype(log_1.dtype) for x in clock(self.path, t, x_t.shape))
         angles = self.path.angles(log_1.dtype)
         at_1, at_z = (one_minus_y_cot_y(sigma * angles[x]) for x in (x_1, x_t))
         changed = x_t != x_1
@@ -245,9 +253,9 @@ class KineticOptimalKL(PathObjective):
         post_z = jnp.exp(log_z - log_mixture(e, log_z))
         moved = -post_z - share * slower + at_1 - (1 - at_1) * (log_1 - gain)
         # noise (1 - xz - slower) / (noise + kappa xz), with noise / sigma taken out of it: it ends with sigma.
-        noise_rate = 2 * d_kappa * e.noise / jnp.maximum(sigma, SIGMA_FLOOR)
+        noise_rate = 2 * e.noise / jnp.maximum(sigma, SIGMA_FLOOR)
         kept = noise_rate * (-jnp.expm1(log_z) - slower) / jnp.maximum(e.noise + e.kappa * xhat, DENOMINATOR_FLOOR)
-        return jnp.where(changed, times_rate(rate, jnp.where(changed, moved, 0.0)), kept)
+        return jnp.where(changed, times_rate(rate, jnp.where(changed, moved, 0.0)), times_rate(d_kappa, kept))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,6 +268,7 @@ class GenMD4Bound(PathObjective):
     path: GenMD4ProbPath
 
     bounds: ClassVar[str | None] = "one_way"
+    charges_masks_alone: ClassVar[bool] = True
 
     @property
     def suppress(self) -> int | None:
@@ -273,7 +282,7 @@ class GenMD4Bound(PathObjective):
         if answer.reduced is None:
             raise ValueError("answer.reduced=None: accepted the reduction that this objective's query asks for")
         log_1 = answer.at_ids[..., 0]
-        _, sigma, d_kappa = (x.astype(log_1.dtype) for x in clock(self.path, t, x_t.ndim))
+        _, sigma, d_kappa = (x.astype(log_1.dtype) for x in clock(self.path, t, x_t.shape))
         w = self.path.weights(x_1, log_1.dtype)
         charged = jnp.where(x_t == self.source.mask_id, answer.reduced - w * (1 + log_1), 0.0)
         ended = sigma <= 0
@@ -288,4 +297,5 @@ class TokenForwardVelocity(Velocity):
         out = path.scheduler(time)
         ids = jnp.arange(source.num_states, dtype=jnp.int32).reshape((1,) * (post.ndim - 1) + (-1,))
         rates = path.rate(ids, out.alpha_t.astype(post.dtype), out.sigma_t.astype(post.dtype))
-        return out.d_alpha_t.astype(post.dtype) * rates * post
+        rates = jnp.where(out.sigma_t <= 0, jnp.inf, out.d_alpha_t.astype(post.dtype) * rates)
+        return times_rate(rates, post)

@@ -1,12 +1,13 @@
 """Velocities that generate the mixture path, more or less stochastic, for vocabularies small enough to write down.
 
 Each gives u_t(x, z) = sum_v post(v) u_t(x, z | x_1 = v) with z = x_t, (B, L, S), per unit of t: rates >= 0 off the
-diagonal and rows that sum to 0 (MATH.md C). Samplers take the same laws as token kernels, without the rows.
+diagonal and rows that sum to 0 (mathematics.md C). Samplers take the same laws as token kernels, without the rows.
 """
 
 import abc
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ Schedule = float | Callable[[jax.Array], jax.Array]  # a constant, or a function
 
 
 class Velocity(abc.ABC):
-    """A velocity of the mixture path, from posterior logits."""
+    """A velocity of a path, from posterior logits; those of this file are the mixture path's."""
 
     @abc.abstractmethod
     def rates(
@@ -28,14 +29,12 @@ class Velocity(abc.ABC):
     ) -> jax.Array:
         """u(x, z) for x != z, (B, L, S), from the posterior (B, L, S); what it says at x = z is not read."""
 
-    def __call__(
-        self, logits: jax.Array, x_t: jax.Array, t: TimeLike, path: MixtureDiscreteProbPath, source: Source
-    ) -> jax.Array:
+    def __call__(self, logits: jax.Array, x_t: jax.Array, t: TimeLike, path: Any, source: Source) -> jax.Array:
         """u_t(., x_t), (B, L, S), from posterior logits (B, L, S). Raises ValueError for another last axis."""
         check_tokens(logits, x_t, source.num_states)
         post = jax.nn.softmax(floating(logits), axis=-1)
         here = one_hot_like(x_t, post) > 0
-        rates = jnp.where(here, 0.0, self.rates(post, x_t, expand(as_time(t), logits.ndim), path, source))
+        rates = jnp.where(here, 0.0, self.rates(post, x_t, expand(as_time(t), logits.shape), path, source))
         return jnp.where(here, -rates.sum(axis=-1, keepdims=True), rates)
 
 
@@ -132,7 +131,7 @@ class TimeReversalVelocity(Velocity):
 def bound_of(
     velocity: Velocity, path: MixtureDiscreteProbPath, source: Source, parametrization: str = "posterior"
 ) -> Objective:
-    """The objective whose mean bounds -log p of the process with this velocity (MATH.md D.1).
+    """The objective whose mean bounds -log p of the process with this velocity (mathematics.md D.1).
 
     Raises ValueError for corrector and detailed-balance velocities: their bound is valid but loose by up to nats a
     token, and is never what is meant.

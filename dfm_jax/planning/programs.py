@@ -111,7 +111,7 @@ def get_evaluator(trainer: Trainer) -> Evaluator:
     """As `--mode=eval` makes it; its tokenizer and corpora are of no use to a program that does not run."""
     config = trainer.config
     return Evaluator(
-        settings=EvaluationSettings.from_config(config),
+        settings=EvaluationSettings.from_config(config, trainer.problem.source.vocab_size),
         problem=trainer.problem,
         tokenizer=ByteTokenizer(),
         mesh=trainer.mesh,

@@ -59,7 +59,7 @@ def corrupt(tokens: Array, step: Array | int, problem: Problem, settings: StepSe
     pair = problem.coupling.sample(key("coupling"), tokens, problem.source)
     mask_id = problem.source.mask_id
     if problem.counts_masks and mask_id is not None:
-        # The count form has no time: a random number of masks, and L over it as the weight (MATH.md D.5).
+        # The count form has no time: a random number of masks, and L over it as the weight (mathematics.md D.5).
         masked = flow.mask_uniform_subset(key("path"), tokens, mask_id)
         weight = length / (masked == mask_id).sum(-1).astype(jnp.float32)
         x_t = flow.conditional_coupling(masked, tokens, pair.kept)

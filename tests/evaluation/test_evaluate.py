@@ -48,7 +48,7 @@ def evaluator(tmp_path, monkeypatch):
     mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
     notes: list[str] = []
     return Evaluator(
-        settings=EvaluationSettings.from_config(config),
+        settings=EvaluationSettings.from_config(config, BYTES.vocab_size),
         problem=get_problem(config, BYTES.vocab_size),
         tokenizer=BYTES,
         mesh=mesh,

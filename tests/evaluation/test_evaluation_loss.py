@@ -44,7 +44,7 @@ def test_kept_positions_do_not_count():
     coupling = flow.ConditionalCoupling(prompt_rate=1.0, max_fraction=0.5)
     conditional = dataclasses.replace(PROBLEM, coupling=coupling)
     figures = EvaluationLoss(conditional, network=network)(None, batches(20_000, 20_000), key=KEY)
-    # Half the prompts are empty, half the first token: (H + H(rest | prompt)) / (2 + 1) tokens (MATH.md B).
+    # Half the prompts are empty, half the first token: (H + H(rest | prompt)) / (2 + 1) tokens (mathematics.md B).
     expected = (A.entropy + 0.9203113520) / 3
     assert abs(figures["eval/loss"] - expected) < 0.02
 

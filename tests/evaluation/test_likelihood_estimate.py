@@ -15,7 +15,7 @@ from dfm_jax.evaluation.likelihood import LikelihoodEstimator, estimate_likeliho
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"
 A, D = toys.TOYS["A"], toys.TOYS["D"]
-# One-way uniform bounds with the exact posterior, nats per sequence (MATH.md F(i)).
+# One-way uniform bounds with the exact posterior, nats per sequence (mathematics.md F(i)).
 UNIFORM_GKL = {"A": 2.5809571234, "D": 3.5837436099}
 
 CASES = [

@@ -1,4 +1,4 @@
-"""The two-level inverse CDF: exact laws, tails, nucleus, temperature (MATH.md E.4 and H)."""
+"""The two-level inverse CDF: exact laws, tails, nucleus, temperature (mathematics.md E.4)."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def tail_draws(exponent, draws=204_800, states=4096, rows=4096):
 
 @pytest.mark.parametrize(("exponent", "expected", "lowest", "highest"), [(22, 200, 165, 242), (25, 25, 10, 42)])
 def test_rare_tokens_win_as_often_as_they_should(exponent, expected, lowest, highest):
-    """MATH.md H: 200 +- 14 at 2^-22, where a float32 Gumbel gives about 150; 25 at 2^-25, where it gives about
+    """mathematics.md E.4: 200 +- 14 at 2^-22, where a float32 Gumbel gives about 150; 25 at 2^-25, where it gives about
     5."""
     assert 204_800 * 4095 * 2.0**-exponent == pytest.approx(expected, rel=0.01)
     assert lowest <= tail_draws(exponent) <= highest
@@ -63,7 +63,7 @@ def test_tail_of_one_in_a_billion():
 
 @pytest.mark.parametrize("kind", ["zipf", "gaussian"])
 def test_law_at_the_size_of_a_real_vocabulary(kind):
-    """Total variation of the realised law at 50257 tokens: below MATH.md's 7e-6; entropy unchanged."""
+    """Total variation of the realised law at 50257 tokens: below the 7e-6 of mathematics.md E.4; entropy unchanged."""
     states = 50_257
     if kind == "zipf":
         logits = -np.log(np.arange(states) + 2.7)

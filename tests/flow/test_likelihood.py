@@ -101,7 +101,7 @@ def test_counts_are_stratified_and_subsets_uniform():
     for j, row in enumerate(counts):
         assert set(row) == {j // 2 + 1}
     x = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int32)[None], (500, 4))
-    masked = likelihood.mask_subset(KEYS, x, jnp.full((500,), 2, jnp.int32), 9)
+    masked = flow.mask_subset(KEYS, x, jnp.full((500,), 2, jnp.int32), 9)
     assert ((masked == 9).sum(1) == 2).all()
     assert ((masked == x) | (masked == 9)).all()
     share = np.asarray((masked == 9).mean(0))

@@ -1,4 +1,4 @@
-"""float32 losses at a vocabulary of 50257 against float64 definitions (MATH.md D.3 d), and finite gradients."""
+"""float32 losses at a vocabulary of 50257 against float64 definitions (mathematics.md D.3 d), and finite gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -40,14 +40,14 @@ def posterior64(xhat: np.ndarray, x_t: np.ndarray, sigma: np.ndarray) -> np.ndar
 
 
 def gkl64(post: np.ndarray, x_1: np.ndarray, x_t: np.ndarray) -> np.ndarray:
-    """GKL / lambda by MATH.md D.2, with 1 - post(z) as the sum of the others."""
+    """GKL / lambda by mathematics.md D.2, with 1 - post(z) as the sum of the others."""
     others = post.copy()
     np.put_along_axis(others, x_t[..., None], 0.0, axis=-1)
     return others.sum(axis=-1) - (x_t != x_1) * (1 + np.log(pick(post, x_1)))
 
 
 def tr64(xhat: np.ndarray, x_1: np.ndarray, x_t: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """TR / d kappa by MATH.md D.2: (p(z) / (kappa C(z))) [KL + Itakura-Saito], every law written out."""
+    """TR / d kappa by mathematics.md D.2: (p(z) / (kappa C(z))) [KL + Itakura-Saito], every law written out."""
     sigma = sigma[:, None]
     kappa = 1 - sigma
     model = kappa[..., None] * xhat + sigma[..., None] / V

@@ -1,4 +1,4 @@
-"""Every row of MATH.md A against its definition, in float64 on the host and float32 in jax, at both ends."""
+"""Every row of mathematics.md A against its definition, in float64 on the host and float32 in jax, at both ends."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Time grids, intermediates, and the reference's solver defects that must not come back (REFERENCE.md)."""
+"""Time grids, intermediates, and the reference's solver defects that must not come back."""
 
 import functools
 
@@ -160,6 +160,7 @@ def test_euler_solver_takes_the_reference_constructor():
     solver = flow.MixtureDiscreteEulerSolver(certain, PATH, V + 1, jnp.asarray(mask_law, jnp.float32))
     x = solver.sample(jax.random.key(1), x_init, step_size=0.1, div_free=1.0)
     assert solver.source == flow.MaskSource(V) and (x < V).all()
+    assert (solver.sample(jax.random.key(1), x_init, step_size=0.1, div_free=jnp.float32(1.0)) == x).all()
     with pytest.raises(ValueError, match="source_distribution_p=None"):
         flow.MixtureDiscreteEulerSolver(certain, PATH, V + 1).sample(jax.random.key(1), x_init, 0.1, div_free=1.0)
     with pytest.raises(ValueError, match="source_distribution_p of shape"):

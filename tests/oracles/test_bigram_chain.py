@@ -1,4 +1,4 @@
-"""A character chain over 65 symbols whose exact posterior is forward-backward (MATH.md D.4).
+"""A character chain over 65 symbols whose exact posterior is forward-backward (mathematics.md D.4).
 
 The transition counts are those of the Tiny Shakespeare text. With the exact leave-one-out law as the model, the mask
 bound and the time-reversal bound are the exact negative log-likelihood; the one-way uniform bound is 0.57 nats a token

@@ -1,4 +1,4 @@
-"""MATH.md F(i): every bound of the mixture path, with the exact posterior as the model, has a known value.
+"""mathematics.md F(i): every bound of the mixture path, with the exact posterior as the model, has a known value.
 
 The model's logits and all expectations are enumerated here in numpy; only the loss itself is the code under test.
 """
@@ -144,5 +144,5 @@ def test_count_form_is_the_entropy(toy):
             total += float(law.q @ per_data) / (length * subsets)
             square += float(law.q @ per_data**2) / (length * subsets)
     assert total == pytest.approx(law.entropy, abs=1e-9)
-    if toy == "D":  # the variance of MATH.md D.5, against 15 to 22 with a time
+    if toy == "D":  # the variance of mathematics.md D.5, against 15 to 22 with a time
         assert square - total**2 == pytest.approx(2.76, abs=5e-3)

@@ -1,4 +1,4 @@
-"""MATH.md F(iii): every velocity, averaged over the exact posterior, moves p_t as the path does: dp/dt = U p.
+"""mathematics.md F(iii): every velocity, averaged over the exact posterior, moves p_t as the path does: dp/dt = U p.
 
 p_t and dp/dt are enumerated from the definition of the path; only the rates are the code under test.
 """

@@ -1,4 +1,4 @@
-"""The metric-induced path: F(i) bounds, F(ii) samplers and F(iii) velocities of MATH.md, on the exact posterior."""
+"""The metric-induced path: bounds, samplers and velocities (mathematics.md C.5, F), on the exact posterior."""
 
 import math
 
@@ -113,7 +113,7 @@ TV = {
 
 @pytest.mark.parametrize("step", TV)
 def test_total_variation(step):
-    """The printed digits of MATH.md F(ii), toy A, line2, beta = 3 (t / r)^0.9."""
+    """The printed digits of mathematics.md F(ii), toy A, line2, beta = 3 (t / r)^0.9."""
     law, path, source = path_of("A", "line2")
     printed, order = TV[step]
     with jax.enable_x64(True):

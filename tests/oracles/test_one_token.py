@@ -1,4 +1,4 @@
-"""One token of a vocabulary of 50257 (MATH.md D.4): the one-way uniform bound is loose by a known amount.
+"""One token of a vocabulary of 50257 (mathematics.md D.4): the one-way uniform bound is loose by a known amount.
 
 The exact leave-one-out law of a single token is the data law itself, so the head's answer can be written down without
 logits, and the bounds are integrals over t of expectations over (x_1, z). All losses are evaluated in float32.

@@ -1,4 +1,4 @@
-"""MATH.md F(ii): the law of every sampler by enumeration, from the definitions and from the project's own
+"""mathematics.md F(ii): the law of every sampler by enumeration, from the definitions and from the project's own
 probabilities.
 
 `expected` are the printed total variations to the data (toy A, N = 1, 4, 16, 64, 256, 512 where the table has

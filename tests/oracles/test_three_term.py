@@ -1,4 +1,4 @@
-"""The three-term path: F(i) bounds, F(ii) samplers and F(iii) velocities of MATH.md, on the exact posterior."""
+"""The three-term path: bounds, samplers and velocities (mathematics.md C.4, F), on the exact posterior."""
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +83,7 @@ def distance(toy_name: str, law: np.ndarray) -> float:
     [("euler", {1: 2.49e-1, 4: 8.38e-2, 512: 1.59e-3}, 0.84), ("maximal", {1: 2.49e-1, 4: 7.12e-2, 512: 5.38e-4}, 1.0)],
 )
 def test_total_variation(step, expected, order):
-    """The digits of MATH.md F(ii), toy A, g = 1/2; Euler's at N = 4 are by its definition, the table has 8.73e-2."""
+    """Digits of mathematics.md F(ii), toy A, g = 1/2; Euler's at N = 4 are by its definition, the table: 8.73e-2."""
     tv = {n: distance("A", law_after("A", 0.5, step, n)) for n in (1, 4, 256, 512)}
     for n, printed in expected.items():
         assert tv[n] == pytest.approx(printed, rel=6e-3)

@@ -1,4 +1,4 @@
-"""Paths with a schedule for each token: kinetic-optimal and GenMD4's, on the exact posterior (MATH.md C.3, F)."""
+"""Paths with a schedule for each token: kinetic-optimal, GenMD4; on the exact posterior (mathematics.md C.3, F)."""
 
 import jax
 import jax.numpy as jnp

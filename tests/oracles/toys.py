@@ -1,4 +1,4 @@
-"""Toys A-E of MATH.md F: data laws small enough that every conditional law is a table.
+"""Toys A-E of mathematics.md F: data laws small enough that every conditional law is a table.
 
 Pure numpy float64, built from the definitions only; nothing here calls the code under test. Sequences are in
 lexicographic order, the first token slowest. States of a sequence (S = V, or V+1 with the mask last) likewise.

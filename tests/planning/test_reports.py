@@ -108,7 +108,7 @@ def test_roofline_and_projections():
     assert (times.links, times.exposed, times.bound) == pytest.approx((0.003, 0.001, 0.101))
     half, *_ = roofline.projections(config, 50257, TARGET)
     assert half.utilisation == 0.25
-    # REFERENCE.md: the published speed, 380 k steps a day, is 25 % of the peak.
+    # The published speed, 380 k steps a day, is 25 % of the peak.
     assert 86400 / half.step_seconds == pytest.approx(380e3, rel=0.02)
     assert half.days == pytest.approx(1e6 * half.step_seconds / 86400)
     assert roofline.utilisation(config, 50257, half.step_seconds, TARGET) == pytest.approx(0.25)
