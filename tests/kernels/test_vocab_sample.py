@@ -27,7 +27,7 @@ def assert_law(draws, probs):
 
 
 def test_the_tail_is_not_lost():
-    """mathematics.md H: 4095 tokens of mass 2^-22. Gumbels on a float32 grid give about 150 instead of 200."""
+    """mathematics.md E.4: 4095 tokens of mass 2^-22. Gumbels on a float32 grid give about 150 instead of 200."""
     log_probs = np.full(4096, -22 * np.log(2))
     log_probs[0] = np.log1p(-4095 * 2.0**-22)
     counts = [int((law(204800, log_probs, key=key) != 0).sum()) for key in range(2)]
