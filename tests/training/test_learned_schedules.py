@@ -142,7 +142,7 @@ def test_baselines_of_each_position_leave_less_variance(monkeypatch):
 
         gradient, p = jax.jit(lambda e: (jax.jacrev(lambda e: loss(e)[0])(e), loss(e)[1]))(exponents)
         (gradient,) = jax.tree.leaves(gradient)
-        p = np.asarray(p)[:, None]
+        gradient, p = np.asarray(gradient), np.asarray(p)[:, None]
         mean = (p * gradient).sum(0)
         return mean, float((p * (gradient - mean) ** 2).sum())
 
