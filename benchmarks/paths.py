@@ -93,15 +93,12 @@ def score(judge: Judge, sequences: np.ndarray) -> dict[str, float]:
     return {"nats": float(np.mean(nats)), "entropy": float(np.mean([entropy(row) for row in sequences]))}
 
 
-def train(name: str, seed: int, steps: int, workdir: pathlib.Path) -> pathlib.Path:
-    """Trains `name` in a folder of its own, through the command line's parser; returns the folder."""
-    folder = workdir / f"{name}-{seed}"
-    changes = {**COMMON, **PATHS[name], "optim.n_iters": steps, "training.seed": seed}
-    flags = [f"--config.{k}={str(v).format(workdir=workdir, seed=seed)}" for k, v in changes.items()]
+def train(folder: pathlib.Path, changes: dict[str, object]) -> None:
+    """Trains configs/quickstart.py with `changes` in `folder`, through the command line's parser."""
+    flags = [f"--config.{k}={v}" for k, v in changes.items()]
     arguments = ["--mode=train", "--config=configs/quickstart.py", f"--workdir={folder}", *flags]
     status = commands.run(command_line.parse(["main.py", *arguments]))
     assert status == 0
-    return folder
 
 
 def examine(folder: pathlib.Path, real: np.ndarray, judge: Judge) -> dict:
@@ -157,7 +154,9 @@ def main() -> None:
     for seed in seeds:
         for name in names:
             started = time.monotonic()
-            folder = train(name, seed, given.steps, given.workdir)
+            folder = given.workdir / f"{name}-{seed}"
+            changes = {k: str(v).format(workdir=given.workdir, seed=seed) for k, v in PATHS[name].items()}
+            train(folder, {**COMMON, **changes, "optim.n_iters": given.steps, "training.seed": seed})
             trained = time.monotonic()
             row = {"name": name, "seed": seed, "steps": given.steps, **examine(folder, real, judge)}
             seconds = {"train": round(trained - started, 1), "judge": round(time.monotonic() - trained, 1)}

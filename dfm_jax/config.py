@@ -299,12 +299,15 @@ def check_together(config: ConfigDict) -> None:
         if isinstance(path, flow.GeneralPath):
             path.check(source, config.model.parametrization)
     with naming(f"config.flow.loss_function={config.flow.loss_function}"):
-        flow.get_objective(
+        objective = flow.get_objective(
             config.flow.loss_function,
             path=path,
             source=source,
             parametrization=config.model.parametrization,
         )
+    if config.flow.path == "genmd4" and config.flow.exponents == "learned" and objective.bounds is None:
+        # Any other loss falls where tokens that are hard to tell are revealed first.
+        refuse("flow.exponents", "learned", "with a bound as flow.loss_function: masked_elbo or generalized_kl")
     with naming(f"config.sampling.method={config.sampling.method}"):
         flow.MixtureDiscreteSolver(lambda x, t: x, path, source, step=config.sampling.method)
     try:

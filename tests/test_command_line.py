@@ -200,6 +200,15 @@ def test_a_wrong_field_gives_one_line(field, wrong, part):
     assert part in line
 
 
+def test_exponents_are_learned_from_a_bound_alone():
+    """Under cross-entropy they would only make sure that what is hard to tell is revealed first."""
+    words = ("--config=configs/mask_genmd4.py", "--config.flow.loss_function")
+    config.check(parse(words[0], f"{words[1]}=generalized_kl").config)
+    settings = parse(words[0], f"{words[1]}=cross_entropy").config
+    with pytest.raises(UsageError, match=r"flow\.exponents=learned: accepted is with a bound"):
+        config.check(settings)
+
+
 @pytest.mark.parametrize("name", ["quickstart", "uniform_gkl", "uniform_ce", "mask_gkl", "mask_ce"])
 def test_the_shipped_configs_are_right(name):
     config.check(parse(f"--config=configs/{name}.py").config)

@@ -25,6 +25,7 @@ from dfm_jax.models.layers import (
 )
 
 VOCABULARY_MULTIPLE = 128
+LARGEST_LOG_EXPONENT = math.log(8.0)
 ROWS, HEADS = ("data", "fsdp"), "tensor"  # mesh axes that split the batch, and the heads
 _DTYPES = ("float32", "bfloat16", "float16")
 _REMAT = ("none", "blocks", "dots")
@@ -178,15 +179,18 @@ class Transformer(nnx.Module):
         self.final_norm = LayerNorm(size)
         self.final_modulation = Modulation(rngs.params(), c.cond_dim, 2, size)
         self.head = Head(size, c.padded_vocab_size, tied=c.tie_embeddings)
-        # Logarithms, 0 at first: the plain mask path.
+        # 0 at first, where the path is the plain mask path and the slope of log w is 1.
         self.log_exponents = nnx.Param(jnp.zeros((c.vocab_size - 1,), jnp.float32)) if c.token_exponents else None
         self.config = config
 
     def exponents(self) -> Array:
-        """w (V,) float32 > 0, where the model has them; one for each state but the mask. Raises ValueError else."""
+        """w (V,) float32, where the model has them; one for each state but the mask. Raises ValueError else.
+
+        Between 1/8 and 8: w of tokens that never occur only falls, and would leave them to the very end.
+        """
         if self.log_exponents is None:
             raise ValueError("token_exponents=False: accepted True for a model that learns its schedules")
-        return jnp.exp(self.log_exponents[...])
+        return jnp.exp(LARGEST_LOG_EXPONENT * jnp.tanh(self.log_exponents[...] / LARGEST_LOG_EXPONENT))
 
     def __call__(
         self,

@@ -1,14 +1,18 @@
-"""The gradient of a bound in the exponents of its path (GenMD4): REINFORCE with a leave-one-out baseline.
+"""The gradient of a bound in the exponents of its path (GenMD4): REINFORCE with leave-one-out baselines.
 
-The bound E_{x_t ~ q_w} f_w(x_t) depends on w through f and through the law of x_t. With two samples of x_t per x_1,
+The bound E_{x_t ~ q_w} sum_i f_i(x_t) depends on w through f and the law of x_t. Each x_1 gets two samples of x_t
+at one time, a batch of twice the rows, and each sample is the other's baseline. With m_j = 1 where x_t is masked at j,
+of probability q_j, and g_i a guess of f_i where masked that knows nothing of this x_t, an unbiased gradient is
 
-    grad = 1/2 sum_i [ grad f(x_i) + (f(x_i) - f(x_{3-i})) grad log q_w(x_i) ],
+    sum_i grad f_i + sum_j [(m_j - 1 + q_j) g_j + sum_i m_i (f_i - g_i)] grad log q(m_j) - (m_j - q_j) g_j grad log w_j.
 
-unbiased, each sample the other's baseline. It costs a batch of twice the rows.
+The score of j keeps of the other positions what was not guessed, and of j itself what leaves no variance where the
+guess is right; grad f_j is near f_j grad log w_j, of which the last term takes the noise of m_j.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import jax
@@ -37,9 +41,10 @@ def loss_sum(
     model: Transformer, batch: NoisyBatch, problem: Problem, settings: StepSettings, mesh: Mesh | None
 ) -> Array:
     """() float32: the objective summed over the positions of the 2 B rows, with the gradient above in the exponents."""
-    problem = problem.given(model)
-    objective, path = problem.objective, problem.path
+    path = problem.path
     assert isinstance(path, flow.GenMD4ProbPath)
+    path = path.with_exponents(jnp.exp(without_common_factor(model, batch)))
+    objective = dataclasses.replace(problem.objective, path=path)
     time = problem.network_time(batch.time)
     features = model(batch.x_t, time, dropout_keys=batch.dropout_keys, mesh=mesh, unroll=settings.unroll)
     answer = head.answer(
@@ -49,9 +54,49 @@ def loss_sum(
         implementation=settings.head,
         mesh=mesh,
     )
-    nats = objective(answer, batch.x_1, batch.x_t, batch.time) * batch.weight[:, None]
-    row = flow.uncharged(nats, batch.kept).sum(-1)
-    log_q = flow.uncharged(path.log_probability(batch.x_t, batch.x_1, batch.time), batch.kept).sum(-1)
-    advantage = jax.lax.stop_gradient(row - jnp.roll(row, len(row) // 2))
-    # The second term is 0, its gradient is not.
-    return (row + advantage * (log_q - jax.lax.stop_gradient(log_q))).sum()
+    nats = flow.uncharged(objective(answer, batch.x_1, batch.x_t, batch.time) * batch.weight[:, None], batch.kept)
+    log_q = flow.uncharged(path.log_probability(batch.x_t, batch.x_1, batch.time), batch.kept)
+    all_masked = jnp.full_like(batch.x_t, path.vocab_size)
+    q = flow.uncharged(jnp.exp(path.log_probability(all_masked, batch.x_1, batch.time)), batch.kept)
+    w = path.weights(batch.x_1, nats.dtype)
+    clock = path.scheduler(batch.time)
+    rate = path.rate(batch.x_1, clock.alpha_t[:, None], clock.sigma_t[:, None])
+    scale = rate * (clock.d_alpha_t * batch.weight)[:, None]
+    masked = (batch.x_t != batch.x_1) & ~batch.kept
+    of_score, of_exponent = jax.lax.stop_gradient(coefficients(nats, masked, q, scale))
+    # These terms are 0, their gradients are not.
+    score, exponent = (x - jax.lax.stop_gradient(x) for x in (log_q, jnp.log(w)))
+    return (nats + of_score * score + of_exponent * exponent).sum()
+
+
+def coefficients(nats: Array, masked: Array, q: Array, scale: Array) -> tuple[Array, Array]:
+    """What multiplies the gradients of log q(m_j) and of log w_j beside that of nats, each (2 B, L) float32.
+
+    nats (2 B, L): f, 0 where not `masked`; q, scale (2 B, L): the probability of a mask and f / -log p for equal w.
+    """
+    m = masked.astype(nats.dtype)
+    # -log p where masked; the guess is the other sample's, else the mean of that row and one more, the batch's mean.
+    log_p = jnp.where(masked & (scale > 0) & (scale < jnp.inf), nats / scale, 0.0)
+
+    def others(x: Array) -> Array:
+        """(2 B, 1): the sum over all rows but the pair's."""
+        row = x.sum(-1, keepdims=True)
+        return row.sum() - row - jnp.roll(row, len(x) // 2, axis=0)
+
+    mean = others(log_p) / jnp.maximum(others(m), 1.0)
+    other, other_m = (jnp.roll(x, len(x) // 2, axis=0) for x in (log_p, m))
+    pooled = (other.sum(-1, keepdims=True) + mean) / (other_m.sum(-1, keepdims=True) + 1)
+    guess = jnp.where(other_m > 0, other, pooled) * jnp.where(scale < jnp.inf, scale, 0.0)
+    residual = (nats - m * guess).sum(-1, keepdims=True)
+    return residual + (m - 1 + q) * guess, (q - m) * guess
+
+
+def without_common_factor(model: Transformer, batch: NoisyBatch) -> Array:
+    """log w (V,) float32, whose gradient has no part along the mean of log w over the tokens of `batch`.
+
+    A factor common to all w is another clock, on which no bound depends: along it the gradient is noise.
+    """
+    log_w = jnp.log(model.exponents())
+    charged = (~batch.kept).astype(log_w.dtype)
+    mean = (log_w[batch.x_1] * charged).sum() / jnp.maximum(charged.sum(), 1.0)
+    return log_w - (mean - jax.lax.stop_gradient(mean))

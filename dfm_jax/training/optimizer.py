@@ -59,10 +59,10 @@ def make_optimizer(
     Args:
         name: 'adamw' or 'lion'.
         decay: 'all' decays every parameter (as published), 'matrices' leaves out biases and norm scales.
-        grad_clip: largest global norm of the gradients; 0 or None is no clipping.
-        exponents_lr: learning rate of the path's exponents (`log_exponents`) / that of everything else. Their gradient
-            is a REINFORCE estimate, mostly noise, which updates of unit size per number turn into a walk (on a small
-            corpus 2.65 nats a byte with 0.1, 2.76 with 1).
+        grad_clip: largest global norm of the gradients, of the path's exponents (`log_exponents`) and of the network
+            each; 0 or None is no clipping. The exponents' is mostly noise and as large as the network's, whose updates
+            one norm for both would scale by that noise.
+        exponents_lr: learning rate of the exponents / that of everything else.
 
     Raises:
         ValueError: an unknown name or decay.
@@ -72,7 +72,7 @@ def make_optimizer(
     if decay not in _DECAY:
         raise ValueError(f"optim.decay={decay}: accepted {', '.join(_DECAY)}")
     chain = optax.chain(
-        optax.clip_by_global_norm(grad_clip) if grad_clip else optax.identity(),
+        optax.stateless(functools.partial(clipped, largest=grad_clip)) if grad_clip else optax.identity(),
         _DIRECTIONS[name](beta1, beta2, eps),
         optax.add_decayed_weights(weight_decay, mask=functools.partial(decayed, decay=decay)),
     )
@@ -85,7 +85,7 @@ def make_optimizer(
         scale = -rate(step)
 
         def scaled(path: tuple, u: Array) -> Array:
-            factor = exponents_lr if "log_exponents" in jax.tree_util.keystr(path) else 1.0
+            factor = exponents_lr if is_exponents(path) else 1.0
             return (scale * np.float32(factor)).astype(u.dtype) * u
 
         return jax.tree_util.tree_map_with_path(scaled, updates), state
@@ -96,6 +96,24 @@ def make_optimizer(
 def from_config(optim: Mapping[str, Any]) -> optax.GradientTransformationExtraArgs:
     """`make_optimizer` of a config's optim group, whose ema_decay is the training step's concern."""
     return make_optimizer(**{name: value for name, value in optim.items() if name != "ema_decay"})
+
+
+def is_exponents(path: tuple) -> bool:
+    """Whether a parameter's path in its tree is that of the schedule's exponents."""
+    return "log_exponents" in jax.tree_util.keystr(path)
+
+
+def clipped(gradients: Any, _: Any = None, *, largest: float) -> Any:
+    """`gradients`, those of the exponents and all others each scaled to a global norm of at most `largest`."""
+    leaves, tree = jax.tree_util.tree_flatten_with_path(gradients)
+    found: list[Any] = [None] * len(leaves)
+    for group in (True, False):
+        members = [i for i, (path, _) in enumerate(leaves) if is_exponents(path) == group]
+        if members:
+            scaled, _ = optax.clip_by_global_norm(largest).update([leaves[i][1] for i in members], optax.EmptyState())
+            for i, g in zip(members, jax.tree.leaves(scaled), strict=True):
+                found[i] = g
+    return jax.tree.unflatten(tree, found)
 
 
 def decayed(parameters: Any, *, decay: str) -> Any:

@@ -139,3 +139,13 @@ def test_exponents_have_a_learning_rate_of_their_own():
     updates, _ = optimizer.update(gradients, optimizer.init(parameters), parameters, step=1)
     np.testing.assert_allclose(updates["kernel"], -1.0, rtol=1e-6)
     np.testing.assert_allclose(updates["log_exponents"], -0.1, rtol=1e-6)
+
+
+def test_exponents_are_clipped_apart():
+    """Their gradient is mostly noise: a spike of it leaves the network's update as it is, and is cut itself."""
+    parameters = {"log_exponents": jnp.ones(2), "kernel": jnp.ones(2)}
+    gradients = {"log_exponents": jnp.array([30.0, 40.0]), "kernel": jnp.array([0.3, 0.4])}
+    optimizer = make_optimizer(lr=1.0, warmup=1, grad_clip=1.0)
+    _, state = optimizer.update(gradients, optimizer.init(parameters), parameters, step=1)
+    np.testing.assert_allclose(get_moments(state).mu["kernel"], [0.03, 0.04], rtol=1e-6)
+    np.testing.assert_allclose(get_moments(state).mu["log_exponents"], [0.06, 0.08], rtol=1e-6)
