@@ -5,6 +5,7 @@ compared, it is the same for all, and it needs no download; it punishes what the
 """
 
 import collections
+import copy
 import dataclasses
 import functools
 import math
@@ -16,6 +17,7 @@ import numpy as np
 from dfm_jax import command_line, commands, corpora
 from dfm_jax import config as configs
 from dfm_jax.data import get_tokenizer
+from dfm_jax.training.checkpoints import Checkpoints
 
 CONFIG = "configs/quickstart.py"
 ORDER = 5
@@ -44,6 +46,24 @@ class Judge:
                     p = share * table[context][ids[i]] / total + (1 - share) * p
             nats -= math.log(p)
         return nats / (len(ids) - self.order + 1)
+
+    def law(self, context: Sequence[int]) -> np.ndarray:
+        """(V,) float64: of the id after `context`, any number of ids."""
+        p = np.full(self.vocab_size, 1 / self.vocab_size)
+        for n, table in enumerate(self.counts[: len(context) + 1]):
+            seen = tuple(context[len(context) - n :])
+            if total := self.totals[n].get(seen):
+                share = total / (total + len(table[seen]))
+                p *= 1 - share
+                ids, counts = zip(*table[seen].items(), strict=True)
+                p[list(ids)] += share * np.array(counts) / total
+        return p
+
+    def lower(self, order: int) -> "Judge":
+        """The judge with n-grams up to `order` ids only, at no cost."""
+        judge = copy.copy(self)
+        judge.order, judge.counts, judge.totals = order, self.counts[:order], self.totals[:order]
+        return judge
 
 
 def entropy(ids: np.ndarray) -> float:
@@ -84,12 +104,15 @@ def read_text(blocks: int) -> Text:
 
 
 def train(folder: pathlib.Path, changes: Mapping[str, object]) -> None:
-    """`--mode=train` of CONFIG with `changes` (a field's full name -> value) in `folder`; a finished run stays."""
+    """`--mode=train` of CONFIG with `changes` (a field's full name -> value) in `folder`; a finished run stays.
+
+    Raises SystemExit where the run did not come to its end, as after a signal: then there is nothing to judge.
+    """
     flags = [f"--config.{field}={value}" for field, value in changes.items()]
-    arguments = ["--mode=train", f"--config={CONFIG}", f"--workdir={folder}", *flags]
-    status = commands.run(command_line.parse(["main.py", *arguments]))
-    if status != 0:
-        raise SystemExit(status)
+    command = command_line.parse(["main.py", "--mode=train", f"--config={CONFIG}", f"--workdir={folder}", *flags])
+    status = commands.run(command)
+    if status != 0 or Checkpoints(folder / "checkpoints").latest_step() != command.config.optim.n_iters:
+        raise SystemExit(status or f"{folder}: stopped before its end; the same command continues")
 
 
 def mean_and_error(values: Sequence[float], digits: int = 3) -> str:
