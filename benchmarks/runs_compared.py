@@ -116,6 +116,7 @@ def train(folder: pathlib.Path, changes: Mapping[str, object]) -> None:
 
 
 def mean_and_error(values: Sequence[float], digits: int = 3) -> str:
-    """'mean ± standard error' over runs; one run has no error."""
-    error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return f"{np.mean(values):.{digits}f} ± {error:.{digits}f}"
+    """'mean ± standard error' over runs; one run has no error, and its figure stands alone."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1) / math.sqrt(len(values)):.{digits}f}"

@@ -28,8 +28,8 @@ BOUND_COLUMNS = (
     ("bounds_of_samples", "ancestral"),
 )
 INK, FAINT = "#33383f", "#8a919b"
-# Shown in the picture beside the samples of the networks.
-MARKS = {"samples of a 2-gram model": "2-gram model", "samples of a 3-gram model": "3-gram model"}
+# A text of the scale that each row of the picture shows beside the networks, and its line.
+MARKS = {"nats": ("samples of a 2-gram model", (0, (1, 1.5))), "entropy": ("real text", (0, (6, 2)))}
 
 
 def name(word: str) -> str:
@@ -43,8 +43,8 @@ def groups(rows: Sequence[dict]) -> dict[tuple[str, str], list[dict]]:
 
 
 def tables(rows: Sequence[dict], scale: Scale) -> str:
-    """Markdown: bounds; samples by sampler and steps; what the judge says of known texts."""
-    return "\n\n".join([_bounds(rows), _samples(rows), _scale(scale)])
+    """Markdown: bounds; samples by sampler and steps; samplers within each run; what the judge says of known texts."""
+    return "\n\n".join([_bounds(rows), _samples(rows, scale["real text"]), _within_runs(rows), _scale(scale)])
 
 
 def _bounds(rows: Sequence[dict]) -> str:
@@ -62,7 +62,7 @@ def _bounds(rows: Sequence[dict]) -> str:
     return "\n".join(lines)
 
 
-def _samples(rows: Sequence[dict]) -> str:
+def _samples(rows: Sequence[dict], real: Mapping[str, float]) -> str:
     steps = list(next(iter(rows[0]["samples"].values())))
     heads = [f"{n} steps: nats/byte | entropy" for n in steps]
     lines = [
@@ -72,11 +72,33 @@ def _samples(rows: Sequence[dict]) -> str:
     for (source, loss), runs in groups(rows).items():
         for method in runs[0]["samples"]:
             cells = [
-                mean_and_error([run["samples"][method][n][kind] for run in runs], digits)
+                mean_and_error([run["samples"][method][n][kind] for run in runs], 2)
                 for n in steps
-                for kind, digits in (("nats", 2), ("entropy", 2))
+                for kind in ("nats", "entropy")
             ]
             lines.append(f"| {source} | {name(loss)} | {name(method)} | {' | '.join(cells)} |")
+    cell = f"{real['nats']:.2f} | {real['entropy']:.2f}"
+    lines.append(f"| real text | | | {' | '.join([cell] * len(steps))} |")
+    return "\n".join(lines)
+
+
+def _within_runs(rows: Sequence[dict]) -> str:
+    """Differences between two samplings of one network, over all networks: their own differences cancel."""
+    steps = list(next(iter(rows[0]["samples"].values())))
+    heads = [f"{n} steps: nats/byte | entropy" for n in steps]
+    lines = [f"| difference | runs | {' | '.join(heads)} |", "|---" * (2 * len(steps) + 2) + "|"]
+    methods = dict.fromkeys(method for row in rows for method in row["samples"])
+    pairs = {f"{name(method)} − exact": [(method, n, "exact", n) for n in steps] for method in methods}
+    pairs = {title: pair for title, pair in pairs.items() if title != "exact − exact"}
+    pairs[f"exact − exact in {steps[0]} steps"] = [("exact", n, "exact", steps[0]) for n in steps]
+    for title, columns in pairs.items():
+        having = [row["samples"] for row in rows if columns[0][0] in row["samples"]]
+        cells = [
+            mean_and_error([of[method][n][kind] - of[other][m][kind] for of in having], 2)
+            for method, n, other, m in columns
+            for kind in ("nats", "entropy")
+        ]
+        lines.append(f"| {title} | {len(having)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -100,14 +122,15 @@ def picture(rows: Sequence[dict], scale: Scale, path: pathlib.Path) -> None:
     for column, ((source, loss), runs) in enumerate(columns.items()):
         for row, kind in enumerate(("nats", "entropy")):
             _panel(axes[row, column], runs, kind)
-        for text, label in MARKS.items():
-            _mark(axes[0, column], scale[text]["nats"], label if column == 0 else "")
-        _mark(axes[1, column], scale["real text"]["entropy"], "real text" if column == 0 else "")
+            text, line = MARKS[kind]
+            axes[row, column].axhline(
+                scale[text][kind], color=FAINT, linestyle=line, linewidth=1.3, zorder=0, label=text
+            )
         axes[0, column].set_title(f"{source}, {name(loss)}", color=INK, fontsize=11)
         axes[1, column].set_xlabel("sampling steps", color=INK)
     axes[0, 0].set_ylabel("nats per byte by the 5-gram judge", color=INK)
     axes[1, 0].set_ylabel("entropy in a sample, nats", color=INK)
-    handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    handles = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
@@ -131,9 +154,3 @@ def _panel(ax, runs: Sequence[dict], kind: str) -> None:
     ax.tick_params(colors=INK, length=0, labelsize=9)
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
-
-
-def _mark(ax, height: float, label: str) -> None:
-    ax.axhline(height, color=FAINT, linestyle=(0, (1, 2)), linewidth=1.1, zorder=0)
-    ax.annotate(label, (0.02, height), xycoords=("axes fraction", "data"), xytext=(0, 2),
-                textcoords="offset points", color=FAINT, fontsize=8)  # fmt: skip

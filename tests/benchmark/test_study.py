@@ -82,6 +82,9 @@ def test_tables_have_the_mean_and_error_over_seeds(tmp_path):
     assert "| mask | generalized KL | 2 | 2.500 ± 0.500 | the same | 3.000 ± 0.000 | the same |" in lines
     assert "| uniform | generalized KL | euler | 5.50 ± 0.50 | 2.50 ± 0.00 | 4.00 ± 0.00 | 2.50 ± 0.00 |" in lines
     assert sum(line.startswith("| uniform | generalized KL |") for line in lines) == 1 + 4
+    assert "| ancestral − exact | 2 | 0.00 ± 0.00 | 0.00 ± 0.00 | 0.00 ± 0.00 | 0.00 ± 0.00 |" in lines
+    assert "| exact − exact in 16 steps | 4 | 0.00 ± 0.00 | 0.00 ± 0.00 | -1.50 ± 0.29 | 0.00 ± 0.00 |" in lines
+    assert "| real text | | | 1.50 | 2.75 | 1.50 | 2.75 |" in lines
     assert lines[-1] == "| real text | 1.50 | 2.75 |  |"
     study_report.picture(rows, known, tmp_path / "study.png")
     assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
