@@ -1,6 +1,6 @@
 """Do learned exponents (GenMD4) lower the bound? One network on paired seeds, with exponents learned and all equal.
 
-    python benchmarks/learned_exponents.py [--corpora code,pydocs] [--seeds 0,1,2] [--steps 1000] [--workdir DIR]
+    PYTHONPATH=. python benchmarks/learned_exponents.py [--corpora code,pydocs] [--seeds 0,1,2] [--steps 1000]
 
 * `learned` takes two samples of x_t per text, B texts a step.
 * `equal` is the plain path, w = 1, on as many rows: 2 B texts a step. The same arithmetic, twice the text.
@@ -24,9 +24,9 @@ import sys
 import time
 
 import numpy as np
-import paths
 
 import dfm_jax
+from benchmarks.runs_compared import mean_and_error, train
 from dfm_jax import corpora
 from dfm_jax.run import Run
 
@@ -112,8 +112,8 @@ def table(rows: list[dict]) -> str:
     for corpus, arm in dict.fromkeys((row["corpus"], row["arm"]) for row in rows):
         runs = {row["seed"]: row for row in rows if (row["corpus"], row["arm"]) == (corpus, arm)}
         base = {row["seed"]: row["bound"] for row in rows if (row["corpus"], row["arm"]) == (corpus, "equal")}
-        cells = [paths.mean_and_error([row["bound"] for row in runs.values()])]
-        cells.append(paths.mean_and_error([row["bound"] - base[seed] for seed, row in runs.items()]))
+        cells = [mean_and_error([row["bound"] for row in runs.values()])]
+        cells.append(mean_and_error([row["bound"] - base[seed] for seed, row in runs.items()]))
         shown = runs[min(runs)]["w"]
         cells.append(", ".join(f"{name} {np.mean([r['w'][name] for r in runs.values()]):.2f}" for name in shown))
         lines.append(f"| {corpus} | {len(runs)} | {arm} | {' | '.join(cells)} |")
@@ -147,7 +147,7 @@ def main() -> None:
                 fields, times = ARMS[arm]
                 changes["training.batch_size"] = times * TEXTS[corpus]
                 fields = {name: str(value).format(workdir=given.workdir) for name, value in fields.items()}
-                paths.train(folder, {**COMMON, **text, **fields, **changes})
+                train(folder, {**COMMON, **text, **fields, **changes})
                 trained = time.monotonic()
                 run = dfm_jax.load(folder)
                 row = {"corpus": corpus, "arm": arm, "seed": seed, "steps": given.steps, "bound": bound(run)}

@@ -1,6 +1,6 @@
 """The paths at equal training on the embedded corpus: one network, one loss, the same batches, several seeds.
 
-    python benchmarks/paths.py [--names mixture_mask,three_term,...] [--seeds 0,1,2] [--steps 1500] [--workdir DIR]
+    PYTHONPATH=. python benchmarks/paths.py [--names mixture_mask,...] [--seeds 0,1,2] [--steps 1500] [--workdir DIR]
 
 Every run is `--mode=train` with `configs/quickstart.py`, smaller, and the path's own fields; all train by
 cross-entropy on posterior logits, the one loss that every path has. A run is then judged by
@@ -13,9 +13,7 @@ One line of JSON per run, then a table of means and standard errors over seeds. 
 """
 
 import argparse
-import collections
 import json
-import math
 import pathlib
 import sys
 import time
@@ -23,9 +21,7 @@ import time
 import numpy as np
 
 import dfm_jax
-from dfm_jax import command_line, commands, corpora
-from dfm_jax import config as configs
-from dfm_jax.data import get_tokenizer
+from benchmarks.runs_compared import Judge, mean_and_error, read_text, score, train
 
 COMMON = {
     "flow.loss_function": "cross_entropy",
@@ -53,52 +49,16 @@ PATHS: dict[str, dict[str, object]] = {
     "metric_trained": {**METRIC, "flow.beta": "constant_speed", "flow.embeddings": "{workdir}/mixture_uniform-{seed}"},
 }
 SAMPLING_STEPS = (16, 64)
-SAMPLES, BLOCKS, ORDER = 256, 64, 5
+SAMPLES, BLOCKS = 256, 64
 TIME_POINTS, METRIC_TIME_POINTS = 64, 16  # the metric path's bound costs V^2 a token
 
 
-class Judge:
-    """Witten-Bell interpolation of the n-grams of a text of ids, up to ORDER ids."""
-
-    def __init__(self, text: list[int], vocab_size: int):
-        self.vocab_size = vocab_size
-        self.counts = [collections.defaultdict(collections.Counter) for _ in range(ORDER)]
-        for n, table in enumerate(self.counts):
-            for i in range(n, len(text)):
-                table[tuple(text[i - n : i])][text[i]] += 1
-        self.totals = [{context: sum(c.values()) for context, c in table.items()} for table in self.counts]
-
-    def __call__(self, ids: list[int]) -> float:
-        """Nats per token of what follows the first ORDER - 1."""
-        nats = 0.0
-        for i in range(ORDER - 1, len(ids)):
-            p = 1 / self.vocab_size
-            for n, table in enumerate(self.counts):
-                context = tuple(ids[i - n : i])
-                if total := self.totals[n].get(context):
-                    share = total / (total + len(table[context]))
-                    p = share * table[context][ids[i]] / total + (1 - share) * p
-            nats -= math.log(p)
-        return nats / (len(ids) - ORDER + 1)
-
-
-def entropy(ids: np.ndarray) -> float:
-    """Of the ids within a sequence, nats."""
-    share = np.unique(ids, return_counts=True)[1] / len(ids)
-    return float(-(share * np.log(share)).sum())
-
-
-def score(judge: Judge, sequences: np.ndarray) -> dict[str, float]:
-    nats = [judge(row.tolist()) for row in sequences]
-    return {"nats": float(np.mean(nats)), "entropy": float(np.mean([entropy(row) for row in sequences]))}
-
-
-def train(folder: pathlib.Path, changes: dict[str, object]) -> None:
-    """Trains configs/quickstart.py with `changes` in `folder`, through the command line's parser."""
-    flags = [f"--config.{k}={v}" for k, v in changes.items()]
-    arguments = ["--mode=train", "--config=configs/quickstart.py", f"--workdir={folder}", *flags]
-    status = commands.run(command_line.parse(["main.py", *arguments]))
-    assert status == 0
+def train_path(name: str, seed: int, steps: int, workdir: pathlib.Path) -> pathlib.Path:
+    """Trains `name` in a folder of its own and returns the folder."""
+    folder = workdir / f"{name}-{seed}"
+    changes = {**COMMON, **PATHS[name], "optim.n_iters": steps, "training.seed": seed}
+    train(folder, {k: str(v).format(workdir=workdir, seed=seed) for k, v in changes.items()})
+    return folder
 
 
 def examine(folder: pathlib.Path, real: np.ndarray, judge: Judge) -> dict:
@@ -107,11 +67,6 @@ def examine(folder: pathlib.Path, real: np.ndarray, judge: Judge) -> dict:
     bounds = run.likelihood(real[:BLOCKS], time_points=points)
     samples = {n: score(judge, run.sample_tokens(SAMPLES, steps=n, batch_size=SAMPLES)) for n in SAMPLING_STEPS}
     return {"bounds": {k: v.nats_per_token for k, v in bounds.items()}, "samples": samples}
-
-
-def mean_and_error(values: list[float]) -> str:
-    error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return f"{np.mean(values):.3f} ± {error:.3f}"
 
 
 def table(rows: list[dict], real: dict[str, float]) -> str:
@@ -141,22 +96,14 @@ def main() -> None:
     if unknown := set(names) - set(PATHS):
         parser.error(f"--names={','.join(sorted(unknown))}: accepted {', '.join(PATHS)}")
 
-    config = configs.load_file("configs/quickstart.py")
-    tokenizer = get_tokenizer(config.tokenizer.name)
-    streams = {field: corpora.get_stream(config, f"data.{field}", tokenizer) for field in ("train", "valid")}
-    judge = Judge(streams["train"].read(0, streams["train"].num_tokens).tolist(), tokenizer.vocab_size)
-    blocks = streams["valid"].blocks(config.model.length)
-    chosen = np.linspace(0, len(blocks) - 1, SAMPLES).astype(int)
-    order = np.random.default_rng(0).permutation(SAMPLES)  # the bound takes the first BLOCKS of them
-    real = np.stack([np.asarray(blocks[i], np.int32) for i in chosen])[order]
+    text = read_text(SAMPLES)  # the bound takes the first BLOCKS of them
+    real, judge = text.held_out, text.judge
 
     rows = []
     for seed in seeds:
         for name in names:
             started = time.monotonic()
-            folder = given.workdir / f"{name}-{seed}"
-            changes = {k: str(v).format(workdir=given.workdir, seed=seed) for k, v in PATHS[name].items()}
-            train(folder, {**COMMON, **changes, "optim.n_iters": given.steps, "training.seed": seed})
+            folder = train_path(name, seed, given.steps, given.workdir)
             trained = time.monotonic()
             row = {"name": name, "seed": seed, "steps": given.steps, **examine(folder, real, judge)}
             seconds = {"train": round(trained - started, 1), "judge": round(time.monotonic() - trained, 1)}
