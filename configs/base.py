@@ -47,9 +47,9 @@ def get_config() -> ConfigDict:
     config.flow = ConfigDict()
     config.flow.path = "mixture"  # 'mixture' (published), 'three_term', 'kinetic_optimal', 'genmd4' or 'metric'
     config.flow.noise = 0.5  # share of uniform noise on the way of 'three_term': noise * kappa * (1 - kappa)
-    config.flow.exponents = (
-        ""  # of each token on 'genmd4': '' all 1, 'learned', or a .npy file of (vocabulary,) numbers
-    )
+    # Of each token on 'genmd4': '' all 1, 'learned', or a .npy file of (vocabulary,) numbers > 0. A common factor is
+    # only another clock; with numbers <= 1/2 the loss has no variance.
+    config.flow.exponents = ""
     config.flow.embeddings = (
         "random:64"  # metric's, unit length: 'random:WIDTH', a .npy of (vocabulary, width), or a RUN
     )
