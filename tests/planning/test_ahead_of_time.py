@@ -105,7 +105,8 @@ def test_our_kernels_are_called_and_counted(answers):
     tokens, width = config.training.batch_size * config.model.length, config.model.hidden_size
     again = 2 * tokens * width * 50257 + 2 * 2 * config.model.n_blocks * tokens * config.model.length * width
     executed = arithmetic["matrix_flops"] + arithmetic["attention_flops"]
-    assert executed == pytest.approx(flops.training_step(config, 50257) + again, rel=0.01)
+    # Padding only adds; each product of attention's is 0.75 % of the whole, so that one left out would show.
+    assert 1.0 <= executed / (flops.training_step(config, 50257) + again) < 1.02
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, *LARGE])
