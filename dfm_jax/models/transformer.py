@@ -187,7 +187,7 @@ class Transformer(nnx.Module):
         """w (V,) float32, where the model has them; one for each state but the mask. Raises ValueError else.
 
         From 1, the slowest token's, to 8. A factor common to all is another clock, on which no bound depends; this one
-        keeps the variance of the loss: with w < 1/2 a mask outlives the times that are drawn, whatever their law.
+        keeps the variance of the loss, which at squared times is infinite for w <= 1/2.
         """
         if self.log_exponents is None:
             raise ValueError("token_exponents=False: accepted True for a model that learns its schedules")
