@@ -1,4 +1,4 @@
-"""Run in its own process by test_vocab.py: the vocabulary head and attention inside shard_map on 8 simulated devices."""
+"""Run in its own process by test_vocab.py: the vocabulary head and attention in shard_map on 8 simulated devices."""
 
 import os
 
