@@ -91,9 +91,8 @@ class Examiner:
         """(samples, L) int32; another seed has other noise."""
         at = source, method, steps
         if at not in self._programs:
-            settings = dataclasses.replace(
-                EvaluationSettings.from_config(run.config).sampling, method=method, steps=steps
-            )
+            evaluation = EvaluationSettings.from_config(run.config, run.tokenizer.vocab_size)
+            settings = dataclasses.replace(evaluation.sampling, method=method, steps=steps)
             self._programs[at] = Generator(run.problem, settings, self.samples)
         return next(self._programs[at](run.model, self.samples, start=seed * self.samples)).tokens
 
