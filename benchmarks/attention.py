@@ -43,7 +43,7 @@ def main() -> None:
             return attention(q, k, v, rotary=tables, implementation=name)
 
         def run(q, k, v, dout, tables):
-            out, pullback = jax.vjp(lambda *x: call(*x, tables), q, k, v)
+            out, pullback = jax.vjp(lambda q, k, v: call(q, k, v, tables), q, k, v)
             return out, pullback(dout)
 
         return jax.jit(run).lower(q, k, v, dout, tables).compile()

@@ -8,6 +8,9 @@ floor), and the ratios. The reference's time per step does not depend on the num
 `--reference_steps` and scaled. Wall times, interleaved; processor times beside them. Needs `pip install .[torch]`.
 """
 
+# The check of types runs without PyTorch.
+# pyright: reportMissingImports=false
+
 import argparse
 import time
 from collections.abc import Callable
@@ -52,7 +55,7 @@ def reference(args: argparse.Namespace, states: int) -> Callable[[], None]:
     return sample
 
 
-def ours(args: argparse.Namespace, source: str, steps: int) -> tuple[Callable[[], None], Callable[[], None]]:
+def ours(args: argparse.Namespace, source: str, steps: int) -> tuple[Callable[[], object], Callable[[], object]]:
     """Our sampler, and its trunk alone for as many steps."""
     config = base.get_config()
     config.flow.source_distribution = source
@@ -73,10 +76,10 @@ def ours(args: argparse.Namespace, source: str, steps: int) -> tuple[Callable[[]
         return jax.lax.scan(step, jnp.zeros(()), jnp.linspace(0.0, 1.0, steps, endpoint=False))[0]
 
     x = jax.random.randint(jax.random.key(0), (args.batch, args.length), 0, args.vocabulary, jnp.int32)
-    return (lambda: list(generator(model, args.batch)) and None), (lambda: float(trunk(model, x)) and None)
+    return (lambda: list(generator(model, args.batch))), (lambda: float(trunk(model, x)))
 
 
-def best(run: Callable[[], None], repeats: int) -> tuple[float, float]:
+def best(run: Callable[[], object], repeats: int) -> tuple[float, float]:
     """Least wall and processor seconds of some repeats, after one that compiles."""
     run()
     pairs = []

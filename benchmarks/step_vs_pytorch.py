@@ -16,6 +16,9 @@ Prints wall and processor time of both and their ratios, tokens per second and, 
 the steadier one. Needs `pip install .[torch]`, and a C++ compiler for `--compile` on a processor.
 """
 
+# The check of types runs without PyTorch.
+# pyright: reportMissingImports=false
+
 import argparse
 import contextlib
 import dataclasses

@@ -12,6 +12,7 @@ a shared machine), the temporary memory that the compiler plans, and the time of
 import argparse
 import functools
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +62,7 @@ def main() -> None:
         jax.random.randint(keys[2], (*lead, 2), 0, args.vocabulary),
         jax.random.uniform(keys[3], lead),
     )
-    programs = {"products alone": products}
+    programs: dict[str, Callable[..., object]] = {"products alone": products}
     for name, function, implementation in (
         ("dense", separate, "dense"),
         ("blocks", separate, "blocks"),
@@ -88,9 +89,10 @@ def main() -> None:
     print(f"jax {jax.__version__}, {device.device_kind}, {args}")
     best = {name: [min(column) for column in zip(*rows, strict=True)] for name, rows in times.items()}
     for name, (wall, processor) in best.items():
-        memory = compiled[name].memory_analysis().temp_size_in_bytes / 2**20
+        memory = compiled[name].memory_analysis()
+        temporary = f"{memory.temp_size_in_bytes / 2**20:5.0f} MiB" if memory is not None else "memory not told"
         ratio = processor / best.get("dense", best[name])[1]
-        print(f"{name:24s} wall {wall:6.3f} s  processor {processor:6.3f} s  {ratio:5.2f} of dense  {memory:5.0f} MiB")
+        print(f"{name:24s} wall {wall:6.3f} s  processor {processor:6.3f} s  {ratio:5.2f} of dense  {temporary}")
 
 
 if __name__ == "__main__":

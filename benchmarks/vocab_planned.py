@@ -49,11 +49,12 @@ def main() -> None:
         for what, program in (("forward", loss), ("with gradient", jax.value_and_grad(loss, argnums=(0, 1, 2)))):
             with jax.set_mesh(mesh):
                 compiled = jax.jit(program).lower(*operands).compile()
-            work = arithmetic.read(hlo.parse(compiled.as_text()), target.chip)
-            memory = compiled.memory_analysis().temp_size_in_bytes / 2**30
+            text, memory = compiled.as_text(), compiled.memory_analysis()
+            assert text is not None and memory is not None, "the compiler keeps both"
+            work, temporary = arithmetic.read(hlo.parse(text), target.chip), memory.temp_size_in_bytes / 2**30
             bound = f"{work.kernel_seconds * 1e3:5.1f} ms" if work.kernel_seconds is not None else "not known"
             print(
-                f"{name:7s} {what:13s} temporary {memory:5.2f} GiB  moved {work.bytes_moved / 1e9:5.1f} GB"
+                f"{name:7s} {what:13s} temporary {temporary:5.2f} GiB  moved {work.bytes_moved / 1e9:5.1f} GB"
                 f"  {work.flops / 1e12:5.2f} TFLOP  at least {bound}"
             )
 
