@@ -12,7 +12,7 @@ import numpy as np
 
 from dfm_jax.flow import categorical
 from dfm_jax.flow.denoiser import Denoiser, DenseDenoiser, draw_where, from_logits
-from dfm_jax.flow.first_hitting import first_hitting
+from dfm_jax.flow.events import Events, FirstHitting, Thinning, simulate
 from dfm_jax.flow.grids import TimeGrid, make_grid, uniform_grid
 from dfm_jax.flow.path_base import GeneralPath
 from dfm_jax.flow.sources import CategoricalSource, MaskSource, UniformSource
@@ -29,27 +29,32 @@ STEPS: dict[str, Any] = {
     "multiflow": Multiflow,
     "ancestral": Ancestral,
     "remask": Remask,
+    "first_hitting": FirstHitting,
+    "thinning": Thinning,
 }
-FIRST_HITTING = "first_hitting"
 Model = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def get_step(name: str, **options: Any) -> Step | str:
+def get_step(name: str, **options: Any) -> Step | Events:
     """The step kernel of a name: exact (or maximal), euler, div_free_euler, two_stage, corrector, multiflow,
-    ancestral, remask, or first_hitting.
+    ancestral, remask; or the chain without steps, first_hitting or thinning.
 
     options: two_stage and div_free_euler div_free; corrector iterations, strength; multiflow eta; remask schedule,
-    eta. They may also follow the name, as in "two_stage:div_free=1" or "corrector:iterations=2,strength=0.3".
-    ValueError otherwise.
+    eta; thinning delta. They may also follow the name, as in "two_stage:div_free=1" or
+    "corrector:iterations=2,strength=0.3". ValueError otherwise.
     """
     name, _, written = name.partition(":")
     options = {**_written_options(written), **options}
-    if name not in (*STEPS, FIRST_HITTING):
-        raise ValueError(f"step={name!r}: accepted {', '.join([*STEPS, FIRST_HITTING])}")
-    known = [] if name == FIRST_HITTING else [f.name for f in dataclasses.fields(STEPS[name]) if f.init]
-    if not set(options) <= set(known):
-        raise ValueError(f"step={name!r} with options {sorted(options)}: accepted options {known}")
-    return FIRST_HITTING if name == FIRST_HITTING else STEPS[name](**options)
+    if name not in STEPS:
+        raise ValueError(f"step={name!r}: accepted {', '.join(STEPS)}")
+    defaults = {field.name: field.default for field in dataclasses.fields(STEPS[name]) if field.init}
+    if not set(options) <= set(defaults):
+        raise ValueError(f"step={name!r} with options {sorted(options)}: accepted options {list(defaults)}")
+    for option, value in options.items():
+        if isinstance(value, str) != isinstance(defaults[option], str):
+            kind = "a word" if isinstance(defaults[option], str) else "a number"
+            raise ValueError(f"step={name!r} with option {option}={value!r}: accepted {kind}")
+    return STEPS[name](**options)
 
 
 def _written_options(text: str) -> dict[str, Any]:
@@ -88,7 +93,7 @@ class MixtureDiscreteSolver:
     model: Model | Denoiser
     path: Any
     source: Any
-    step: str | Step = "exact"
+    step: str | Step | Events = "exact"
     scheduler: Any = None
     group_size: int | None = None
 
@@ -96,11 +101,12 @@ class MixtureDiscreteSolver:
         if isinstance(self.step, str):
             step = self.path.get_step(self.step) if isinstance(self.path, GeneralPath) else get_step(self.step)
             object.__setattr__(self, "step", step)
-        if self.step == FIRST_HITTING and self.source.mask_id is None:
-            raise ValueError("step='first_hitting': accepted a mask source only")
-        if not isinstance(self.step, str):
-            # A kernel that cannot serve this source says so here, not in the middle of a run.
-            self.step.plan(self.path.scheduler, self.source, uniform_grid(1))
+        # A kernel that cannot serve this source says so here, not in the middle of a run.
+        kernel: Any = self.step
+        if isinstance(kernel, Events):
+            kernel.check(self.source)
+        else:
+            kernel.plan(self.path.scheduler, self.source, uniform_grid(1))
         if self.group_size is not None and self.group_size < 1:
             raise ValueError(f"group_size={self.group_size}: accepted a positive integer")
         model = self.model if isinstance(self.model, Denoiser) else from_logits(self.model)
@@ -114,9 +120,11 @@ class MixtureDiscreteSolver:
         return jax.jit(self._run, static_argnames=("step", "group", "slots"))
 
     @functools.cached_property
-    def _hit_program(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    def _event_program(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
         denoiser: Any = self.model
-        return jax.jit(functools.partial(first_hitting, denoiser, self.path.scheduler, self.source.mask_id))
+        step: Any = self.step
+        group, mask_id = self.group_size or 256, self.source.mask_id
+        return jax.jit(functools.partial(simulate, denoiser, self.path.scheduler, mask_id, step.delta, group))
 
     def sample(
         self,
@@ -137,7 +145,7 @@ class MixtureDiscreteSolver:
         grid ends, and a grid that ends before t = 1 leaves the state where it is. div_free: c_t >= 0, a number or
         function of t, for step='euler' or 'two_stage'. return_intermediates: True for the states at the times of
         time_grid (initial and final when there is none), or a sequence of times; each is the state at the nearest
-        grid point, first-hitting gives the exact one. fixed (B, L) bool: positions that keep x_init (prompt,
+        grid point, a chain without steps gives the exact one. fixed (B, L) bool: positions that keep x_init (prompt,
         infilling), for every method.
 
         May be called inside jit and shard_map; called directly it compiles once per shape. Raises ValueError.
@@ -151,12 +159,12 @@ class MixtureDiscreteSolver:
             asked = np.array([], np.int64)
         # One slot per grid point that is asked for, even if it is asked for twice.
         slots, back = np.unique(asked, return_inverse=True)
-        if self.step == FIRST_HITTING:
+        if isinstance(self.step, Events):
             if callable(div_free) or div_free != 0:
-                raise ValueError(f"div_free={div_free}: accepted 0 with step='first_hitting'")
+                raise ValueError(f"div_free={div_free}: accepted 0 with step={self.step}")
             sigma = Knots.of(own, grid).sigma
             ends = np.array([sigma[0], sigma[-1]], np.float32)
-            final, saved = self._hit_program(keys, x, free, ends, sigma[slots].astype(np.float32))
+            final, saved = self._event_program(keys, x, free, ends, sigma[slots].astype(np.float32))
         else:
             step = self._with_div_free(div_free)
             plan = step.plan(own, self.source, grid)

@@ -184,7 +184,7 @@ BAD = [
     ({}, {"steps": 4, "div_free": 1.0}, "div_free=1.0"),
     ({"step": "euler"}, {"steps": 4, "div_free": -1.0}, "div_free=-1"),
     ({"step": "two_stage"}, {"steps": 4, "div_free": lambda t: t - 0.5}, "accepted c >= 0"),
-    ({"step": "first_hitting"}, {"steps": 4, "div_free": 1.0}, "first_hitting"),
+    ({"step": "first_hitting"}, {"steps": 4, "div_free": 1.0}, "div_free=1.0: accepted 0 with step=FirstHitting"),
     ({}, {"steps": 4, "fixed": jnp.zeros((3, 3), bool)}, "fixed of shape"),
 ]
 
@@ -223,10 +223,17 @@ def test_bad_inputs_and_steps():
         ("corrector", {"iterations": -1}, "iterations=-1"),
         ("exact", {"eta": 1.0}, "options"),
         ("first_hitting", {"eta": 1.0}, "options"),
+        ("thinning", {"delta": 0.0}, "delta=0.0: accepted 0 < delta <= 1"),
     ):
         with pytest.raises(ValueError, match=line):
             flow.get_step(name, **options)
-    for written, line in (("two_stage:div_free", "NAME=VALUE"), ("two_stage:eta=1", "options"), ("no:a=1", "'no'")):
+    for written, line in (
+        ("two_stage:div_free", "NAME=VALUE"),
+        ("two_stage:eta=1", "options"),
+        ("no:a=1", "'no'"),
+        ("two_stage:div_free=abc", "div_free='abc': accepted a number"),
+        ("remask:schedule=1", "schedule=1: accepted a word"),
+    ):
         with pytest.raises(ValueError, match=line):
             flow.get_step(written)
     with pytest.raises(ValueError, match="logits of shape"):

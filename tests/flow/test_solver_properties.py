@@ -26,6 +26,7 @@ METHODS = {
     "ancestral": (flow.Ancestral(), {}),
     "remask": (flow.Remask("rescale", 0.5), {}),
     "first_hitting": ("first_hitting", {}),
+    "thinning": ("thinning:delta=0.2", {}),
 }
 PAIRS = [(m, s) for s in SOURCES for m in METHODS if s == "mask" or m not in ("remask", "first_hitting")]
 RENOISING = {"div_free", "two_stage", "corrector", "multiflow", "remask"}
@@ -88,7 +89,9 @@ def test_a_sequence_does_not_depend_on_its_batch(method, source_name):
     assert len({tuple(row) for row in together[-1]}) > 1
 
 
-@pytest.mark.parametrize(("method", "source_name"), [("exact", "uniform"), ("first_hitting", "mask")])
+@pytest.mark.parametrize(
+    ("method", "source_name"), [("exact", "uniform"), ("first_hitting", "mask"), ("thinning", "uniform")]
+)
 def test_the_same_in_any_group_size_and_inside_jit(method, source_name):
     keys, x_init = jax.random.split(jax.random.key(0), BATCH), start(source_name)
     want = run(method, source_name, keys, x_init)

@@ -120,6 +120,26 @@ def test_first_hitting_intermediates_are_exact():
         assert excess(counts_of(x, 4), toys.marginal_law(toy, toys.mixture(time, 1 - time, p, 3))) < 4.5
 
 
+def test_thinning_frequencies():
+    """The chain of a posterior that is held on bins of kappa, by the master equation bin by bin; then the step from
+    sigma = delta, at the end and on the way to it."""
+    kappas, source, delta = np.linspace(0.0, 0.9, 10), flow.UniformSource(3), 0.1
+    law = transitions.initial("A", "uniform")
+    for kappa in kappas:
+        start, stop = min(1.0, 1.05 - kappa), max(delta, 0.95 - kappa)
+        law = transitions.events(law, "A", "uniform", kappa, np.log(start / stop))
+    model = tabulated("A", "uniform", kappas)
+    path = flow.MixtureDiscreteProbPath(SCHEDULERS["linear"])
+    solver = flow.MixtureDiscreteSolver(model, path, source, step=f"thinning:delta={delta}")
+    x_init = source.sample(jax.random.key(1), (SEQUENCES, 2))
+    states = solver.sample(jax.random.key(7), x_init, steps=40, return_intermediates=(0.9, 0.95, 1.0))
+    for end, x in zip((0.9, 0.95, 1.0), states, strict=True):
+        expected = transitions.advance(law, "A", "uniform", kappas[-1], transitions.denoise(0.9, end))
+        assert excess(counts_of(x, 3), expected) < 4.5
+    early = solver.sample(jax.random.key(7), x_init, time_grid=(0.0, 0.9))
+    assert (early == states[0]).all()  # stopped before delta: no step of frozen posteriors
+
+
 def test_another_schedule_at_sampling():
     """Trained on t^2, sampled on sin^2: the network sees t' = kappa_train^{-1}(kappa_sample(t)), the law is that
     of sin^2."""

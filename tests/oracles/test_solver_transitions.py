@@ -6,6 +6,7 @@ them).
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -279,6 +280,20 @@ def test_first_hitting_is_exact():
                         after[to] += law[index] * post[index, place, token] / masked
             law = after
         assert transitions.distance(law, name, "mask") < 1e-15
+
+
+@pytest.mark.parametrize(("delta", "expected"), [(0.3, 0.069), (0.1, 0.011), (0.01, 0.0005)])
+def test_thinning_is_exact_up_to_its_last_step(delta, expected):
+    """Stopped at sigma = delta the chain has the law p_t; what the step of frozen posteriors from there costs."""
+    law, stops = transitions.initial("A", "uniform"), np.geomspace(1, delta, 401)
+    for start, stop in itertools.pairwise(stops):
+        middle = 1 - np.sqrt(start * stop)
+        law = transitions.events(law, "A", "uniform", middle, np.log(start / stop))
+    toy = toys.TOYS["A"]
+    p_t = toys.marginal_law(toy, toys.mixture(1 - delta, delta, toys.source_law("uniform", 3), 3))
+    assert np.abs(law - p_t).sum() < 1e-4
+    last = transitions.advance(law, "A", "uniform", 1 - delta, transitions.denoise(1 - delta, 1.0))
+    assert transitions.distance(last, "A", "uniform") == pytest.approx(expected, abs=5e-4)
 
 
 @pytest.mark.parametrize("source", ["mask", "uniform"])

@@ -8,6 +8,7 @@ since the posterior gives it no mass. Nothing here calls the code under test.
 import functools
 
 import numpy as np
+import scipy.linalg
 from oracles import toys
 
 
@@ -148,6 +149,20 @@ def advance(law, toy_name, source, kappa, kernel):
         to = np.einsum("xv,xvy->xy", post[:, i], token[states[:, i]])
         joint = (joint[:, :, None] * to[:, None, :]).reshape(len(states), -1)
     return law @ joint
+
+
+def events(law, toy_name, source, kappa, clock):
+    """The law after the chain has run for `clock` units of -log sigma: at every position x_1 ~ posterior, that of
+    `kappa`, at rate 1."""
+    toy = toys.TOYS[toy_name]
+    p = toys.source_law(source, toy.vocab_size)
+    states, post = toys.sequences(len(p), toy.length), posterior(toy_name, source, kappa)
+    rates = -toy.length * np.eye(len(states))
+    for index, place, token in np.ndindex(*post.shape):
+        to = states[index].copy()
+        to[place] = token
+        rates[index, np.ravel_multi_index(to, (len(p),) * toy.length)] += post[index, place, token]
+    return law @ scipy.linalg.expm(clock * rates)
 
 
 def distance(law, toy_name, source):
