@@ -1,38 +1,49 @@
 """A checkpoint of the PyTorch reference: import it, bound its likelihood, let it write.
 
-    python -m examples.evaluate_reference checkpoint.pth [--workdir=runs/imported] [--blocks=16] [--time_points=64]
+    python -m examples.evaluate_reference checkpoint.pth [--workdir=runs/checkpoint] [--blocks=16] [--time_points=64]
 
 Without --config the checkpoint is taken as one of the published models (GPT-2's tokens, 1024 a sequence); for another
 one name a config that has its length, tokenizer and source. The blocks are the first ones of the corpus that the config
 evaluates, WikiText-103 validation, or those of --tokens=FILE.npy, (n, length) integers. The whole evaluation, with 1024
-time points, generation and GPT-2 as the judge, is `python main.py --mode=eval --workdir=runs/imported`.
+time points, generation and GPT-2 as the judge, is `python main.py --mode=eval --workdir=runs/checkpoint`.
 """
 
 import argparse
 import pathlib
+import sys
 
 import numpy as np
 
 import dfm_jax
 from dfm_jax import command_line, commands, corpora
+from dfm_jax.errors import in_one_line
 
 
-def main() -> None:
+def positive(word: str) -> int:
+    if int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word}: accepted a positive integer")
+    return int(word)
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
     parser.add_argument("--config", help="a file under configs/; the published recipe if not given")
-    parser.add_argument("--workdir", default="runs/imported")
+    parser.add_argument("--workdir", help="the run that it becomes; named as the file if not given")
     parser.add_argument("--tokens", help="a .npy file of blocks to evaluate on")
-    parser.add_argument("--blocks", type=int, default=16)
-    parser.add_argument("--time_points", type=int, default=64)
+    parser.add_argument("--blocks", type=positive, default=16)
+    parser.add_argument("--time_points", type=positive, default=64)
     parser.add_argument("--sample_steps", type=int, default=64, help="steps of the sampler; 0 = write nothing")
     args = parser.parse_args()
 
     # The file becomes a run like any other.
-    if not (pathlib.Path(args.workdir) / "config.json").exists():
-        words = ["--mode=import", f"--from={args.checkpoint}", f"--workdir={args.workdir}"]
+    workdir = pathlib.Path(args.workdir or pathlib.Path("runs") / pathlib.Path(args.checkpoint).stem)
+    if (workdir / "config.json").exists():
+        print(f"{workdir} is a run already: {args.checkpoint} is not read again", file=sys.stderr)
+    else:
+        words = ["--mode=import", f"--from={args.checkpoint}", f"--workdir={workdir}"]
         commands.run(command_line.parse(["main.py", *words, *([f"--config={args.config}"] if args.config else [])]))
-    run = dfm_jax.load(args.workdir)
+    run = dfm_jax.load(workdir)
 
     if args.tokens:
         blocks = np.load(args.tokens)[: args.blocks]
@@ -47,7 +58,8 @@ def main() -> None:
         )
     if args.sample_steps:
         print(run.sample(num=1, steps=args.sample_steps)[0])
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(in_one_line(main))

@@ -1,6 +1,6 @@
 """Every path on a two-dimensional toy: learn a checkerboard of 64 x 64 cells, generate it, draw the way there.
 
-    python -m examples.toy_2d [--steps=1500] [--output=examples/toy_2d.png]
+    python -m examples.toy_2d [--steps=1500] [--output=runs/toy_2d.png]
 
 A point is a sequence of two tokens, its column and its row. The network sees one noisy point and answers with the law
 of the clean one; all that differs between the rows of the picture is the path. About a minute on two cores.
@@ -9,6 +9,7 @@ of the clean one; all that differs between the rows of the picture is the path. 
 # %% The data: the dark squares of a board of 4 x 4
 import argparse
 import dataclasses
+import pathlib
 import time
 
 import jax
@@ -140,8 +141,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1500, help="updates per path")
     parser.add_argument("--samples", type=int, default=6000, help="points drawn per path")
-    parser.add_argument("--output", default="examples/toy_2d.png")
+    parser.add_argument("--output", default="runs/toy_2d.png")
     args = parser.parse_args()
+    pathlib.Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 

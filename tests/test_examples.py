@@ -9,14 +9,20 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def run_example(monkeypatch, name: str, *words: str) -> None:
+def run_example(monkeypatch, name: str, *words: str) -> int:
+    """The exit status."""
     monkeypatch.setattr(sys, "argv", [name, *words])
-    runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+    try:
+        runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+    except SystemExit as end:
+        return end.code
+    return 0
 
 
 def test_every_path_learns_the_toy_and_is_drawn(tmp_path, monkeypatch, capsys):
-    picture = tmp_path / "toy.png"
-    run_example(monkeypatch, "toy_2d.py", "--steps=200", "--samples=300", f"--output={picture}")
+    picture = tmp_path / "runs" / "toy.png"
+    words = ["--steps=200", "--samples=300", f"--output={picture}"]
+    assert run_example(monkeypatch, "toy_2d.py", *words) == 0
     shares = [float(line.split("%")[0].split()[-1]) for line in capsys.readouterr().out.splitlines() if "%" in line]
     assert len(shares) == 6 and min(shares) > 60  # half of the cells are on the board
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -32,11 +38,16 @@ def test_a_checkpoint_of_the_reference_is_evaluated(tmp_path, monkeypatch, capsy
         "    return config\n"
     )
     np.save(tokens, np.arange(48).reshape(4, 12) % 37)
-    run_example(
-        monkeypatch, "evaluate_reference.py", str(ROOT / "tests" / "fixtures" / "checkpoint_uniform.pth"),
-        f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--tokens={tokens}", "--time_points=8",
-        "--sample_steps=4",
-    )  # fmt: skip
+    checkpoint = str(ROOT / "tests" / "fixtures" / "checkpoint_uniform.pth")
+    monkeypatch.chdir(tmp_path)
+    # Without a config it is not one of the published models, and nothing is left behind.
+    assert run_example(monkeypatch, "evaluate_reference.py", checkpoint) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: config=(missing): vocab_embed.weight has 37 rows") and told.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+    words = [checkpoint, f"--config={config}", f"--tokens={tokens}", "--time_points=8", "--sample_steps=4"]
+    assert run_example(monkeypatch, "evaluate_reference.py", *words) == 0
+    assert (tmp_path / "runs/checkpoint_uniform/config.json").is_file()
     lines = capsys.readouterr().out.splitlines()
     assert "nats a token" in lines[0] and "4 blocks, 8 time points" in lines[0]
     assert len(lines[-1].split()) == 12  # without a tokenizer a text is its ids
