@@ -58,7 +58,8 @@ def make_optimizer(
 
     Args:
         name: 'adamw' or 'lion'.
-        decay: 'all' decays every parameter (as published), 'matrices' leaves out biases and norm scales.
+        decay: 'all' decays every parameter (as published; a learned schedule's exponents towards 1), 'matrices'
+            leaves out biases, norm scales and exponents.
         grad_clip: largest global norm of the gradients, of the path's exponents (`log_exponents`) and of the network
             each; 0 or None is no clipping. The exponents' is mostly noise and as large as the network's, whose updates
             one norm for both would scale by that noise.
@@ -121,7 +122,7 @@ def decayed(parameters: Any, *, decay: str) -> Any:
 
     def is_matrix(path: tuple, _: Any) -> bool:
         names = jax.tree_util.keystr(path, simple=True, separator=".").split(".")
-        return not {"bias", "scale"} & set(names)
+        return not {"bias", "scale"} & set(names) and not is_exponents(path)
 
     if decay == "all":
         return jax.tree.map(lambda _: True, parameters)

@@ -141,6 +141,16 @@ def test_exponents_have_a_learning_rate_of_their_own():
     np.testing.assert_allclose(updates["log_exponents"], -0.1, rtol=1e-6)
 
 
+@pytest.mark.parametrize("decay", ["all", "matrices"])
+def test_exponents_decay_at_their_own_rate_or_not_at_all(decay):
+    parameters = {"log_exponents": jnp.ones(3), "kernel": jnp.ones(3)}
+    gradients = jax.tree.map(jnp.zeros_like, parameters)
+    optimizer = make_optimizer(lr=1.0, warmup=1, weight_decay=0.5, decay=decay, exponents_lr=0.1)
+    updates, _ = optimizer.update(gradients, optimizer.init(parameters), parameters, step=1)
+    np.testing.assert_allclose(updates["kernel"], -0.5, rtol=1e-6)
+    np.testing.assert_allclose(updates["log_exponents"], -0.05 if decay == "all" else 0.0, rtol=1e-6)
+
+
 def test_exponents_are_clipped_apart():
     """Their gradient is mostly noise: a spike of it leaves the network's update as it is, and is cut itself."""
     parameters = {"log_exponents": jnp.ones(2), "kernel": jnp.ones(2)}
