@@ -19,9 +19,15 @@ from dfm_jax import command_line, commands, corpora
 from dfm_jax.errors import in_one_line
 
 
+def count(word: str) -> int:
+    if int(word) < 0:
+        raise argparse.ArgumentTypeError(f"{word}: accepted 0, 1, 2, ...")
+    return int(word)
+
+
 def positive(word: str) -> int:
-    if int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word}: accepted a positive integer")
+    if count(word) == 0:
+        raise argparse.ArgumentTypeError(f"{word}: accepted 1, 2, ...")
     return int(word)
 
 
@@ -33,7 +39,7 @@ def main() -> int:
     parser.add_argument("--tokens", help="a .npy file of blocks to evaluate on")
     parser.add_argument("--blocks", type=positive, default=16)
     parser.add_argument("--time_points", type=positive, default=64)
-    parser.add_argument("--sample_steps", type=int, default=64, help="steps of the sampler; 0 = write nothing")
+    parser.add_argument("--sample_steps", type=count, default=64, help="steps of the sampler; 0 = write nothing")
     args = parser.parse_args()
 
     # The file becomes a run like any other.

@@ -14,6 +14,7 @@ from dfm_jax.flow.couplings import (
     uncharged,
 )
 from dfm_jax.flow.denoiser import Denoiser, from_logits
+from dfm_jax.flow.events import FirstHitting, Thinning
 from dfm_jax.flow.flux import flux
 from dfm_jax.flow.grids import TimeGrid, adaptive_grid, make_grid
 from dfm_jax.flow.head import HeadAnswer, HeadQuery, VocabReduction, answer_from_logits

@@ -21,6 +21,7 @@ from dfm_jax.flow.denoiser import Denoiser, draw_where
 class FirstHitting:
     """Mask source: one token at a time in random order, exact; at most L evaluations."""
 
+    name = "first_hitting"
     delta = 0.0
 
     def check(self, source: Any) -> None:
@@ -34,6 +35,7 @@ class Thinning:
     evaluations."""
 
     delta: float = 0.01
+    name = "thinning"
 
     def __post_init__(self):
         if not 0 < self.delta <= 1:
@@ -51,12 +53,13 @@ def simulate(
     scheduler: Any,
     mask_id: int | None,
     delta: float,
-    group: int,
     keys: jax.Array,
     x: jax.Array,
     free: jax.Array,
     ends: jax.Array,
     saved_sigma: jax.Array,
+    *,
+    group: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Let the free positions of x (B, L) jump one at a time, each sequence on its own clock.
 

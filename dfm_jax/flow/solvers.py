@@ -104,6 +104,8 @@ class MixtureDiscreteSolver:
         # A kernel that cannot serve this source says so here, not in the middle of a run.
         kernel: Any = self.step
         if isinstance(kernel, Events):
+            if isinstance(self.path, GeneralPath):
+                raise ValueError(f"step={kernel.name!r}: accepted the mixture path only")
             kernel.check(self.source)
         else:
             kernel.plan(self.path.scheduler, self.source, uniform_grid(1))
@@ -123,8 +125,8 @@ class MixtureDiscreteSolver:
     def _event_program(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
         denoiser: Any = self.model
         step: Any = self.step
-        group, mask_id = self.group_size or 256, self.source.mask_id
-        return jax.jit(functools.partial(simulate, denoiser, self.path.scheduler, mask_id, step.delta, group))
+        run = functools.partial(simulate, denoiser, self.path.scheduler, self.source.mask_id, step.delta)
+        return jax.jit(run, static_argnames="group")
 
     def sample(
         self,
@@ -161,10 +163,12 @@ class MixtureDiscreteSolver:
         slots, back = np.unique(asked, return_inverse=True)
         if isinstance(self.step, Events):
             if callable(div_free) or div_free != 0:
-                raise ValueError(f"div_free={div_free}: accepted 0 with step={self.step}")
+                raise ValueError(f"div_free={div_free}: accepted 0 with step={self.step.name!r}")
             sigma = Knots.of(own, grid).sigma
             ends = np.array([sigma[0], sigma[-1]], np.float32)
-            final, saved = self._event_program(keys, x, free, ends, sigma[slots].astype(np.float32))
+            # Whatever is left at `delta` jumps in one step.
+            group = self.group_size or _group_size(np.array([x.size]))
+            final, saved = self._event_program(keys, x, free, ends, sigma[slots].astype(np.float32), group=group)
         else:
             step = self._with_div_free(div_free)
             plan = step.plan(own, self.source, grid)

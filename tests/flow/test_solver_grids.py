@@ -184,7 +184,7 @@ BAD = [
     ({}, {"steps": 4, "div_free": 1.0}, "div_free=1.0"),
     ({"step": "euler"}, {"steps": 4, "div_free": -1.0}, "div_free=-1"),
     ({"step": "two_stage"}, {"steps": 4, "div_free": lambda t: t - 0.5}, "accepted c >= 0"),
-    ({"step": "first_hitting"}, {"steps": 4, "div_free": 1.0}, "div_free=1.0: accepted 0 with step=FirstHitting"),
+    ({"step": "first_hitting"}, {"steps": 4, "div_free": 1.0}, "div_free=1.0: accepted 0 with step='first_hitting'"),
     ({}, {"steps": 4, "fixed": jnp.zeros((3, 3), bool)}, "fixed of shape"),
 ]
 
@@ -212,6 +212,10 @@ def test_bad_inputs_and_steps():
     for step in ("first_hitting", "remask"):
         with pytest.raises(ValueError, match="mask source"):
             flow.MixtureDiscreteSolver(flat_model, PATH, uniform, step=step)
+    for step in (flow.FirstHitting(), flow.Thinning()):  # chains of the mixture path
+        with pytest.raises(ValueError, match="accepted the mixture path only"):
+            three_term = flow.ThreeTermProbPath(LINEAR, V)
+            flow.MixtureDiscreteSolver(flat_model, three_term, flow.MaskSource(V), step=step)
     ramp = flow.CategoricalSource(np.full(V + 1, 1 / (V + 1)))
     with pytest.raises(ValueError, match="mask or uniform"):
         flow.MixtureDiscreteSolver(flat_model, PATH, ramp, step="multiflow")
