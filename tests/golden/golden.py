@@ -5,7 +5,7 @@
 
 `record` uses only what a user relies on: command lines, a run's files, `dfm_jax.load`. For each case it trains a tiny
 model for 20 updates, measures its likelihood, draws eight sequences with two samplers and exports the weights.
-`compare` wants tokens equal, losses and bounds to 1e-6 (relative), weights to 1e-5 (absolute), and says how far each is.
+`compare` wants tokens equal, losses and bounds to 1e-6 (relative) and weights to 1e-5 (absolute).
 """
 
 import contextlib
@@ -21,7 +21,7 @@ SMALL = """model.hidden_size=32 model.cond_dim=16 model.length=32 model.n_blocks
 training.batch_size=8 training.snapshot=0 training.eval_freq=10 training.perplexity_freq=0 optim.warmup=5
 optim.n_iters=20 optim.lr=3e-3 flow.sampling_steps=16 eval.batch_size=16 eval.time_points=4 eval.perplexity=False
 eval.judge= sampling.num=8 sampling.batch_size=8 logging.log_freq=1 data.train=text.txt data.valid=text.txt
-eval.corpora=text.txt data.num_workers=0 tokenizer.name=bytes training.unroll=1""".split()
+eval.corpora=text.txt data.num_workers=0 tokenizer.name=bytes training.unroll=1"""
 
 # Case -> (config, fields, samplers).
 CASES: dict[str, tuple[str, str, tuple[str, str]]] = {
@@ -53,7 +53,8 @@ CASES: dict[str, tuple[str, str, tuple[str, str]]] = {
 
 def text() -> str:
     """About 30 kB that differ from line to line, made without a generator of random numbers."""
-    words = "the quick brown fox jumps over a lazy dog while seven wizards mix pale blue ink".split()
+    line = "the quick brown fox jumps over a lazy dog while seven wizards mix pale blue ink"
+    words = line.split()
     return "".join(" ".join(words[(i * j + j * j) % 16] for j in range(1, 9)) + ".\n" for i in range(1, 700))
 
 
@@ -83,7 +84,7 @@ def record(folder: pathlib.Path, names: list[str]) -> None:
         config, fields, samplers = CASES[name]
         run = f"runs/{name}"
         words = [f"--config={configs}/{config}.py", f"--workdir={run}", f"--config.sampling.method={samplers[0]}"]
-        command([*words, *(f"--config.{field}" for field in (*SMALL, *fields.split()))])
+        command([*words, *(f"--config.{field}" for field in (*SMALL.split(), *fields.split()))])
         command(["--mode=export", f"--workdir={run}", f"--output={run}/weights.safetensors"])
         loaded = dfm_jax.load(run)
         tokens = {sampler: loaded.sample_tokens(8, method=sampler, steps=16) for sampler in samplers}
