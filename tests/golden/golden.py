@@ -42,7 +42,6 @@ CASES: dict[str, tuple[str, str, tuple[str, str]]] = {
         ("exact", "thinning"),
     ),
     "three_term_mask": ("three_term", "", ("ancestral", "exact")),
-    "three_term_uniform": ("three_term", "flow.source_distribution=uniform", ("ancestral", "euler")),
     "kinetic_optimal": ("unigram_ko", "", ("exact", "euler")),
     "genmd4_fixed": ("mask_genmd4", "flow.exponents=exponents.npy", ("exact", "euler")),
     "genmd4_learned": ("mask_genmd4", "", ("exact", "euler")),
