@@ -42,9 +42,9 @@ CASES: dict[str, tuple[str, str, tuple[str, str]]] = {
         ("exact", "thinning"),
     ),
     "three_term_mask": ("three_term", "", ("ancestral", "exact")),
-    "kinetic_optimal": ("unigram_ko", "", ("exact", "euler")),
-    "genmd4_fixed": ("mask_genmd4", "flow.exponents=exponents.npy", ("exact", "euler")),
-    "genmd4_learned": ("mask_genmd4", "", ("exact", "euler")),
+    "kinetic_optimal": ("unigram_ko", "", ("exact", "maximal")),
+    "genmd4_fixed": ("mask_genmd4", "flow.exponents=exponents.npy", ("exact", "maximal")),
+    "genmd4_learned": ("mask_genmd4", "", ("exact", "maximal")),
     "metric": ("metric_ko", "eval.elbo=True flow.embeddings=random:8", ("kinetic_optimal", "euler")),
     "prompted": ("prompted", "", ("exact", "euler")),
 }
