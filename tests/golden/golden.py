@@ -76,7 +76,7 @@ def record(folder: pathlib.Path, names: list[str]) -> None:
     configs = pathlib.Path("configs").resolve()
     os.chdir(folder)
     pathlib.Path("text.txt").write_text(text())
-    np.save("exponents.npy", 0.5 + (np.arange(256) % 7) / 7)
+    np.save("exponents.npy", 0.5 + (np.arange(257) % 7) / 7)
     import dfm_jax
 
     for name in names or CASES:
