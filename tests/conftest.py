@@ -1,4 +1,7 @@
-"""Settings of every test: strict dtypes and ranks, and compiled programs kept between runs."""
+"""Settings of every test: strict dtypes and ranks, compiled programs kept between runs, and the tiers.
+
+Tests marked `slow` or `gpu` are left out unless `-m` asks for them (`addopts` in pyproject.toml).
+"""
 
 import os
 import pathlib
@@ -10,6 +13,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import hypothesis
 import jax
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -17,3 +21,25 @@ jax.config.update("jax_threefry_partitionable", True)
 
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
 hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not has_gpu():
+        pytest.skip("needs a GPU: JAX_PLATFORMS=cuda pytest -m gpu")
+
+
+def has_gpu() -> bool:
+    try:
+        return jax.default_backend() == "gpu"
+    except RuntimeError:  # JAX_PLATFORMS names a platform that is not here
+        return False
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    # No -m on the command line: the expression is still that of addopts.
+    if config.option.markexpr in config.getini("addopts"):
+        terminalreporter.write_line(
+            "Left out: tests marked slow or gpu, also where they are named. Slow ones run with `pytest -m slow`, "
+            "those that need a GPU with `JAX_PLATFORMS=cuda pytest -m gpu`, all with `pytest -m ''`."
+        )

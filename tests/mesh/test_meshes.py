@@ -1,6 +1,5 @@
 """The same run on any mesh and any number of processes: simulated devices, and real processes over gloo."""
 
-import os
 import pathlib
 import socket
 import subprocess
@@ -10,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+import programs
 from dfm_jax import metrics, sharding
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -28,12 +28,8 @@ def cache(tmp_path_factory) -> pathlib.Path:
 def start(cache: pathlib.Path, name: str, mesh: str, *flags: str) -> tuple[subprocess.Popen, pathlib.Path]:
     out = cache / f"{name}.npz"
     command = [sys.executable, str(WORKER), str(out), str(cache), mesh, *flags]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment())
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=programs.environment())
     return process, out
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def finish(*started: tuple[subprocess.Popen, pathlib.Path]) -> dict[str, np.ndarray]:
@@ -138,7 +134,7 @@ def test_when_a_process_dies_the_others_end_and_name_it(cache, tmp_path):
             cwd=ROOT,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment(),
+            env=programs.environment(),
         )
         for i in range(2)
     ]
