@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from dfm_jax import __main__, commands
 from dfm_jax.data import prepare
 
@@ -82,6 +84,7 @@ def test_shards_of_another_tokenizer(tmp_path):
     assert_one_line(result, WORLD, "tokenizer", "bytes")
 
 
+@pytest.mark.slow
 def test_a_folder_with_another_run(tmp_path):
     fixture = ROOT / "tests" / "fixtures" / "checkpoint_uniform.pth"
     small = [f"--config.model.{n}={v}" for n, v in (("hidden_size", 32), ("cond_dim", 16), ("n_heads", 2))]

@@ -4,7 +4,11 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 import programs
+
+pytestmark = pytest.mark.slow
 
 
 def test_samples_and_figures_are_the_same_on_every_mesh():

@@ -11,6 +11,8 @@ import sys
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILE = ROOT / "tests" / "fixtures" / "checkpoint_uniform.pth"
 # Of the file; 37 tokens without a text.

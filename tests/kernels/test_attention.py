@@ -156,6 +156,7 @@ def test_the_model_trains_with_it():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * max(1.0, float(jnp.abs(b).max())))
 
 
+@pytest.mark.slow
 def test_flash_compiles_for_hopper_without_spills():
     """Forward and backward for sm_90a, on a machine without a GPU, plain and with rotation in the loads."""
     if not any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)):

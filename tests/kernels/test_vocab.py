@@ -135,6 +135,7 @@ def test_bfloat16_operands_accumulate_in_float32(implementation):
     assert_close(gradient, wanted[1], 6e-3)
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(
     st.integers(2, 40), st.integers(1, 3), st.sampled_from([257, 300]), st.integers(0, 2**16),
@@ -187,6 +188,7 @@ def test_equal_logits_are_uniform(implementation):
     np.testing.assert_allclose(answer.log_sum_exp, 3 + np.log(256), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_match_finite_differences():
     """Of the definition itself, in float64; the implementations are compared with it above."""
     floats, integers = problem((3,), 20, 18, 2)
@@ -217,7 +219,7 @@ def row_loss(answer, data, shared):
 
 
 @pytest.mark.parametrize("kind", [None, "log1p"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("implementation", ["blocks", "pallas"])
 def test_summed_loss_is_the_sum_of_the_losses(kind, dtype, implementation):
     floats, (ids, shift_ids) = problem((2, 5), 300, 257, 2)
@@ -296,6 +298,7 @@ def test_arguments_that_do_not_fit(change, message):
         vocab.log_probs(**arguments)
 
 
+@pytest.mark.slow
 def test_on_a_mesh():
     """Data, fsdp and tensor axes, in a process with 8 devices."""
     script = __file__.replace("test_vocab.py", "kernels_on_a_mesh.py")

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def run(script: str, **environment: str) -> str:
     path = pathlib.Path(__file__).with_name(script)
