@@ -2,8 +2,6 @@
 
 import functools
 import itertools
-import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -15,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import programs
 from kernels import vocab
 
 WIDTH, SUPPRESS = 16, 7
@@ -302,9 +301,8 @@ def test_arguments_that_do_not_fit(change, message):
 def test_on_a_mesh():
     """Data, fsdp and tensor axes, in a process with 8 devices."""
     script = __file__.replace("test_vocab.py", "kernels_on_a_mesh.py")
-    root = str(pathlib.Path(script).parents[2])
     done = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": root}
+        [sys.executable, script], capture_output=True, text=True, check=False, env=programs.environment()
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "ok"
