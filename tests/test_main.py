@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import programs
 from dfm_jax import __main__, commands
 from dfm_jax.data import prepare
 
@@ -17,7 +18,7 @@ USAGE, WORLD = 2, 1
 
 
 def run_main(folder: pathlib.Path, *words: str, devices: int = 1) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment = programs.environment(XLA_FLAGS=programs.flags(devices))
     return subprocess.run(
         [sys.executable, str(ROOT / "main.py"), *words],
         cwd=folder,
