@@ -134,6 +134,7 @@ def test_flash_keeps_large_scores_and_any_block():
         Blocks(q=96)
 
 
+@pytest.mark.slow
 def test_the_model_trains_with_it():
     """The denoiser's gradient through the interpreted kernel, under scan over its blocks, is that through xla."""
     config = TransformerConfig(

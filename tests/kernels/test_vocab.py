@@ -96,7 +96,7 @@ def assert_close(found, wanted, relative):
 
 
 @pytest.mark.parametrize("implementation", vocab.IMPLEMENTATIONS)
-@pytest.mark.parametrize("with_shift", [False, True])
+@pytest.mark.parametrize("with_shift", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("kind", [None, "linear", "log1p"])
 def test_equals_the_definition(implementation, kind, with_shift):
     for rows, columns, num_valid, k in ((ROWS[0], 257, 257, 3), (ROWS[1], 1024, 1000, 2)):
