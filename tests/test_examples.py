@@ -5,6 +5,7 @@ import runpy
 import sys
 
 import numpy as np
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -19,6 +20,7 @@ def run_example(monkeypatch, name: str, *words: str) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_every_path_learns_the_toy_and_is_drawn(tmp_path, monkeypatch, capsys):
     picture = tmp_path / "runs" / "toy.png"
     words = ["--steps=200", "--samples=300", f"--output={picture}"]

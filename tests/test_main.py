@@ -6,6 +6,9 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
+import programs
 from dfm_jax import __main__, commands
 from dfm_jax.data import prepare
 
@@ -15,7 +18,7 @@ USAGE, WORLD = 2, 1
 
 
 def run_main(folder: pathlib.Path, *words: str, devices: int = 1) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment = programs.environment(XLA_FLAGS=programs.flags(devices))
     return subprocess.run(
         [sys.executable, str(ROOT / "main.py"), *words],
         cwd=folder,
@@ -82,6 +85,7 @@ def test_shards_of_another_tokenizer(tmp_path):
     assert_one_line(result, WORLD, "tokenizer", "bytes")
 
 
+@pytest.mark.slow
 def test_a_folder_with_another_run(tmp_path):
     fixture = ROOT / "tests" / "fixtures" / "checkpoint_uniform.pth"
     small = [f"--config.model.{n}={v}" for n, v in (("hidden_size", 32), ("cond_dim", 16), ("n_heads", 2))]

@@ -39,6 +39,7 @@ def bound(folder) -> float:
     return value.nats_per_token
 
 
+@pytest.mark.slow
 def test_exponents_and_embeddings_of_a_file_are_copied(tmp_path, text):
     rng = np.random.default_rng(0)
     for config, field, shape in (("mask_genmd4", "exponents", (257,)), ("metric_ko", "embeddings", (257, 8))):

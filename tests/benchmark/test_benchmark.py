@@ -50,6 +50,7 @@ def tiny():
     return config
 
 
+@pytest.mark.slow
 def test_training_and_operations_end_to_end(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("dfm_jax.benchmark.timing.measure.__kwdefaults__", measure.__kwdefaults__ | {"most": 5})
     monkeypatch.setattr("dfm_jax.benchmark.operations.TOKENS", 64)

@@ -50,6 +50,7 @@ def test_a_full_disk_costs_one_checkpoint(tmp_path):
     assert "CHECKPOINT 4 WAS NOT SAVED" in done.stderr and "No space left on device" in done.stderr
 
 
+@pytest.mark.slow
 def test_other_meshes_and_process_counts_continue(tmp_path):
     def processes(data, fsdp, count):
         with socket.socket() as free:

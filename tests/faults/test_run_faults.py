@@ -20,6 +20,8 @@ from dfm_jax import command_line, commands, flow, metrics
 from dfm_jax.training import step as step_module
 from dfm_jax.training.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.slow
+
 HERE = pathlib.Path(__file__).resolve().parent
 
 

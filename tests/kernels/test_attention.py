@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import importlib.util
 import logging
-import os
 import pathlib
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import programs
 from dfm_jax.models.layers import rotary_tables
 from dfm_jax.models.transformer import Transformer, TransformerConfig
 from kernels import attention as module
@@ -134,6 +134,7 @@ def test_flash_keeps_large_scores_and_any_block():
         Blocks(q=96)
 
 
+@pytest.mark.slow
 def test_the_model_trains_with_it():
     """The denoiser's gradient through the interpreted kernel, under scan over its blocks, is that through xla."""
     config = TransformerConfig(
@@ -156,15 +157,15 @@ def test_the_model_trains_with_it():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * max(1.0, float(jnp.abs(b).max())))
 
 
+@pytest.mark.slow
 def test_flash_compiles_for_hopper_without_spills():
     """Forward and backward for sm_90a, on a machine without a GPU, plain and with rotation in the loads."""
     if not any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)):
         pytest.skip("needs jax's CUDA plugin (`pip install jax-cuda12-plugin jax-cuda12-pjrt`)")
     script = pathlib.Path(__file__).with_name("flash_for_hopper.py")
-    root = script.parents[2]
     done = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu", "MOSAIC_GPU_DUMP_PTXAS": "1"},
+        env=programs.environment(JAX_PLATFORMS="cpu", XLA_FLAGS="", MOSAIC_GPU_DUMP_PTXAS="1"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     output = done.stdout + done.stderr

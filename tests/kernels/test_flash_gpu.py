@@ -15,6 +15,8 @@ from dfm_jax.models.layers import rotary_tables
 from kernels.attention import attention
 from kernels.flash import flash_attention
 
+pytestmark = pytest.mark.slow
+
 if not hasattr(plgpu, "InterpretGPUParams"):
     pytest.skip("needs the simulator of Mosaic GPU (jax 0.12 or later)", allow_module_level=True)
 

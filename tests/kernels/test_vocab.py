@@ -2,8 +2,6 @@
 
 import functools
 import itertools
-import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -15,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import programs
 from kernels import vocab
 
 WIDTH, SUPPRESS = 16, 7
@@ -97,7 +96,7 @@ def assert_close(found, wanted, relative):
 
 
 @pytest.mark.parametrize("implementation", vocab.IMPLEMENTATIONS)
-@pytest.mark.parametrize("with_shift", [False, True])
+@pytest.mark.parametrize("with_shift", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("kind", [None, "linear", "log1p"])
 def test_equals_the_definition(implementation, kind, with_shift):
     for rows, columns, num_valid, k in ((ROWS[0], 257, 257, 3), (ROWS[1], 1024, 1000, 2)):
@@ -135,6 +134,7 @@ def test_bfloat16_operands_accumulate_in_float32(implementation):
     assert_close(gradient, wanted[1], 6e-3)
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(
     st.integers(2, 40), st.integers(1, 3), st.sampled_from([257, 300]), st.integers(0, 2**16),
@@ -187,6 +187,7 @@ def test_equal_logits_are_uniform(implementation):
     np.testing.assert_allclose(answer.log_sum_exp, 3 + np.log(256), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_match_finite_differences():
     """Of the definition itself, in float64; the implementations are compared with it above."""
     floats, integers = problem((3,), 20, 18, 2)
@@ -200,12 +201,8 @@ def test_gradients_match_finite_differences():
             _, gradient = value_and_grad(tuple(floats), integers, **options)
             along = sum(float((g * d).sum()) for g, d in zip(gradient, direction, strict=True))
             step = 1e-6
-            ends = [
-                float(
-                    objective(tuple(x + s * d for x, d in zip(floats, direction, strict=True)), integers, **options)[0]
-                )
-                for s in (step, -step)
-            ]
+            moved = (tuple(x + s * d for x, d in zip(floats, direction, strict=True)) for s in (step, -step))
+            ends = [float(value_and_grad(x, integers, **options)[0][0]) for x in moved]
         np.testing.assert_allclose((ends[0] - ends[1]) / (2 * step), along, rtol=1e-6)
 
 
@@ -217,7 +214,7 @@ def row_loss(answer, data, shared):
 
 
 @pytest.mark.parametrize("kind", [None, "log1p"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("implementation", ["blocks", "pallas"])
 def test_summed_loss_is_the_sum_of_the_losses(kind, dtype, implementation):
     floats, (ids, shift_ids) = problem((2, 5), 300, 257, 2)
@@ -296,12 +293,12 @@ def test_arguments_that_do_not_fit(change, message):
         vocab.log_probs(**arguments)
 
 
+@pytest.mark.slow
 def test_on_a_mesh():
     """Data, fsdp and tensor axes, in a process with 8 devices."""
     script = __file__.replace("test_vocab.py", "kernels_on_a_mesh.py")
-    root = str(pathlib.Path(script).parents[2])
     done = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": root}
+        [sys.executable, script], capture_output=True, text=True, check=False, env=programs.environment()
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "ok"

@@ -96,6 +96,7 @@ def test_safetensors_round_trip(tmp_path):
         read_safetensors(path)
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.filterwarnings("ignore")
 def test_transformers_agrees_on_random_weights(tmp_path):

@@ -12,7 +12,7 @@ from dfm_jax.models.pytorch import convert
 from dfm_jax.models.pytorch.archive import read_archive
 from dfm_jax.models.safetensors import read_safetensors
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 torch = pytest.importorskip("torch", reason="torch is not installed (pip install .[torch])")
 nn = torch.nn
 

@@ -15,7 +15,7 @@ from dfm_jax.problem import get_problem
 from dfm_jax.training.loop import make_trainer
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
-NAMES = ["three_term", "unigram_ko", "mask_genmd4", "metric_ko"]
+NAMES = ["metric_ko", *(pytest.param(n, marks=pytest.mark.slow) for n in ("three_term", "unigram_ko", "mask_genmd4"))]
 
 
 def tiny(name: str):

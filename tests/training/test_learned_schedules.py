@@ -98,6 +98,7 @@ def of_pairs(model: Transformer) -> tuple[jax.Array, jax.Array]:
     return jax.vmap(loss)(first, second), q[first] * q[second]
 
 
+@pytest.mark.slow
 def test_gradient_is_that_of_the_expected_loss():
     """Over all pairs of masks of one x_1, weighted by their probability under q_w."""
     model = network()
