@@ -6,6 +6,7 @@ program of one addition before it is used, once per process, and what this XLA d
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from dfm_jax.terminal import note
 
 Value = bool | int | str
 Options = dict[str, Value]
+NOTE = "compiler: "  # how the line about an option that is left out begins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +120,10 @@ def refusal(device: jax.Device, option: str, value: Value) -> str | None:
     number = jax.ShapeDtypeStruct((), jnp.float32, sharding=place)
     program = jax.jit(_add_one, compiler_options={option: value}, out_shardings=place)
     try:
-        program.lower(number).compile()
+        # A compiler for a machine that is not here cannot read what it put in jax's cache, and warns.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program.lower(number).compile()
     except RuntimeError as error:
         return str(error).strip().splitlines()[0]
     return None
@@ -133,7 +138,7 @@ def _note_once(wish: Wish, device: jax.Device) -> None:
     if jax.process_index() == 0:
         reasons = "; ".join(dict.fromkeys(str(refusal(device, *s)) for s in wish.spellings))
         names = " or ".join(name for name, _ in wish.spellings)
-        note(f"compiler: jax {jax.__version__} does not take {names}: {wish.purpose} ({reasons})")
+        note(f"{NOTE}jax {jax.__version__} does not take {names}: {wish.purpose} ({reasons})")
 
 
 def _device_here(mesh: Mesh) -> jax.Device:
