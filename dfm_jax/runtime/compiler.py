@@ -12,7 +12,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, SingleDeviceSharding
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dfm_jax.terminal import note
 
@@ -116,12 +117,14 @@ def refusal(device: jax.Device, option: str, value: Value) -> str | None:
 
     An option that XLA knows and this platform has no use for is no refusal: all platforms share one table of names.
     """
-    place = SingleDeviceSharding(device)
+    # A mesh of its own, in place of one that the caller may have set.
+    mesh = Mesh(np.array([device]), ("device",), axis_types=(AxisType.Auto,))
+    place = NamedSharding(mesh, PartitionSpec())
     number = jax.ShapeDtypeStruct((), jnp.float32, sharding=place)
     program = jax.jit(_add_one, compiler_options={option: value}, out_shardings=place)
     try:
         # A compiler for a machine that is not here cannot read what it put in jax's cache, and warns.
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), jax.set_mesh(mesh):
             warnings.simplefilter("ignore")
             program.lower(number).compile()
     except RuntimeError as error:

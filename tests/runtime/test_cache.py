@@ -180,7 +180,7 @@ def test_the_field(tmp_path):
 
 SECOND_START = """
 import sys
-import dfm_jax, dfm_jax.flow, dfm_jax.run
+import dfm_jax, dfm_jax.flow
 import jax, jax.monitoring
 from dfm_jax.runtime import cache
 assert not jax.config.jax_compilation_cache_dir, "an import has set it"
