@@ -28,6 +28,9 @@ def get_config() -> ConfigDict:
     config.training.perplexity_freq = 20000  # steps between generations with a judge; 0 = never
     config.training.seed = 42  # of the initialisation, the data order and all noise
     config.training.max_bad_steps = 10  # updates in a row with a non-finite loss or gradient that end the run
+    config.training.deterministic = False  # the same bits in every run on the same GPUs, see docs/scale.md
+    # Where compiled programs are kept between starts: 'auto' is the user's cache folder, '' nowhere, else a folder.
+    config.training.compilation_cache = "auto"
 
     config.optim = ConfigDict()
     config.optim.name = "adamw"  # an optimiser of dfm_jax/training/optimizer.py

@@ -65,6 +65,10 @@ CHECKS: dict[str, Check] = {
     "training.perplexity_freq": COUNT,
     "training.seed": SEED,
     "training.max_bad_steps": POSITIVE,
+    "training.compilation_cache": (
+        "auto, a folder, or nothing for no cache",
+        lambda v: v.strip().lower() not in ("off", "none", "no", "false", "true", "0", "1") and "\0" not in v,
+    ),
     "optim.lr": ABOVE_ZERO,
     "optim.beta1": FRACTION,
     "optim.beta2": FRACTION,
@@ -274,6 +278,11 @@ def check_together(config: ConfigDict) -> None:
             "training.grad_accum",
             config.training.grad_accum,
             f"a divisor of training.batch_size={config.training.batch_size}",
+        )
+    if config.training.deterministic and config.model.attention == "cudnn":
+        raise UsageError(
+            "config.model.attention = cudnn: expected auto, xla or pallas with training.deterministic=True, as the "
+            "backward pass of cuDNN's attention adds in no fixed order"
         )
     if list(config.mesh.values()).count(-1) > 1:
         refuse("mesh.fsdp", config.mesh.fsdp, "at most one -1 among mesh.data, mesh.fsdp and mesh.tensor")

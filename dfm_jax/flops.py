@@ -3,16 +3,7 @@
 import jax
 from ml_collections import ConfigDict
 
-# Dense bfloat16 peak per device, operations a second (the makers' data sheets).
-PEAKS = {
-    "H200": 989e12,
-    "H100": 989e12,
-    "GH200": 989e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "L40": 181e12,
-    "V100": 125e12,
-}
+from dfm_jax.runtime import peaks
 
 
 def matrix_parameters(config: ConfigDict, num_states: int) -> int:
@@ -34,9 +25,6 @@ def training_step(config: ConfigDict, num_states: int) -> float:
 
 
 def peak_per_second(mesh: jax.sharding.Mesh) -> float | None:
-    """bfloat16 peak of the whole mesh, or None for a chip that is not in the table."""
-    kind = mesh.devices.flat[0].device_kind
-    for name, peak in PEAKS.items():
-        if name in kind:
-            return peak * mesh.size
-    return None
+    """Dense bfloat16 operations of the whole mesh, or None for a device that `runtime.peaks` does not know."""
+    peak = peaks.peak_of(mesh.devices.flat[0].device_kind)
+    return None if peak is None else peak * mesh.size

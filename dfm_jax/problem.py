@@ -181,7 +181,8 @@ def get_model_config(config: ConfigDict, num_states: int, platform: str | None =
         n_heads=model.n_heads,
         dropout=model.dropout,
         mlp_ratio=model.mlp_ratio,
-        attention=model.attention,
+        # cuDNN's backward pass adds in no fixed order, and jax has no way to ask it for one.
+        attention="xla" if config.training.deterministic and model.attention == "auto" else model.attention,
         remat=model.remat,
         compute_dtype=compute_dtype,
         residual_dtype=model.residual_dtype,

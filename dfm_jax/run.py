@@ -22,6 +22,7 @@ from dfm_jax.evaluation.prompts import Prompt
 from dfm_jax.models.transformer import Transformer
 from dfm_jax.problem import Problem, get_model_config, get_problem
 from dfm_jax.rng import noise_key
+from dfm_jax.runtime import cache, compiler
 from dfm_jax.training.checkpoints import Checkpoints
 
 # The part of a checkpoint that evaluation uses: the average where one was kept, else the parameters.
@@ -107,7 +108,16 @@ class Run:
         )
         devices = self.mesh.size
         rows = batch_size or min(self.config.sampling.batch_size, -(-num // devices)) * devices
-        return generate(self.model, self.problem, settings, num, batch_size=rows, prompts=prompts, mesh=self.mesh)
+        return generate(
+            self.model,
+            self.problem,
+            settings,
+            num,
+            batch_size=rows,
+            prompts=prompts,
+            mesh=self.mesh,
+            deterministic=self.config.training.deterministic,
+        )
 
     def likelihood(self, token_blocks: np.ndarray, *, time_points: int | None = None, seed: int = 0):
         """Bounds on -log p of blocks (n, L) int32: {name: LikelihoodResult}, nats per token with standard error."""
@@ -128,6 +138,7 @@ class Run:
             key=noise_key(seed, "likelihood"),
             time_points=time_points or self.config.eval.time_points,
             mesh=self.mesh,
+            deterministic=self.config.training.deterministic,
             count_bytes=lambda row: len(self.tokenizer.decode_bytes(row)),
         )
 
@@ -135,11 +146,15 @@ class Run:
     def _logits(self):
         problem = self.problem
 
-        @jax.jit
         def logits(model: Transformer, x_t: Array, t: Array) -> Array:
             return model.logits(model(x_t, problem.network_time(t)), suppress=problem.suppress)
 
-        return logits
+        return compiler.jit(
+            logits,
+            mesh=self.mesh,
+            communicates=sharding.splits_parameters(self.mesh),
+            deterministic=self.config.training.deterministic,
+        )
 
 
 def load(folder: str | os.PathLike, *, step: int | None = None, mesh: jax.sharding.Mesh | None = None) -> Run:
@@ -162,9 +177,12 @@ def load_with(
 ) -> Run:
     """`load` with a config in place of the saved one; it has to describe the same model.
 
+    What it compiles is kept on disk as `training.compilation_cache` says, unless this process has a cache already.
+
     Raises:
         UsageError: a field of `NETWORK` is not what the checkpoint was trained with.
     """
+    cache.use(config.training.compilation_cache, only_if_none=True)
     checkpoints = Checkpoints(folder / "checkpoints")
     if checkpoints.latest_step() is None:
         raise WorldError(f"workdir={folder}: accepted a run with a checkpoint; this one has none yet")

@@ -11,6 +11,7 @@ from dfm_jax.benchmark.results import Row, per_second
 from dfm_jax.benchmark.timing import Timing, measure
 from dfm_jax.kernels import attention, vocab
 from dfm_jax.problem import get_model_config, stand_in
+from dfm_jax.runtime import compiler
 
 TOKENS = 4096  # positions of one call, or one sequence where that is longer
 
@@ -72,7 +73,7 @@ def head(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
 
 
 def _timed(function, *arguments: jax.Array) -> Timing:
-    compiled = jax.jit(function)
+    compiled = compiler.jit(function, mesh=None)
     return measure(lambda: compiled(*arguments))
 
 

@@ -4,6 +4,7 @@ import importlib
 
 from dfm_jax import processes
 from dfm_jax.command_line import Command
+from dfm_jax.runtime import cache
 
 # Imported when asked for: a command pays only for what it uses.
 MODES = {
@@ -16,6 +17,8 @@ MODES = {
     "compile": "plan",
     "benchmark": "measure",
 }
+# Modes whose compiled programs are kept on disk. 'prepare' has none, 'compile' and 'benchmark' measure the compiler.
+KEPT = ("train", "eval", "sample", "import", "export")
 
 
 def run(command: Command) -> int:
@@ -25,4 +28,6 @@ def run(command: Command) -> int:
     config.check(command.config)
     operands = command.operands
     processes.initialize(operands["coordinator"], operands["num_processes"], operands["process_id"])
+    if command.mode in KEPT:
+        cache.use(command.config.training.compilation_cache)
     return importlib.import_module(f"dfm_jax.commands.{MODES[command.mode]}").run(command)

@@ -21,14 +21,21 @@ def run(command: Command) -> int:
     text = read_prompt(command.operands["prompt"], command.operands["prompt_file"])
     trained = load_with(config, workdir, step=command.operands["step"], mesh=get_mesh(command))
     prompts = [] if text is None else [parse_prompt(text, trained.tokenizer, config.model.length)]
-    settings = EvaluationSettings.from_config(config, trained.tokenizer.vocab_size).sampling
+    settings = EvaluationSettings.from_config(config, trained.tokenizer.vocab_size)
     batch_size = config.sampling.batch_size * trained.mesh.size
     trim = bool(command.operands["trim"])
     first = processes.is_first()
     stem = sample_set(workdir / "samples", trained.step) if first else None
     tokens = write_samples(
         stem,
-        Generator(trained.problem, settings, batch_size, trained.mesh, frames=FRAMES),
+        Generator(
+            trained.problem,
+            settings.sampling,
+            batch_size,
+            trained.mesh,
+            frames=FRAMES,
+            deterministic=settings.deterministic,
+        ),
         trained.model,
         config.sampling.num,
         trained.tokenizer,

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from dfm_jax import flow, sharding
 from dfm_jax.evaluation.likelihood import Network, TransformerNetwork, fold, standard_error
 from dfm_jax.problem import Problem
+from dfm_jax.runtime import compiler
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -30,6 +31,7 @@ class EvaluationLoss:
     problem: Problem
     network: Network | None = None
     mesh: Mesh | None = None
+    deterministic: bool = False
 
     def __call__(
         self, model: Any, batches: Iterable[tuple[np.ndarray, np.ndarray]], *, key: jax.Array
@@ -69,7 +71,13 @@ class EvaluationLoss:
     @functools.cached_property
     def _program(self):
         replicated = None if self.mesh is None else sharding.replicated(self.mesh)
-        return jax.jit(self._batch, out_shardings=replicated)
+        return compiler.jit(
+            self._batch,
+            out_shardings=replicated,
+            mesh=self.mesh,
+            communicates=sharding.splits_parameters(self.mesh),
+            deterministic=self.deterministic,
+        )
 
     def _batch(self, model, tokens, weights, index, t, r, key):
         """Per row: the loss summed over its predicted positions (B,), how many these are (B,), its weight (B,)."""

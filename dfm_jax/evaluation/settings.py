@@ -13,7 +13,7 @@ class EvaluationSettings:
     """What is evaluated and how; the fields of a config's `eval`, `sampling` and a few others.
 
     Batches of samples and of the judge are per device, that of the likelihood is over all of them. head: as
-    `model.head`. config: the whole config as plain values, for the report.
+    `model.head`. config: the whole config as plain values, for the report. deterministic: as `training.deterministic`.
     """
 
     sampling: SamplingSettings
@@ -29,6 +29,7 @@ class EvaluationSettings:
     num_samples: int
     num_training_samples: int
     config: Mapping[str, Any]
+    deterministic: bool = False
 
     @classmethod
     def from_config(cls, config: Any, vocab_size: int) -> "EvaluationSettings":
@@ -55,5 +56,6 @@ class EvaluationSettings:
             time_points=given.time_points,
             num_samples=given.num_samples,
             num_training_samples=sampling.num,
+            deterministic=config.training.deterministic,
             config=config.to_dict(),
         )

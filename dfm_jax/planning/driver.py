@@ -21,6 +21,8 @@ from dfm_jax import sharding
 from dfm_jax.data import vocabulary_size
 from dfm_jax.errors import UsageError, WorldError
 from dfm_jax.planning.targets import Target
+from dfm_jax.runtime import compiler
+from dfm_jax.terminal import note
 
 PROGRAMS = ("train", "loss", "evaluate", "sample")
 TIMEOUT = 1800  # seconds for one program; a 7B step needs one minute
@@ -71,7 +73,10 @@ def compile_all(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     # A compilation takes up to two gigabytes and about one core.
     workers = max(1, min(len(jobs), os.cpu_count() or 1))
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(compile_one, jobs))
+        answers = list(pool.map(compile_one, jobs))
+    for line in dict.fromkeys(line for answer in answers for line in answer.pop("notes", ())):
+        note(line)
+    return answers
 
 
 def compile_one(job: Job) -> dict[str, Any]:
@@ -98,7 +103,9 @@ def compile_one(job: Job) -> dict[str, Any]:
         if not result.is_file():
             lines = [line for line in child.stderr.splitlines() if line.strip()]
             return {"error": f"exit status {child.returncode}", "text": " ".join(lines[-1:])[-400:]}
-        return json.loads(result.read_text())
+        # Options that this XLA does not know: each child finds out for itself, the reader is told once.
+        notes = [line for line in child.stderr.splitlines() if line.startswith(compiler.NOTE)]
+        return json.loads(result.read_text()) | {"notes": notes}
 
 
 def environment() -> dict[str, str]:

@@ -42,7 +42,8 @@ def summary(
         "target": target.describe(),
         "devices": target.num_devices,
         "chip": {
-            field: getattr(target.chip, field) for field in ("memory", "memory_bandwidth", "peak", "nvlink", "network")
+            field: getattr(target.chip, field)
+            for field in ("compute_capability", "memory", "memory_bandwidth", "peak", "nvlink", "network")
         },
         "parameters": parameters,
         "programs": programs,

@@ -11,13 +11,13 @@ import jax
 from ml_collections import ConfigDict
 
 from dfm_jax import flops, processes, sharding
-from dfm_jax.compiler_options import compiler_options
 from dfm_jax.data import TokenStream, train_batches
 from dfm_jax.errors import WorldError
 from dfm_jax.logging import MetricsWriter, Progress, note, warn
 from dfm_jax.models.transformer import TransformerConfig
 from dfm_jax.problem import Problem, get_model_config, get_problem
 from dfm_jax.rng import noise_key
+from dfm_jax.runtime import compiler
 from dfm_jax.signals import GracefulStop
 from dfm_jax.training.checkpoints import Checkpoints
 from dfm_jax.training.optimizer import from_config, learning_rate
@@ -74,12 +74,14 @@ def make_trainer(
     abstract = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings
     )
-    step = jax.jit(
+    deterministic = config.training.deterministic
+    step = compiler.jit(
         functools.partial(train_step, problem=problem, optimizer=optimizer, settings=settings, mesh=mesh),
         in_shardings=(shardings, sharding.batch_sharding(mesh)),
         out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,
-        compiler_options=compiler_options(platform),
+        mesh=mesh,
+        deterministic=deterministic,
     )
     return Trainer(
         config=config,
@@ -88,7 +90,7 @@ def make_trainer(
         settings=settings,
         mesh=mesh,
         abstract=abstract,
-        create=jax.jit(create, out_shardings=shardings),
+        create=compiler.jit(create, out_shardings=shardings, mesh=mesh, deterministic=deterministic),
         step=step,
         notes=tuple(notes),
     )

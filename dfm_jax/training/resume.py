@@ -29,6 +29,8 @@ ACCEPTED = (
     "data.train",  # a corpus may move; its fingerprint may not change
     "training.grad_accum",
     "training.unroll",
+    "training.deterministic",
+    "training.compilation_cache",
     "model.attention",
     "model.head",
     "model.remat",
