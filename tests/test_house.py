@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Package -> what it may import of ours and of others; None is anything of others.
 MAY_IMPORT = {
     "kernels": ({"kernels"}, {"jax", "numpy"}),
-    "dfm_jax/flow": ({"dfm_jax.flow"}, {"jax", "numpy"}),
+    "dfm_jax/flow": ({"dfm_jax.flow", "dfm_jax.kernels"}, {"jax", "numpy"}),
     "dfm_jax/models": ({"dfm_jax.models", "dfm_jax.flow", "dfm_jax.errors", "dfm_jax.files", "dfm_jax.kernels"}, None),
     "dfm_jax/data": ({"dfm_jax.data", "dfm_jax.errors", "dfm_jax.files"}, None),
 }

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from dfm_jax.benchmark.results import Row, per_second
 from dfm_jax.benchmark.timing import Timing, measure
-from dfm_jax.kernels import attention, vocab
+from dfm_jax.kernels import attention, vocab_head
 from dfm_jax.problem import get_model_config, stand_in
 from dfm_jax.runtime import compiler
 
@@ -27,7 +27,9 @@ def attend(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
     for name in attention.IMPLEMENTATIONS:
         platform = jax.default_backend()
         # On a processor a Pallas kernel is interpreted, which says nothing of its speed.
-        if attention.limit(name, q, platform) is not None or (name == "pallas" and platform == "cpu"):
+        if name == "pallas" and platform == "cpu":
+            continue
+        if attention.why_not(name, head_dim=model.head_dim, dtype=q.dtype) is not None:
             continue
         call = functools.partial(attention.attention, implementation=name)
 
@@ -52,17 +54,17 @@ def head(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
     product = 2 * TOKENS * width * padded
     note = f"{TOKENS} x {width} x {padded} {model.compute_dtype}"
     platform = jax.default_backend()
-    for name in vocab.IMPLEMENTATIONS:
+    for name in vocab_head.IMPLEMENTATIONS:
         # On a processor a loop stands for the Pallas kernels, which says nothing of their speed.
-        if vocab.limit(name, features.dtype, platform) is not None or (name == "pallas" and platform == "cpu"):
+        if (name == "pallas" and platform == "cpu") or vocab_head.why_not(name, dtype=features.dtype) is not None:
             continue
-        options = {"num_valid": num_states, "implementation": name}
+        make = functools.partial(vocab_head.Head, num_valid=num_states, implementation=name)
 
-        def log_probs(features: jax.Array, kernel: jax.Array, bias: jax.Array, options=options) -> jax.Array:
-            return vocab.log_probs(features, kernel, bias, ids, **options).at_ids.sum()
+        def log_probs(features: jax.Array, kernel: jax.Array, bias: jax.Array, make=make) -> jax.Array:
+            return vocab_head.log_probs(make(kernel, bias), vocab_head.Query(ids), features).at_ids.sum()
 
-        def draw(features: jax.Array, kernel: jax.Array, bias: jax.Array, options=options) -> jax.Array:
-            return vocab.sample(keys[3], features, kernel, bias, **options)
+        def draw(features: jax.Array, kernel: jax.Array, bias: jax.Array, make=make) -> jax.Array:
+            return vocab_head.sample(make(kernel, bias), vocab_head.Query(), features, keys[3])
 
         given = features, kernel, bias
         yield _rate("head", f"{name} log-probabilities", product, _timed(log_probs, *given), note)

@@ -15,6 +15,7 @@ from dfm_jax.errors import WorldError
 from dfm_jax.evaluation.evaluate import Evaluator
 from dfm_jax.lock import RunLock
 from dfm_jax.logging import MetricsWriter, note, warn
+from dfm_jax.models import implementations
 from dfm_jax.models.transformer import count_parameters
 from dfm_jax.problem import get_problem
 from dfm_jax.run import EVALUATED, Run, split_reference
@@ -41,6 +42,8 @@ def run(command: Command) -> int:
         made_of = tables.of_run(config, tokenizer.vocab_size, workdir)
         problem = get_problem(config, tokenizer.vocab_size, **made_of)
         trainer = make_trainer(config, tokenizer.vocab_size, mesh, problem)
+        for line in implementations.check(trainer.model_config, config.model.head, mesh):
+            note_first(line)
         with Checkpoints(
             workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_every=config.checkpoint.keep_every
         ) as checkpoints:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dfm_jax.kernels import vocab
+from dfm_jax.kernels import vocab_head
 from dfm_jax.models.safetensors import read_safetensors
 
 HUB_NAMES = {
@@ -115,12 +115,9 @@ class GPT2(nnx.Module):
         """log p(x_{i+1} | x_0..x_i), (B, L) int32 -> (B, L - 1) float32 nats, without (B, L, vocab_size)."""
         features = self.features(tokens)[:, :-1].reshape(-1, self.config.n_embd)
         kernel = self.wte.embedding[...].T
-        answer = vocab.log_probs(
-            features.astype(kernel.dtype),
-            kernel,
-            jnp.zeros((self.config.vocab_size,), jnp.float32),
-            tokens[:, 1:].reshape(-1, 1),
-        )
+        head = vocab_head.Head(kernel, jnp.zeros((self.config.vocab_size,), jnp.float32))
+        query = vocab_head.Query(tokens[:, 1:].reshape(-1, 1))
+        answer = vocab_head.log_probs(head, query, features.astype(kernel.dtype))
         return answer.at_ids.reshape(tokens.shape[0], -1)
 
 

@@ -125,6 +125,8 @@ def raise_for(answer: dict[str, Any], job: Job) -> None:
             f"target={job.target}: accepted is a GpuTargetConfigProto in text form, such as those in "
             "dfm_jax/planning/chips; XLA cannot read this one"
         )
+    if answer["error"] == "UsageError" and answer["text"].startswith("config."):
+        raise UsageError(f"{answer['text']} (target {job.target})")
     text = f"target={job.target}: the {job.program} program could not be compiled ({answer['error']}: {answer['text']})"
     if answer["error"] in ("UsageError", "ValueError"):
         raise UsageError(f"{text}; accepted is a config and a target description that can")

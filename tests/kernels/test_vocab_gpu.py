@@ -12,11 +12,11 @@ import programs
 pytestmark = pytest.mark.slow
 
 
-def run(script: str, **environment: str) -> str:
+def run(script: str, **variables: str) -> str:
     path = pathlib.Path(__file__).with_name(script)
     done = subprocess.run(
         [sys.executable, str(path)], capture_output=True, text=True, check=False,
-        env=programs.environment(JAX_PLATFORMS="cpu", XLA_FLAGS="", **environment),
+        env=programs.environment(JAX_PLATFORMS="cpu", XLA_FLAGS="", **variables),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Flash attention in Pallas: forward with the log-sum-exp, backward for dq and for dk and dv.
+"""The arithmetic of flash attention on one tile, shared by its two drivers.
 
 The backend on a GPU is Mosaic GPU (Hopper and later): Pallas-Triton is deprecated from jax 0.11 on, and Mosaic GPU
 takes the same programs on 0.10 to 0.12. Its memory pipeline has no interpreter, so the tiles' arithmetic is written
@@ -13,7 +13,6 @@ turned back before they are written, so that no rotated copy is ever stored.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -24,7 +23,6 @@ from jax import Array
 
 from . import rotary
 
-HEAD_DIMS = (32, 128)
 CHUNK = 32  # columns of each half of a tile that are turned at a time: more would not fit a thread's registers
 
 
@@ -39,9 +37,23 @@ class Blocks:
     def __post_init__(self):
         for name in ("q", "kv"):
             if getattr(self, name) <= 0 or getattr(self, name) % 64:
-                raise ValueError(f"{name}={getattr(self, name)}: accepted a multiple of 64")
+                raise ValueError(f"{name} = {getattr(self, name)}: expected a multiple of 64")
         if self.stages < 1:
-            raise ValueError(f"stages={self.stages}: accepted at least 1")
+            raise ValueError(f"stages = {self.stages}: expected at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """The static half of a call: valid length, 1/sqrt(head_dim) before padding."""
+
+    blocks: Blocks
+    length: int
+    scale: float
+    interpret: bool
+
+    @property
+    def scale_2(self) -> float:
+        return self.scale * math.log2(math.e)
 
 
 class Tiles(Protocol):
@@ -125,81 +137,3 @@ def dkv_step(tiles: Tiles, dk, dv, k_ref, v_ref, q_ref, do_ref, log_sum_ref, del
     dv = tiles.accumulate(dv, probs.astype(do_ref.dtype), do_ref)
     ds = probs * (tiles.product(v_ref, do_ref) - spread(tiles.per_column(delta_ref), scores.shape, 1))
     return tiles.accumulate(dk, ds.astype(q_ref.dtype), q_ref), dv
-
-
-# The operation -------------------------------------------------------------------------------------------------
-
-
-def flash_attention(
-    q: Array, k: Array, v: Array, tables: rotary.Tables | None = None, *, blocks: Blocks | None = None, interpret: bool
-) -> Array:
-    """softmax(q k^T / sqrt(head_dim)) v, (batch, length, heads, head_dim) float16, bfloat16 or (interpreted) float32.
-
-    q and k are rotated by `tables`, if there are any, which count as constants. Any length: tails are padded with zeros
-    and masked. Statistics and sums are float32.
-    """
-    blocks = Blocks() if blocks is None else blocks
-    length, head_dim = q.shape[1], q.shape[3]
-    # Tiles of 64 columns are what the matrix unit's shared-memory layout holds; zero columns change no product.
-    rows, columns = -length % math.lcm(blocks.q, blocks.kv), -head_dim % 64
-
-    def padded(x: Array) -> Array:
-        return jnp.pad(x, ((0, 0), (0, rows), (0, 0), (0, columns)))
-
-    def padded_by_half(x: Array) -> Array:
-        # The partner of column i stays half a tile away. No score minds the order of its columns.
-        halves = jnp.pad(x.reshape(*x.shape[:3], 2, -1), ((0, 0), (0, rows), (0, 0), (0, 0), (0, columns // 2)))
-        return halves.reshape(*halves.shape[:3], -1)
-
-    call = Call(blocks, length, head_dim**-0.5, interpret)
-    if tables is None:
-        operands = padded(q), padded(k), padded(v), None
-    else:
-        cos, sin = (jnp.pad(table, ((0, rows), (0, columns // 2))) for table in tables)
-        operands = padded_by_half(q), padded_by_half(k), padded(v), (cos, sin)
-    out: Array = _attention(call, *operands)  # pyright: ignore
-    return out[:, :length, :, :head_dim]
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """The static half: valid length, 1/sqrt(head_dim) before padding."""
-
-    blocks: Blocks
-    length: int
-    scale: float
-    interpret: bool
-
-    @property
-    def scale_2(self) -> float:
-        return self.scale * math.log2(math.e)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(call: Call, q: Array, k: Array, v: Array, tables: rotary.Tables | None) -> Array:
-    return _driver(call).forward(call, q, k, v, tables)[0]
-
-
-def _forward(call: Call, q: Array, k: Array, v: Array, tables: rotary.Tables | None):
-    out, log_sum = _driver(call).forward(call, q, k, v, tables)
-    return out, (q, k, v, tables, out, log_sum)
-
-
-def _backward(call: Call, kept, dout: Array):
-    q, k, v, tables, out, log_sum = kept
-    # One number per row, (batch, heads, length): what differentiating the division by the sum leaves.
-    delta = (out.astype(jnp.float32) * dout.astype(jnp.float32)).sum(-1).swapaxes(1, 2)
-    return *_driver(call).backward(call, q, k, v, tables, dout, log_sum, delta), None
-
-
-_attention.defvjp(_forward, _backward)
-
-
-def _driver(call: Call):
-    if call.interpret:
-        from . import flash_interpreted
-
-        return flash_interpreted
-    from . import flash_gpu  # only where there is something to compile for: it needs a GPU build's modules
-
-    return flash_gpu

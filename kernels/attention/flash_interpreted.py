@@ -1,4 +1,4 @@
-"""The driver of `flash.py` on any platform: pallas_call's interpreter over a grid of (batch, heads, tiles)."""
+"""The driver of `tiles.py` on any platform: pallas_call's interpreter over a grid of (batch, heads, tiles)."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
 
-from .flash import CHUNK, Call, Parts, dkv_step, dq_step, forward_step, rotated, store_gradient
 from .rotary import Tables
+from .tiles import CHUNK, Call, Parts, dkv_step, dq_step, forward_step, rotated, store_gradient
 
 
 class JnpTiles:

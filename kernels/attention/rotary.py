@@ -24,6 +24,6 @@ def check(tables: Tables, length: int, head_dim: int) -> None:
     if head_dim % 2 or found != [((length, head_dim // 2), jnp.float32)] * 2:
         said = ", ".join(f"{dtype}{list(shape)}" for shape, dtype in found)
         raise ValueError(
-            f"rotary={said}: accepted cosines and sines, float32[length, head_dim / 2] each, of {length} positions"
+            f"rotary = {said}: expected cosines and sines, float32[length, head_dim / 2] each, of {length} positions"
             f" and an even head_dim, here {head_dim}"
         )

@@ -1,4 +1,4 @@
-"""The driver of `flash.py` on NVIDIA GPUs of the Hopper generation and later: Pallas' Mosaic GPU backend.
+"""The driver of `tiles.py` on NVIDIA GPUs of compute capability 9.0: Pallas' Mosaic GPU backend.
 
 One warpgroup per tile of 64 rows. The tile that stays is copied into shared memory once; the others stream through a
 pipeline of asynchronous copies. A tile that is rotated is so in its place in shared memory; the tables, which every
@@ -6,17 +6,17 @@ head shares, are read from memory, or rather a cache. Compiled for sm_90a withou
 card.
 """
 
-import inspect
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
+from jax.experimental.mosaic import gpu as mgpu
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from .flash import CHUNK, Call, Parts, dkv_step, dq_step, forward_step, rotated, store_gradient
 from .rotary import Tables
+from .tiles import CHUNK, Call, Parts, dkv_step, dq_step, forward_step, rotated, store_gradient
 
 _GRID = ("heads", "tile", "batch")
 
@@ -54,8 +54,16 @@ class WarpgroupTiles:
         return _load(ref.at[:, pl.ds(start, CHUNK)], plgpu.Layout.WGMMA).astype(jnp.float32)
 
     def table(self, ref: Any, start: int) -> Array:
-        # Eight bytes at a time, the best that this layout does in memory that has no swizzle.
-        return _load(ref.at[:, pl.ds(start, CHUNK)], plgpu.Layout.WGMMA, optimized=False)
+        # `plgpu.load` reads from the GPU's memory as well, but its arguments differ between jax 0.10 and 0.12.
+        @plgpu.inline_mgpu(
+            arg_types=(plgpu.RefType(),),
+            return_type=plgpu.ShapeDtypeStruct((ref.shape[0], CHUNK), jnp.float32, layout=plgpu.Layout.WGMMA),
+        )
+        def read(_, source):
+            # Eight bytes at a time, the best that this layout does in memory that has no swizzle.
+            return mgpu.FragmentedArray.load_untiled(source, layout=mgpu.WGMMA_LAYOUT, optimized=False)
+
+        return read(ref.at[:, pl.ds(start, CHUNK)])
 
     def operand(self, ref: Any, parts: Parts) -> Any:
         self.store(ref, parts)
@@ -67,10 +75,10 @@ class WarpgroupTiles:
             ref[:, pl.ds(start, x.shape[1])] = x.astype(ref.dtype)
 
 
-def _load(ref: Any, layout: Any, *, optimized: bool = True) -> Array:
-    # The index was an argument of its own until jax 0.12.
-    index = ((),) if "idx" in inspect.signature(plgpu.load).parameters else ()
-    return plgpu.load(ref, *index, layout=layout, optimized=optimized)
+def _load(ref: Any, layout: Any) -> Any:
+    """A part of shared memory in registers, as they are laid out for what comes next."""
+    # The primitives of `plgpu.load`, whose own arguments differ between jax 0.10 and 0.12.
+    return plgpu.layout_cast(ref[...], layout)
 
 
 def _transforms(columns: int) -> tuple[Any, Any]:

@@ -5,8 +5,8 @@ normalised probabilities is a second pass over the tiles. Backward: the tiles ar
 in the operands' dtype, a few thousand rows at a time, for two plain matrix products. Summing dfeatures and dkernel in
 the kernel instead would take a float32 tile of 64 x D in registers, or additions in no fixed order.
 
-The arithmetic is in `vocab_tiles.py`; Mosaic GPU drives it on Hopper and later (`vocab_gpu.py`; why that backend:
-`flash.py`), and a plain loop, below, on any other platform.
+The arithmetic is in `pallas_tiles.py`. Mosaic GPU drives it on compute capability 9.0 (`pallas_gpu.py`; why that
+backend: `kernels/attention/tiles.py`), and a plain loop, below, on any other platform.
 """
 
 import dataclasses
@@ -18,39 +18,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .vocab_blocks import (
-    Gradients,
-    Head,
-    Rows,
-    as_cotangents,
-    first_column,
-    gathered_cotangents,
-    over_shards,
-    prepare,
-    sum_over_shards,
-    vary,
-    varying_axes,
-)
-from .vocab_tiles import COLUMNS, ColumnVectors, Gradient, Pass, Reduction, RowVectors, Statistics
-from .vocab_types import LogProbs, Settings, accumulator, matmul
-
-
-@dataclasses.dataclass(frozen=True)
-class Tiles:
-    """rows, columns: of a tile of logits; width: of the factors' pieces that stream through fast memory; stages: pieces
-    in flight. 128 rows are two warpgroups' on a GPU. columns=0: as many as each pass has registers for."""
-
-    rows: int = 128
-    columns: int = 0
-    width: int = 64
-    stages: int = 4
-
-    def __post_init__(self):
-        for name, least in (("rows", 64), ("columns", 0), ("width", 64)):
-            if getattr(self, name) < least or getattr(self, name) % 64:
-                raise ValueError(f"{name}={getattr(self, name)}: accepted a multiple of 64, at least {least}")
-        if self.stages < 2:
-            raise ValueError(f"stages={self.stages}: accepted at least 2")
+from .arithmetic import accumulator, matmul
+from .blocks import Gradients, Settings, as_cotangents, gathered_cotangents, gradient_query, prepare
+from .pallas_tiles import COLUMNS, ColumnVectors, Gradient, Pass, RowVectors, SecondPass, Statistics
+from .shards import first_column, over_shards, sum_over_shards, vary, varying_axes
+from .types import Answer, Head, Query, Reduction, Tiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +30,6 @@ class Plan:
     """The static half of a call, hashable."""
 
     settings: Settings  # block_rows: rows whose dlogits exist at a time
-    tiles: Tiles
     on_gpu: bool
 
 
@@ -75,68 +46,66 @@ class Operands(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def log_probs(plan: Plan, head: Head, rows: Rows) -> LogProbs:
-    return _log_probs(plan, head, rows)[0]
+def log_probs(plan: Plan, head: Head, query: Query, features: Array) -> Answer:
+    """Of rows: features (G, L, D), the query's arrays (G, L, ...) and (V,)."""
+    return _log_probs(plan, head, query, features)[0]
 
 
-def _log_probs(plan: Plan, head: Head, rows: Rows) -> tuple[LogProbs, Array | None]:
+def _log_probs(plan: Plan, head: Head, query: Query, features: Array) -> tuple[Answer, Array | None]:
     """And sum_v p_v f'(p_v) of the reduction sum_v f(p_v), (G, L)."""
-    settings, kind = plan.settings, plan.settings.kind
-    shape = rows.ids.shape[:2]
-    given = _operands(plan, prepare(settings, head, rows.features.dtype), rows, plan.tiles.rows)
-    lowest = float(jnp.finfo(accumulator(rows.features.dtype)).min)
+    kind, axis_name, (*shape, num_ids) = query.kind, head.axis_name, query.ids.shape
+    given = _operands(prepare(head, query, features.dtype), query, features, head.tiles.rows)
+    lowest = float(jnp.finfo(accumulator(features.dtype)).min)
     online = kind in Statistics.LINEAR
-    statistics = Statistics(kind if online else None, rows.ids.shape[-1], lowest)
-    peak, mass, *others = (x[: math.prod(shape)].reshape(shape) for x in _run(plan, statistics, given)[0])
-    picked = (
-        jnp.stack(others[: rows.ids.shape[-1]], -1) if rows.ids.shape[-1] else jnp.zeros(rows.ids.shape, mass.dtype)
-    )
-    local_peak, (peak, mass, picked) = peak, over_shards(settings, peak, mass, picked)
+    statistics = Statistics(kind if online else None, num_ids, lowest)
+    sums = _run(plan, head, statistics, given)[0]
+    peak, mass, *others = (x[: math.prod(shape)].reshape(shape) for x in sums)
+    picked = jnp.stack(others[:num_ids], -1) if num_ids else jnp.zeros(query.ids.shape, mass.dtype)
+    local_peak, (peak, mass, picked) = peak, over_shards(axis_name, peak, mass, picked)
     log_sum_exp = peak + jnp.log(mass)
     reduced = mean = None
     if online:
-        reduced = mean = sum_over_shards(settings, others[-1] * jnp.exp(local_peak - peak) / mass)
+        reduced = mean = sum_over_shards(axis_name, others[-1] * jnp.exp(local_peak - peak) / mass)
     elif kind is not None:
         given = given._replace(rows=given.rows._replace(log_sum_exp=_flat(log_sum_exp, len(given.features), jnp.inf)))
-        sums = (x[: math.prod(shape)].reshape(shape) for x in _run(plan, Reduction(kind), given)[0])
-        reduced, mean = (sum_over_shards(settings, x) for x in sums)
-    return LogProbs((picked - peak[..., None]) - jnp.log(mass)[..., None], log_sum_exp, reduced), mean
+        sums = (x[: math.prod(shape)].reshape(shape) for x in _run(plan, head, SecondPass(kind), given)[0])
+        reduced, mean = (sum_over_shards(axis_name, x) for x in sums)
+    return Answer((picked - peak[..., None]) - jnp.log(mass)[..., None], reduced, log_sum_exp), mean
 
 
-def _forward(plan: Plan, head: Head, rows: Rows):
-    answer, mean = _log_probs(plan, head, rows)
-    return answer, (head, rows, answer.log_sum_exp, mean)
+def _forward(plan: Plan, head: Head, query: Query, features: Array):
+    answer, mean = _log_probs(plan, head, query, features)
+    return answer, (head, query, features, answer.log_sum_exp, mean)
 
 
-def _operands(plan: Plan, head: Head, rows: Rows, multiple: int) -> Operands:
+def _operands(head: Head, query: Query, features: Array, multiple: int) -> Operands:
     """Rows flattened and padded to a multiple, columns and widths to whole tiles: with zeros in the factors, -inf in
     the bias, and ids that match nothing."""
-    settings, tiles, columns = plan.settings, plan.tiles, head.kernel.shape[1]
-    count, width = math.prod(rows.ids.shape[:2]), head.kernel.shape[0]
+    tiles, (width, columns), count = head.tiles, head.kernel.shape, math.prod(features.shape[:2])
     size = count + -count % multiple
     d, v = -width % tiles.width, -columns % (tiles.columns or COLUMNS)
-    acc = accumulator(rows.features.dtype)
+    acc, reduction = accumulator(features.dtype), query.reduction or Reduction("linear")
 
     def local(ids: Array) -> Array:
-        ids = ids - first_column(settings, head)
+        ids = ids - first_column(head)
         return _flat(jnp.where(ids < columns, ids, -1), size, -1)
 
     def cast(x: Array | None) -> Array | None:
         return None if x is None else _flat(x.astype(acc), size)
 
     return Operands(
-        jnp.pad(rows.features.reshape(count, width), ((0, size - count), (0, d))),
+        jnp.pad(features.reshape(count, width), ((0, size - count), (0, d))),
         jnp.pad(head.kernel, ((0, d), (0, v))),
         RowVectors(
-            tuple(local(rows.ids[..., k]) for k in range(rows.ids.shape[-1])),
-            None if rows.shift_ids is None else local(rows.shift_ids),
-            cast(rows.shift_amounts),
-            cast(rows.scale),
+            tuple(local(query.ids[..., k]) for k in range(query.ids.shape[-1])),
+            None if query.shift_ids is None else local(query.shift_ids),
+            cast(query.shift),
+            cast(reduction.scale),
         ),
         ColumnVectors(
             jnp.pad(head.bias, (0, v), constant_values=-jnp.inf),
-            None if head.weights is None else jnp.pad(head.weights, (0, v)),
-            None if head.inner is None else jnp.pad(head.inner, (0, v)),
+            None if reduction.weights is None else jnp.pad(reduction.weights, (0, v)),
+            None if reduction.inner is None else jnp.pad(reduction.inner, (0, v)),
         ),
     )
 
@@ -150,62 +119,65 @@ def _flat(x: Array, size: int, fill: float | int = 0) -> Array:
 # Backward -----------------------------------------------------------------------------------------------------
 
 
-def _backward(plan: Plan, residuals, cotangent: LogProbs):
-    head, rows, log_sum_exp, mean = residuals
-    settings, tiles, shape = plan.settings, plan.tiles, rows.ids.shape[:2]
-    ready = prepare(settings, head, rows.features.dtype)
+def _backward(plan: Plan, residuals, cotangent: Answer):
+    head, query, features, log_sum_exp, mean = residuals
+    tiles, axis_name, shape = head.tiles, head.axis_name, features.shape[:2]
+    ready, reduction = prepare(head, query, features.dtype), query.reduction or Reduction("linear")
     needed = math.ceil(math.prod(shape) / tiles.rows)
-    count = math.ceil(needed * tiles.rows / max(settings.block_rows, tiles.rows))
+    count = math.ceil(needed * tiles.rows / max(plan.settings.block_rows, tiles.rows))
     chunk_rows = math.ceil(needed / count) * tiles.rows
-    given = _operands(plan, ready, rows, count * chunk_rows)
-    size, width = count * chunk_rows, head.kernel.shape[0]
+    given = _operands(ready, query, features, count * chunk_rows)
+    size, (width, columns) = count * chunk_rows, head.kernel.shape
     g = cotangent.at_ids
     factor = cotangent.log_sum_exp - g.sum(-1)
     if mean is not None:
         factor -= cotangent.reduced * mean
-    kept = gathered_cotangents(settings, rows.ids, g)
+    kept = gathered_cotangents(head, query, g)
     vectors = given.rows._replace(
         log_sum_exp=_flat(log_sum_exp, size, jnp.inf),  # probabilities of 0 in the padding, whatever the bias
         factor=_flat(factor, size),
         gathered=tuple(_flat(kept[..., k], size) for k in range(g.shape[-1])),
-        reduced=None if settings.kind is None else _flat(cotangent.reduced, size),  # pyright: ignore[reportArgumentType]
+        reduced=None if query.reduction is None else _flat(cotangent.reduced, size),  # pyright: ignore[reportArgumentType]
     )
     asked = Gradient(
-        settings.kind,
-        rows.shift_ids is not None,
-        rows.scale is not None,
-        head.weights is not None,
-        head.inner is not None,
+        query.kind,
+        query.shift_ids is not None,
+        reduction.scale is not None,
+        reduction.weights is not None,
+        reduction.inner is not None,
     )
-    axes = frozenset().union(*(varying_axes(x) for x in jax.tree.leaves((given, vectors))))
+    axes = varying_axes(*jax.tree.leaves((given, vectors)))
 
-    def chunk(total: Head, part: tuple[Array, RowVectors]):
+    def chunk(total: tuple[Array, ColumnVectors], part: tuple[Array, RowVectors]):
         features, vectors = part
-        sums, (dlogits, *others) = _run(plan, asked, Operands(features, given.kernel, vectors, given.cols))
+        sums, (dlogits, *others) = _run(plan, head, asked, Operands(features, given.kernel, vectors, given.cols))
         by_column = [_sum_of_rows(x) for x in (dlogits, *others)]
-        found = Head(
+        found = (
             matmul(features, dlogits, ((0,), (0,))),
-            by_column[0],
-            by_column[1] if asked.weighted else None,
-            by_column[-1] if asked.inner else None,
+            ColumnVectors(
+                by_column[0], by_column[1] if asked.weighted else None, by_column[-1] if asked.inner else None
+            ),
         )
         return jax.tree.map(jnp.add, total, found), (matmul(dlogits, given.kernel, ((1,), (1,))), sums)
 
     parts = jax.tree.map(lambda x: x.reshape(count, chunk_rows, *x.shape[1:]), (given.features, vectors))
     acc = accumulator(ready.kernel.dtype)
-    zeros = jax.tree.map(lambda x: vary(jnp.zeros(x.shape, acc), axes), Head(given.kernel, *given.cols))
+    zeros = jax.tree.map(lambda x: vary(jnp.zeros(x.shape, acc), axes), (given.kernel, given.cols))
     total, (dfeatures, sums) = jax.lax.scan(chunk, zeros, parts)
     dfeatures = dfeatures.reshape(size, -1)[: math.prod(shape), :width].reshape(*shape, width)
-    sums = [sum_over_shards(settings, x.reshape(-1)[: math.prod(shape)].reshape(shape)) for x in sums]
-    columns = head.kernel.shape[1]
-    total = Head(total.kernel[:width], *total[1:])
+    sums = [sum_over_shards(axis_name, x.reshape(-1)[: math.prod(shape)].reshape(shape)) for x in sums]
+    dkernel, by_column = jax.tree.map(lambda x: x[..., :columns], total)
+    dreduction = None
+    if query.reduction is not None:
+        dreduction = dataclasses.replace(
+            reduction, weights=by_column.weights, scale=sums[-1] if asked.scaled else None, inner=by_column.inner
+        )
     gradients = Gradients(
-        sum_over_shards(settings, dfeatures),
-        sums[0] if asked.shifted else None,
-        sums[-1] if asked.scaled else None,
-        jax.tree.map(lambda x: x[..., :columns], total),
+        dataclasses.replace(head, kernel=dkernel[:width], bias=by_column.bias),
+        gradient_query(query, sums[0] if asked.shifted else None, dreduction),
+        sum_over_shards(axis_name, dfeatures),
     )
-    return as_cotangents(gradients, head, rows)
+    return tuple(as_cotangents(gradients, head, query, features))
 
 
 def _sum_of_rows(tile: Array) -> Array:
@@ -218,16 +190,16 @@ log_probs.defvjp(_forward, _backward)
 # Drivers ------------------------------------------------------------------------------------------------------
 
 
-def _run(plan: Plan, way: Pass, given: Operands) -> tuple[list[Array], list[Array]]:
+def _run(plan: Plan, head: Head, way: Pass, given: Operands) -> tuple[list[Array], list[Array]]:
     """The carried vectors (N,) float32 and the tiles' arrays (N, V), in the operands' dtype, of one pass."""
-    axes = frozenset().union(*(varying_axes(x) for x in jax.tree.leaves(given)))
+    axes = varying_axes(*jax.tree.leaves(given))
     given = jax.tree.map(lambda x: vary(x, axes), given)  # a kernel's operands and results all vary alike
-    tiles = dataclasses.replace(plan.tiles, columns=plan.tiles.columns or way.columns())
+    tiles = dataclasses.replace(head.tiles, columns=head.tiles.columns or way.columns())
     if not plan.on_gpu:
         return _loop(tiles, way, given)
-    from . import vocab_gpu  # only where there is something to compile for: it needs a GPU build's modules
+    from . import pallas_gpu  # only where there is something to compile for: it needs a GPU build's modules
 
-    return vocab_gpu.run(tiles, way, given)
+    return pallas_gpu.run(tiles, way, given)
 
 
 def _loop(tiles: Tiles, way: Pass, given: Operands) -> tuple[list[Array], list[Array]]:

@@ -1,4 +1,4 @@
-"""The driver of `vocab_pallas.py` on NVIDIA GPUs of the Hopper generation and later: Pallas' Mosaic GPU backend.
+"""The driver of `pallas.py` on NVIDIA GPUs of compute capability 9.0: Pallas' Mosaic GPU backend.
 
 A program is a row of tiles. One warpgroup copies pieces of both factors into a ring of buffers in shared memory,
 without waiting for what is done with them; the others multiply, each 64 rows, and work on their tile while the copies,
@@ -6,7 +6,6 @@ and the products of their neighbour, go on. Compiled for sm_90a without register
 a GPU's threads and barriers; not yet timed on a card.
 """
 
-import inspect
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from .vocab_tiles import Pass
+from .pallas_tiles import Pass
 
 _WARPGROUP_ROWS = 64  # of the matrix unit's smallest instruction
 _SWIZZLED = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))
@@ -27,7 +26,7 @@ _BY_ROW, _BY_COLUMN = plgpu.Layout.WGMMA.reduce(1), plgpu.Layout.WGMMA.reduce(0)
 
 
 def run(tiles: Any, way: Pass, given: Any) -> tuple[list[Array], list[Array]]:
-    """The carried vectors (N,) and the tiles' arrays (N, V) of one pass; given: a `vocab_pallas.Operands`."""
+    """The carried vectors (N,) and the tiles' arrays (N, V) of one pass; given: a `pallas.Operands`."""
     (n, width), columns, dtype = given.features.shape, given.kernel.shape[1], given.features.dtype
     groups, pieces, count = tiles.rows // _WARPGROUP_ROWS, width // tiles.width, columns // tiles.columns
     stages = _stages(tiles, way.outputs(), dtype)
@@ -186,7 +185,7 @@ def _consumer_registers(groups: int) -> int:
     return min((per_thread * (groups + 1) - _PRODUCER_REGISTERS) // groups // 8 * 8, 232)
 
 
-def _load(ref: Any, layout: Any) -> Array:
-    # The index was an argument of its own until jax 0.12.
-    index = ((),) if "idx" in inspect.signature(plgpu.load).parameters else ()
-    return plgpu.load(ref, *index, layout=layout)
+def _load(ref: Any, layout: Any) -> Any:
+    """A vector in shared memory in registers, as they are laid out for what comes next."""
+    # The primitives of `plgpu.load`, whose own arguments differ between jax 0.10 and 0.12.
+    return plgpu.layout_cast(ref[...], layout)

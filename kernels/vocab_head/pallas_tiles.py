@@ -1,8 +1,8 @@
 """The arithmetic of the vocabulary head on one tile of rows x columns of the logits, for its Pallas kernels.
 
 A pass goes over all tiles of a row of tiles and carries a few numbers per row. Each is written once, here, on plain
-arrays, and driven twice: by a loop (`vocab_pallas.py`) and on the matrix unit of a GPU (`vocab_gpu.py`). Only
-operations that Mosaic GPU has are used: no log1p, no tan.
+arrays, and driven twice: by a loop (`pallas.py`) and on the matrix unit of a GPU (`pallas_gpu.py`). Only
+operations that Mosaic GPU has are used.
 """
 
 import dataclasses
@@ -12,6 +12,8 @@ from typing import ClassVar, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from .reductions import SUMMANDS, Summand
 
 
 class RowVectors(NamedTuple):
@@ -115,7 +117,7 @@ class Statistics:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reduction:
+class SecondPass:
     """sum_v f(p_v) and sum_v p_v f'(p_v), for a kind that needs the normalised probabilities."""
 
     kind: str
@@ -184,84 +186,6 @@ def _probs(product: Array, columns: Array, rows: RowVectors, cols: ColumnVectors
     return jnp.exp(logits_of(product, columns, rows, cols) - along_rows(rows.log_sum_exp, product))
 
 
-# What is summed over the vocabulary ---------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class Summand:
-    """weights f(p, y), y = scale inner, of a `vocab_types.Reduction`, and its derivatives; all (R, C), None for ones.
-
-    Methods, not values: of a tile's many products only those that are wanted live, and only as long as they are.
-    """
-
-    probs: Array
-    weights: Array | None
-    scale: Array | None
-    inner: Array | None
-
-    def value(self) -> Array:
-        return _times(self.by_weights(), self.weights)
-
-    def by_probs(self) -> Array:
-        raise NotImplementedError
-
-    def by_weights(self) -> Array:
-        raise NotImplementedError
-
-    def by_product(self) -> Array:
-        """In y."""
-        raise NotImplementedError
-
-    def by_scale(self) -> Array:
-        return _times(self.by_product(), self.inner)
-
-    def by_inner(self) -> Array:
-        return _times(self.by_product(), self.scale)
-
-    def product(self) -> Array:
-        return _times(_times(jnp.ones_like(self.probs), self.scale), self.inner)
-
-
-class Linear(Summand):
-    """p"""
-
-    def by_probs(self) -> Array:
-        return _times(jnp.ones_like(self.probs), self.weights)
-
-    def by_weights(self) -> Array:
-        return self.probs
-
-
-class Log1p(Summand):
-    """log(1 + y p)"""
-
-    def by_probs(self) -> Array:
-        y = self.product()
-        return _times(y / (1 + y * self.probs), self.weights)
-
-    def by_weights(self) -> Array:
-        return log_1p(self.product() * self.probs)
-
-    def by_product(self) -> Array:
-        return _times(self.probs / (1 + self.product() * self.probs), self.weights)
-
-
-class Cotangent(Summand):
-    """p (1 - y cot y)"""
-
-    def by_probs(self) -> Array:
-        return _times(cotangent_term(self.product()), self.weights)
-
-    def by_weights(self) -> Array:
-        return self.probs * cotangent_term(self.product())
-
-    def by_product(self) -> Array:
-        return _times(self.probs * cotangent_slope(self.product()), self.weights)
-
-
-SUMMANDS = {"linear": Linear, "log1p": Log1p, "cotangent": Cotangent}
-
-
 def summand_of(kind: str, probs: Array, rows: RowVectors, cols: ColumnVectors) -> Summand:
     return SUMMANDS[kind](
         probs,
@@ -269,32 +193,3 @@ def summand_of(kind: str, probs: Array, rows: RowVectors, cols: ColumnVectors) -
         None if rows.scale is None else along_rows(rows.scale, probs),
         None if cols.inner is None else along_columns(cols.inner, probs),
     )
-
-
-def _times(a: Array, b: Array | None) -> Array:
-    return a if b is None else a * b
-
-
-def log_1p(x: Array) -> Array:
-    """log(1 + x) for x >= 0, by its series where the sum would round x away. Relative error 1e-7."""
-    series = jnp.full_like(x, -1 / 8)
-    for n in range(7, 0, -1):
-        series = series * x + (1 / n if n % 2 else -1 / n)
-    return jnp.where(x < 0.1, series * x, jnp.log(1 + x))
-
-
-def cotangent_term(y: Array) -> Array:
-    """1 - y cot y for y in [0, pi), by its series where the difference would cancel."""
-    small, square = y < 0.1, y * y
-    series = square * (1 / 3 + square * (1 / 45 + square * (2 / 945 + square / 4725)))
-    safe = jnp.where(small, 1.0, y)
-    return jnp.where(small, series, 1 - safe * jnp.cos(safe) / jnp.sin(safe))
-
-
-def cotangent_slope(y: Array) -> Array:
-    """Its derivative, y / sin^2 y - cot y."""
-    small, square = y < 0.1, y * y
-    series = y * (2 / 3 + square * (4 / 45 + square * (12 / 945 + square * 8 / 4725)))
-    safe = jnp.where(small, 1.0, y)
-    sin = jnp.sin(safe)
-    return jnp.where(small, series, (safe / sin - jnp.cos(safe)) / sin)

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .vocab_blocks import Head, Rows, gather_shards, logits_of, prepare, scan_rows, vary, varying_axes
-from .vocab_types import Settings
+from .blocks import Settings, logits_of, prepare, scan_rows
+from .shards import gather_shards, vary, varying_axes
+from .types import Head, Query
 
 GROUP = 128  # tokens; the stored vocabulary is a multiple of it
 
@@ -24,29 +25,30 @@ class Draw(NamedTuple):
     temperature: Array  # (G, L) float32
 
 
-def sample(settings: Settings, head: Head, rows: Rows, draw: Draw | None, top_p: float) -> Array:
+def sample(settings: Settings, head: Head, query: Query, features: Array, draw: Draw | None, top_p: float) -> Array:
     """(G, L) int32: a token per row, the most probable one where `draw` is None."""
-    head = prepare(settings, head, rows.features.dtype)
+    head = prepare(head, query, features.dtype)
 
-    def block(operands: tuple[Rows, Draw | None]) -> Array:
-        rows, draw = operands
-        logits = logits_of(settings, head, rows).astype(jnp.float32)
+    def block(operands: tuple[Query, Array, Draw | None]) -> Array:
+        rows, features, draw = operands
+        logits = logits_of(head, rows, features).astype(jnp.float32)
         if draw is None:
-            return _most_probable(settings, logits)
-        return _inverse_cdf(settings, logits / draw.temperature[..., None], _uniforms(draw.words), top_p)
+            return _most_probable(head.axis_name, logits)
+        return _inverse_cdf(head.axis_name, logits / draw.temperature[..., None], _uniforms(draw.words), top_p)
 
-    return scan_rows(settings, (rows, draw), block)
+    rows = Query(shift=query.shift, shift_ids=query.shift_ids)
+    return scan_rows(settings, (rows, features, draw), block)
 
 
-def _most_probable(settings: Settings, logits: Array) -> Array:
+def _most_probable(axis_name: str | None, logits: Array) -> Array:
     """The first column of the largest logit."""
     # Two plain reductions: XLA does not vectorise the pair reduction of jnp.argmax on a CPU.
     peak = logits.max(-1)
     columns = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     best = jnp.where(logits == peak[..., None], columns, logits.shape[-1] - 1).min(-1)
-    if settings.axis_name is None:
+    if axis_name is None:
         return best
-    values, shards = gather_shards(settings.axis_name, peak, best.astype(logits.dtype))
+    values, shards = gather_shards(axis_name, peak, best.astype(logits.dtype))
     shard = jnp.argmax(values, axis=0)[None]
     return jnp.take_along_axis(shards, shard, 0)[0].astype(jnp.int32) + shard[0] * logits.shape[-1]
 
@@ -56,27 +58,27 @@ def _uniforms(words: Array) -> Array:
     return (words >> 8).astype(jnp.float32) * 2.0**-24
 
 
-def _inverse_cdf(settings: Settings, logits: Array, uniforms: Array, top_p: float) -> Array:
+def _inverse_cdf(axis_name: str | None, logits: Array, uniforms: Array, top_p: float) -> Array:
     peak = jnp.maximum(logits.max(-1), jnp.finfo(logits.dtype).min)
-    if settings.axis_name is not None:
-        peak = jax.lax.pmax(peak, settings.axis_name)
+    if axis_name is not None:
+        peak = jax.lax.pmax(peak, axis_name)
     mass = jnp.exp(logits - peak[..., None])
     if top_p < 1.0:
-        mass = jnp.where(mass >= _nucleus(settings, mass, top_p)[..., None], mass, 0.0)
+        mass = jnp.where(mass >= _nucleus(axis_name, mass, top_p)[..., None], mass, 0.0)
     columns = mass.shape[-1]
     mass = jnp.pad(mass, ((0, 0), (0, 0), (0, -columns % GROUP)))
     groups = mass.reshape(*mass.shape[:-1], -1, GROUP)
     sums = groups.sum(-1)
-    if settings.axis_name is not None:
-        (shards,) = gather_shards(settings.axis_name, sums)
+    if axis_name is not None:
+        (shards,) = gather_shards(axis_name, sums)
         sums = jnp.moveaxis(shards, 0, -2).reshape(*sums.shape[:-1], -1)
     group = _search(sums, uniforms[..., 0])
     shard, here = group // groups.shape[-2], group % groups.shape[-2]
     tokens = jnp.take_along_axis(groups, here[..., None, None], axis=-2)[..., 0, :]
     token = _search(tokens, uniforms[..., 1])
-    if settings.axis_name is not None:
-        mine = shard == jax.lax.axis_index(settings.axis_name)
-        token = jax.lax.psum(jnp.where(mine, token, 0), settings.axis_name)
+    if axis_name is not None:
+        mine = shard == jax.lax.axis_index(axis_name)
+        token = jax.lax.psum(jnp.where(mine, token, 0), axis_name)
     return shard * columns + here * GROUP + token
 
 
@@ -89,7 +91,7 @@ def _search(mass: Array, uniform: Array) -> Array:
     return index.astype(jnp.int32)
 
 
-def _nucleus(settings: Settings, mass: Array, top_p: float) -> Array:
+def _nucleus(axis_name: str | None, mass: Array, top_p: float) -> Array:
     """The largest threshold such that the tokens at or above it have top_p of the mass; ties are all kept.
 
     By bisection on the bits of positive float32 numbers, which are ordered as integers: 31 passes, no sort.
@@ -98,7 +100,7 @@ def _nucleus(settings: Settings, mass: Array, top_p: float) -> Array:
     def at_or_above(bits: Array) -> Array:
         threshold = jax.lax.bitcast_convert_type(bits, jnp.float32)
         kept = jnp.where(mass >= threshold[..., None], mass, 0.0).sum(-1)
-        return kept if settings.axis_name is None else jax.lax.psum(kept, settings.axis_name)
+        return kept if axis_name is None else jax.lax.psum(kept, axis_name)
 
     low = jnp.zeros(mass.shape[:-1], jnp.int32)  # satisfies: everything is kept
     high = jnp.full_like(low, jax.lax.bitcast_convert_type(jnp.float32(1.0), jnp.int32) + 1)
