@@ -9,6 +9,7 @@ from oracles import toys
 from toy_network import ExactNetwork, draw_batches, make_problem
 
 from dfm_jax import flow
+from dfm_jax.data import Batch
 from dfm_jax.evaluation.loss import EvaluationLoss
 
 A = toys.TOYS["A"]
@@ -17,7 +18,8 @@ KEY = jax.random.key(7)
 
 
 def batches(blocks: int, batch_size: int):
-    return list(draw_batches(np.random.default_rng(0), A.data, A.q, blocks, batch_size))
+    drawn = draw_batches(np.random.default_rng(0), A.data, A.q, blocks, batch_size)
+    return [(Batch(tokens), weights) for tokens, weights in drawn]
 
 
 def test_loss_is_the_bound_and_repeats_exactly():

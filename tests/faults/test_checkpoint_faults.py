@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import runs
-from dfm_jax.training.checkpoints import Checkpoints
+from dfm_jax.checkpoints.store import Checkpoints
 
 HERE = pathlib.Path(__file__).resolve().parent
 

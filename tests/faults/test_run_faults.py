@@ -17,8 +17,8 @@ import pytest
 
 import runs
 from dfm_jax import command_line, commands, flow, metrics
+from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.training import step as step_module
-from dfm_jax.training.checkpoints import Checkpoints
 
 HERE = pathlib.Path(__file__).resolve().parent
 

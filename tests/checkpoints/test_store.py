@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
+from dfm_jax.checkpoints import checksums
+from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.errors import WorldError
-from dfm_jax.training import checksums
-from dfm_jax.training.checkpoints import Checkpoints
 
 
 def make_state(seed: int) -> dict:
