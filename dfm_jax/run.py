@@ -219,6 +219,8 @@ def other_network(saved: dict[str, dict[str, Any]], config: ConfigDict) -> dict[
         group, name = field.split(".")
         given = config[group][name]
         trained = saved.get(group, {}).get(name, given)  # an older checkpoint may lack a newer field
+        if field == "model.suppress_mask_logit" and config.flow.source_distribution != "mask":
+            continue  # there is none to suppress
         if given != trained:
             found[field] = (trained, given)
     return found

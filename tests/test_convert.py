@@ -88,8 +88,8 @@ WRONG = {
     "another source": (
         ["--from={pth}", "--config.flow.source_distribution=mask"],
         UsageError,
-        "config.tokenizer.name = ids:37: expected ids:36 with the mask source, or flow.source_distribution=uniform with "
-        "ids:37, as the file has 37 token states",
+        "config.tokenizer.name = ids:37: expected ids:36 with the mask source, or flow.source_distribution=uniform "
+        "with ids:37, as the file has 37 token states",
     ),
     "another tokenizer": (["--from={pth}", "--config.tokenizer.name=gpt2"], UsageError, "gpt2: expected ids:37 with"),
     "one token less": (
@@ -97,7 +97,11 @@ WRONG = {
         UsageError,
         "expected ids:37 with the uniform source, or flow.source_distribution=mask with ids:36, as the file has 37",
     ),
-    "an option of ours": (["--from={pth}", "--config.model.qk_norm=true"], UsageError, "qk_norm = True: expected False"),
+    "an option of ours": (
+        ["--from={pth}", "--config.model.qk_norm=true"],
+        UsageError,
+        "qk_norm = True: expected False",
+    ),
 }
 
 
