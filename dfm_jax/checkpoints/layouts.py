@@ -54,17 +54,16 @@ def _write_weights(path: str | os.PathLike, export: Export) -> None:
 
 
 def _write_training_file(path: str | os.PathLike, export: Export) -> None:
-    assert export.moments is not None
-    mu: Any = export.moments.mu
-    nu: Any = export.moments.nu
+    moments: Any = export.moments
+    assert moments is not None
     pytorch.write_checkpoint(
         path,
         export.model,
         config=export.config,
         step=export.step,
-        mu=mu,
-        nu=nu,
-        count=int(export.moments.count),
+        mu=moments.mu,
+        nu=moments.nu,
+        count=int(moments.count),
         hyperparameters=export.hyperparameters,
     )
 

@@ -184,4 +184,4 @@ def announce(trainer: Trainer, stream: TokenStream, workdir: pathlib.Path, step:
     for line in trainer.notes:
         note(f"sharding: {line}")
     if config.checkpoint.keep_last == 1:
-        warn("checkpoint.keep_last=1: if the newest checkpoint is damaged there is no earlier one to go on from")
+        warn("checkpoint.keep_last=1: when the run has ended no checkpoint is left before its last, if that is damaged")

@@ -53,6 +53,7 @@ def folders() -> list[str]:
     return sorted(path.name for path in pathlib.Path("run/checkpoints").iterdir() if path.name != ".incoming")
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_too_high_and_then_a_lower_one(tmp_path):
     """Update 7 is finite and makes parameters that are not: its checkpoint is not the good one."""
     assert train() == 0
@@ -70,6 +71,7 @@ def test_a_rate_that_is_too_high_and_then_a_lower_one(tmp_path):
     assert all(np.isfinite(np.asarray(x, np.float32)).all() for x in state.values())
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_too_high_from_the_first_step():
     with pytest.raises(WorldError, match=r"the last good checkpoint is none"):
         train(optim__lr=1e38, optim__n_iters=40)
@@ -84,6 +86,7 @@ def test_a_run_all_of_whose_updates_were_not_finite_fails(monkeypatch):
     assert folders() == []
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_with_updates_that_were_not_finite_fails_and_keeps_what_was_good(monkeypatch):
     poison(monkeypatch, 5, 6)
     with pytest.raises(WorldError, match=r"the last 2 updates, up to step 6, had .* checkpoint is step 3"):
@@ -91,6 +94,7 @@ def test_a_run_that_ends_with_updates_that_were_not_finite_fails_and_keeps_what_
     assert folders() == ["3", "4.diverged"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_was_due_amid_bad_updates_comes_after_them(monkeypatch):
     """And the count of bad updates that an earlier version saved does not end the run that goes on."""
     poison(monkeypatch, 3, 4, 9)

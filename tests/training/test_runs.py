@@ -52,6 +52,7 @@ def in_a_folder_with_a_text(tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text("The same text, a hundred times over. " * 100)
 
 
+@pytest.mark.slow
 def test_a_bfloat16_run_learns_as_a_float32_run_does_and_generates_on_its_way():
     whole = train("float32", model__compute_dtype="float32")
     half = train(
