@@ -16,8 +16,8 @@ import numpy as np
 
 from dfm_jax import command_line, commands, corpora
 from dfm_jax import config as configs
+from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.data import get_tokenizer
-from dfm_jax.training.checkpoints import Checkpoints
 
 CONFIG = "configs/quickstart.py"
 ORDER = 5

@@ -42,6 +42,7 @@ from torch import Tensor, nn
 
 from configs import base
 from dfm_jax import flops, sharding
+from dfm_jax.data import Batch
 from dfm_jax.training.loop import make_trainer
 
 
@@ -187,12 +188,12 @@ def our_step(args: argparse.Namespace) -> Ours:
     mesh = sharding.make_mesh(sharding.MeshShape(), jax.devices()[:1])
     trainer = make_trainer(config, args.vocabulary, mesh)
     state = trainer.create()
-    tokens = jax.random.randint(jax.random.key(1), (args.batch, args.length), 0, args.vocabulary, jnp.int32)
-    compiled = trainer.step.lower(state, tokens).compile()
+    batch = Batch(jax.random.randint(jax.random.key(1), (args.batch, args.length), 0, args.vocabulary, jnp.int32))
+    compiled = trainer.step.lower(state, batch).compile()
     held = [state]
 
     def step() -> float:
-        held[0], metrics = compiled(held[0], tokens)
+        held[0], metrics = compiled(held[0], batch)
         jax.block_until_ready(held[0])
         return float(metrics["loss"])
 

@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     config.training.compilation_cache = "auto"
 
     config.optim = ConfigDict()
-    config.optim.name = "adamw"  # an optimiser of dfm_jax/training/optimizer.py
+    config.optim.name = "adamw"  # an optimiser of dfm_jax/optim/optimizer.py
     config.optim.lr = 3e-4  # peak learning rate
     config.optim.beta1 = 0.9  # decay of the first moment
     config.optim.beta2 = 0.95  # decay of the second moment
@@ -124,8 +124,13 @@ def get_config() -> ConfigDict:
     config.mesh.tensor = 1  # devices that split heads, MLP width and vocabulary
 
     config.checkpoint = ConfigDict()
-    config.checkpoint.keep_last = 2  # newest checkpoints kept; with 1 there is none before a damaged one
+    config.checkpoint.keep_last = (
+        2  # newest checkpoints kept (2 or more while training); with 1 the last has none before it
+    )
     config.checkpoint.keep_every = 0  # checkpoints at multiples of this step are kept for good; 0 = none
     config.checkpoint.restore_from = ""  # RUN[:STEP]: start from that run's weights; '' = from scratch
+    # Fields whose values may differ from that run's though they change what the network's numbers mean, such as
+    # 'flow.source_distribution' when it is fine-tuned to another source.
+    config.checkpoint.restore_changed = ()
 
     return config

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from dfm_jax import flow
+from dfm_jax import flow, optim
 from dfm_jax.configs import base
 from dfm_jax.errors import UsageError, WorldError
 from dfm_jax.problem import get_path, get_sampling_scheduler, get_scheduler, get_source
-from dfm_jax.training import optimizer
 
 # Names of the reference that have no field here, each with the way to say it now.
 GONE = {
@@ -134,6 +133,10 @@ CHECKS: dict[str, Check] = {
     "mesh.tensor": AXIS,
     "checkpoint.keep_last": POSITIVE,
     "checkpoint.keep_every": COUNT,
+    "checkpoint.restore_changed": (
+        "names of fields, as flow.source_distribution,flow.exponent",
+        lambda v: all(re.fullmatch(r"[a-z_]+\.[a-z_0-9]+", name) for name in v),
+    ),
 }
 
 
@@ -295,6 +298,8 @@ def check_together(config: ConfigDict) -> None:
         refuse("model.time_conditioning", True, "False for masked_count, a loss without a time")
     if config.flow.path == "metric" and config.eval.elbo and config.tokenizer.name != "bytes":
         refuse("eval.elbo", True, "False on the metric path, whose bound costs the square of a vocabulary beyond bytes")
+    if config.checkpoint.restore_changed and not config.checkpoint.restore_from:
+        refuse("checkpoint.restore_changed", config.checkpoint.restore_changed, "() without checkpoint.restore_from")
     if not config.eval.corpora and config.eval.elbo:
         refuse("eval.corpora", "()", "at least one corpus, or --config.eval.elbo=False")
 
@@ -320,7 +325,7 @@ def check_together(config: ConfigDict) -> None:
     with naming(f"config.sampling.method={config.sampling.method}"):
         flow.MixtureDiscreteSolver(lambda x, t: x, path, source, step=config.sampling.method)
     try:
-        optimizer.from_config(config.optim)
+        optim.from_config(config.optim)
     except ValueError as error:
         raise UsageError(f"config.{error}") from error
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from dfm_jax import config as configs
 from dfm_jax import sharding, tables
+from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.data import Tokenizer, get_tokenizer
 from dfm_jax.errors import UsageError, WorldError
 from dfm_jax.evaluation.prompts import Prompt
@@ -23,7 +24,6 @@ from dfm_jax.models.transformer import Transformer
 from dfm_jax.problem import Problem, get_model_config, get_problem
 from dfm_jax.rng import noise_key
 from dfm_jax.runtime import cache, compiler
-from dfm_jax.training.checkpoints import Checkpoints
 
 # The part of a checkpoint that evaluation uses: the average where one was kept, else the parameters.
 EVALUATED = ("ema", "model")
@@ -47,7 +47,10 @@ NETWORK = (
     "model.time_scale",
     "model.time_input",
     "model.time_conditioning",
+    "model.suppress_mask_logit",
 )
+# Of these no fine-tuning makes another value right: the rows of the embedding, and the columns of a head, are others.
+NEVER_CHANGED = ("tokenizer.name", "model.n_heads")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,12 +205,43 @@ def load_with(
 
 def check_same_network(saved: dict[str, dict[str, Any]], config: ConfigDict, folder: pathlib.Path) -> None:
     """UsageError where a field of `NETWORK` differs from that of the checkpoint's config `saved`."""
+    for field, (trained, given) in other_network(saved, config).items():
+        raise UsageError(f"config.{field}={given}: accepted is {trained}, which {folder} was trained with")
+
+
+def check_restorable(saved: dict[str, dict[str, Any]], config: ConfigDict, folder: pathlib.Path) -> None:
+    """UsageError where the network of `config`, which starts from a checkpoint of config `saved`, means another thing.
+
+    Fields of `NETWORK` that `checkpoint.restore_changed` names may differ, all but those of `NEVER_CHANGED`.
+    """
+    named = config.checkpoint.restore_changed
+    for field in named:
+        if field not in NETWORK or field in NEVER_CHANGED:
+            allowed = [name for name in NETWORK if name not in NEVER_CHANGED]
+            raise UsageError(f"config.checkpoint.restore_changed = {field}: expected some of {', '.join(allowed)}")
+    refused = {field: pair for field, pair in other_network(saved, config).items() if field not in named}
+    if not refused:
+        return
+    fields = ", ".join(f"config.{field} = {given}" for field, (_, given) in refused.items())
+    trained = ", ".join(str(value) for value, _ in refused.values())
+    line = f"{fields}: expected {trained}, which {folder} was trained with"
+    if never := [field for field in refused if field in NEVER_CHANGED]:
+        raise UsageError(f"{line} ({', '.join(never)} cannot change)")
+    raise UsageError(f"{line}, or --config.checkpoint.restore_changed={','.join([*named, *refused])} to change that")
+
+
+def other_network(saved: dict[str, dict[str, Any]], config: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """{field: (value in `saved`, value in `config`)} of the fields of `NETWORK` that differ."""
+    found = {}
     for field in NETWORK:
         group, name = field.split(".")
-        trained = saved.get(group, {}).get(name, config[group][name])  # an older checkpoint may lack a newer field
         given = config[group][name]
+        trained = saved.get(group, {}).get(name, given)  # an older checkpoint may lack a newer field
+        if field == "model.suppress_mask_logit" and config.flow.source_distribution != "mask":
+            continue  # there is none to suppress
         if given != trained:
-            raise UsageError(f"config.{field}={given}: accepted is {trained}, which {folder} was trained with")
+            found[field] = (trained, given)
+    return found
 
 
 def split_reference(text: str) -> tuple[pathlib.Path, int | None]:

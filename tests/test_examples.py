@@ -36,6 +36,7 @@ def test_a_checkpoint_of_the_reference_is_evaluated(tmp_path, monkeypatch, capsy
         "from dfm_jax.configs import base\n"
         "def get_config():\n"
         "    config = base.get_config()\n"
+        "    config.tokenizer.name = 'ids:37'\n"
         "    config.model.update(hidden_size=32, cond_dim=16, length=12, n_blocks=2, n_heads=2)\n"
         "    return config\n"
     )

@@ -17,6 +17,18 @@ MAY_IMPORT = {
     "dfm_jax/flow": ({"dfm_jax.flow", "dfm_jax.kernels"}, {"jax", "numpy"}),
     "dfm_jax/models": ({"dfm_jax.models", "dfm_jax.flow", "dfm_jax.errors", "dfm_jax.files", "dfm_jax.kernels"}, None),
     "dfm_jax/data": ({"dfm_jax.data", "dfm_jax.errors", "dfm_jax.files"}, None),
+    "dfm_jax/checkpoints": (
+        {
+            "dfm_jax.checkpoints",
+            "dfm_jax.models",
+            "dfm_jax.errors",
+            "dfm_jax.files",
+            "dfm_jax.processes",
+            "dfm_jax.terminal",
+        },
+        None,
+    ),
+    "dfm_jax/optim": ({"dfm_jax.optim"}, None),
 }
 STANDARD = set(sys.stdlib_module_names)
 

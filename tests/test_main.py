@@ -89,7 +89,13 @@ def test_shards_of_another_tokenizer(tmp_path):
 def test_a_folder_with_another_run(tmp_path):
     fixture = ROOT / "tests" / "fixtures" / "checkpoint_uniform.pth"
     small = [f"--config.model.{n}={v}" for n, v in (("hidden_size", 32), ("cond_dim", 16), ("n_heads", 2))]
-    same = [f"--config={ROOT}/configs/uniform_gkl.py", "--workdir=run", "--config.model.length=12", *small]
+    same = [
+        f"--config={ROOT}/configs/uniform_gkl.py",
+        "--workdir=run",
+        "--config.model.length=12",
+        *small,
+        "--config.tokenizer.name=ids:37",
+    ]
     assert run_main(tmp_path, "--mode=import", f"--from={fixture}", *same, "--config.model.n_blocks=2").returncode == 0
     result = run_main(tmp_path, QUICKSTART, "--workdir=run")
     assert_one_line(result, WORLD, "workdir=run", "changed are", "model.hidden_size: 32 -> 128")

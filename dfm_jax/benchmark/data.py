@@ -49,7 +49,7 @@ def loader(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
         length, batch_size = config.model.length, config.training.batch_size
         length = min(length, stream.num_tokens // 2)
         batches = train_batches(stream, length=length, batch_size=batch_size, seed=0)
-        timing = measure(lambda: [batch.shape for batch in itertools.islice(batches, BATCHES)])
+        timing = measure(lambda: [batch.tokens.shape for batch in itertools.islice(batches, BATCHES)])
         note = f"{note}, blocks of {length}, batches of {batch_size}"
         yield per_second("loader", "blocks", BATCHES * batch_size, timing, "blocks/s", note)
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from dfm_jax import flops, sharding
 from dfm_jax.benchmark.results import Row, from_timing, per_second, single
 from dfm_jax.benchmark.timing import measure
+from dfm_jax.data import Batch
 from dfm_jax.planning.programs import get_evaluator
 from dfm_jax.problem import stand_in
 from dfm_jax.rng import noise_key
@@ -42,15 +43,15 @@ def random_tokens(rows: int, trainer: Trainer) -> jax.Array:
 def train(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
     """Tokens per second, step time, MFU, compilation and memory of the training step."""
     trainer = get_trainer(config, vocab_size)
-    tokens = random_tokens(config.training.batch_size, trainer)
+    batch = Batch(random_tokens(config.training.batch_size, trainer))
     started = time.perf_counter()
-    compiled = trainer.step.lower(trainer.abstract, tokens).compile()
+    compiled = trainer.step.lower(trainer.abstract, batch).compile()
     yield single("train", "compilation", time.perf_counter() - started, "s")
     state = trainer.create()
 
     def step() -> dict[str, jax.Array]:
         nonlocal state
-        state, metrics = compiled(state, tokens)
+        state, metrics = compiled(state, batch)
         return metrics
 
     timing = measure(step)

@@ -1,12 +1,13 @@
 """Text to documents to tokens to shards to batches."""
 
-from dfm_jax.data.loader import eval_batches, train_batches
+from dfm_jax.data.loader import Batch, eval_batches, train_batches
 from dfm_jax.data.prepare import is_complete, missing_units, prepare, summary
 from dfm_jax.data.progress import Printer, Progress
 from dfm_jax.data.shards import Manifest, TokenStream, open_stream, verify
 from dfm_jax.data.tokenizers import Tokenizer, get_tokenizer, vocabulary_size
 
 __all__ = [
+    "Batch",
     "Manifest",
     "Printer",
     "Progress",

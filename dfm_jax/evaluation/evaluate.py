@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dfm_jax.data import Tokenizer, TokenStream, eval_batches, get_tokenizer
+from dfm_jax.data import Batch, Tokenizer, TokenStream, eval_batches, get_tokenizer
 from dfm_jax.errors import WorldError
 from dfm_jax.evaluation import pictures
 from dfm_jax.evaluation.diversity import diversity
@@ -115,7 +115,7 @@ class Evaluator:
             )
         return self._estimator(
             model,
-            self._batches(stream),
+            ((batch.tokens, weights) for batch, weights in self._batches(stream)),
             key=noise_key(self.settings.seed, "likelihood"),
             count_bytes=lambda row: len(self.tokenizer.decode_bytes(row)),
             progress=lambda done: self.note(f"likelihood of {stream.manifest.corpus}: {done} of {blocks} blocks"),
@@ -206,7 +206,7 @@ class Evaluator:
     def _judge_failure(self) -> str:
         return self._loaded[1]
 
-    def _batches(self, stream: TokenStream) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _batches(self, stream: TokenStream) -> Iterator[tuple[Batch, np.ndarray]]:
         """The stream's blocks; a corpus smaller than a batch is not filled up to one."""
         length = self.settings.sampling.length
         devices = math.lcm(self.mesh.shape["data"] * self.mesh.shape["fsdp"], jax.process_count())

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from dfm_jax.kernels import vocab_head
-from dfm_jax.models.safetensors import read_safetensors
 
 HUB_NAMES = {
     "gpt2": "openai-community/gpt2",
@@ -155,9 +156,7 @@ def load_gpt2(folder: str | os.PathLike, dtype: str = "float32") -> GPT2:
         files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     # The hub's own files lack the prefix that `save_pretrained` writes.
     tensors = {
-        name.removeprefix("transformer."): value
-        for file in files
-        for name, value in read_safetensors(folder / file).items()
+        name.removeprefix("transformer."): value for file in files for name, value in _read(folder / file).items()
     }
 
     def fill(path, leaf):
@@ -174,6 +173,14 @@ def load_gpt2(folder: str | os.PathLike, dtype: str = "float32") -> GPT2:
 
     abstract = jax.eval_shape(lambda key: GPT2(config, rngs=nnx.Rngs(key)), jax.random.key(0))
     return jax.tree_util.tree_map_with_path(fill, abstract)
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file by name; ValueError where it is damaged."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
 
 
 def find_gpt2(name: str) -> pathlib.Path:

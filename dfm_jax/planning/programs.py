@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from dfm_jax import sharding
-from dfm_jax.data import TokenStream
+from dfm_jax.data import Batch, TokenStream
 from dfm_jax.data.tokenizers import ByteTokenizer
 from dfm_jax.evaluation.evaluate import Evaluator
 from dfm_jax.evaluation.settings import EvaluationSettings
@@ -40,7 +40,7 @@ def train(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
     return Program(
         "train",
         trainer.step,
-        (trainer.abstract, tokens(rows, config, mesh)),
+        (trainer.abstract, Batch(tokens(rows, config, mesh))),
         rows,
         rows * config.model.length,
         trainer.problem.source.num_states,
@@ -75,7 +75,7 @@ def loss(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
     return Program(
         "loss",
         get_evaluator(trainer)._evaluation_loss._program,
-        (trainer.abstract.best_model, tokens(rows, config, mesh), weights, index, time, time, key),
+        (trainer.abstract.best_model, Batch(tokens(rows, config, mesh)), weights, index, time, time, key),
         rows,
         rows * config.model.length,
         trainer.problem.source.num_states,

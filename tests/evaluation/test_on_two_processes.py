@@ -18,6 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILE = ROOT / "tests" / "fixtures" / "checkpoint_uniform.pth"
 # Of the file; 37 tokens without a text.
 MODEL = {"model.hidden_size": 32, "model.cond_dim": 16, "model.length": 12, "model.n_blocks": 2, "model.n_heads": 2}
+MODEL |= {"tokenizer.name": "ids:37"}
 SETTINGS = {"eval.batch_size": 6, "eval.time_points": 4, "eval.num_samples": 5, "eval.judge": "", "sampling.steps": 4}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from dfm_jax import config as configs
 from dfm_jax import sharding
-from dfm_jax.data import vocabulary_size
+from dfm_jax.data import Batch, vocabulary_size
 from dfm_jax.evaluation.likelihood import estimate_likelihood
 from dfm_jax.problem import get_problem
 from dfm_jax.training.loop import make_trainer
@@ -48,7 +48,7 @@ def test_config_learns(name):
     trainer = make_trainer(config, vocab_size, mesh, get_problem(config, vocab_size, law))
     state = trainer.create()
     for step in range(30):
-        state, metrics = trainer.step(state, sharding.global_batch(blocks[(8 * step) % 64 :][:8], mesh))
+        state, metrics = trainer.step(state, sharding.global_batch(Batch(blocks[(8 * step) % 64 :][:8]), mesh))
         losses.append(float(metrics["loss"]))
         assert metrics["bad_steps"] == 0
     assert np.mean(losses[-8:]) < 0.9 * np.mean(losses[:8])

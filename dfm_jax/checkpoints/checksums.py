@@ -1,5 +1,6 @@
 """Checksums of a folder's files: orbax has none for array data, where a flipped bit loads silently."""
 
+import concurrent.futures
 import hashlib
 import os
 import pathlib
@@ -7,6 +8,8 @@ import pathlib
 from dfm_jax import files
 
 NAME = "checksums.json"
+# Files that are read at a time: hashing leaves Python's lock, and a disk or a network has more than one reader's speed.
+_READERS = min(16, os.cpu_count() or 1)
 
 
 def write(folder: str | os.PathLike) -> None:
@@ -15,12 +18,17 @@ def write(folder: str | os.PathLike) -> None:
     Flushes each of them to the disk first, so that a folder with checksums also survives a loss of power.
     """
     folder = pathlib.Path(folder)
-    entries = {}
-    for path in _files(folder):
+
+    def entry(path: pathlib.Path) -> dict[str, int | str]:
         with open(path, "rb") as file:
             os.fsync(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-            entries[path.relative_to(folder).as_posix()] = {"bytes": file.tell(), "sha256": digest}
+            return {"bytes": file.tell(), "sha256": digest}
+
+    paths = _files(folder)
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as readers:
+        names = (path.relative_to(folder).as_posix() for path in paths)
+        entries = dict(zip(names, readers.map(entry, paths), strict=True))
     for subfolder in folder.rglob("*/"):
         files.sync_folder(subfolder)
     files.write_json_atomically(folder / NAME, {"files": entries}, durable=True)
@@ -51,14 +59,18 @@ def problems(folder: str | os.PathLike, *, only: str = "") -> list[str]:
             found.append(f"{name} has {path.stat().st_size} bytes instead of {size}")
     if found:
         return found
-    for name, (_, digest) in expected.items():
+
+    def problem(name: str) -> str | None:
         try:
             with open(folder / name, "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    found.append(f"{name} does not have its checksum")
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected[name][1]:
+                    return f"{name} does not have its checksum"
         except OSError as error:
-            found.append(f"{name} cannot be read ({error.strerror})")
-    return found
+            return f"{name} cannot be read ({error.strerror})"
+        return None
+
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as readers:
+        return [line for line in readers.map(problem, expected) if line]
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dfm_jax.models.pytorch import convert
-from dfm_jax.models.pytorch.archive import read_archive, write_archive
+from dfm_jax.checkpoints.pytorch import convert
+from dfm_jax.checkpoints.pytorch.archive import read_archive, write_archive
 from dfm_jax.models.transformer import Transformer, TransformerConfig
 
 _KEYS = ("optimizer", "model", "step", "train_sampler", "test_sampler")
@@ -22,7 +22,8 @@ class ImportedCheckpoint:
     """A training state on the host: `model`, `mu`, `nu` have numpy leaves, float32, ready for `jax.device_put`.
 
     `step` updates were applied. `count` is AdamW's own number of updates, which may differ; `mu` and `nu` are
-    its first and second moments, shaped like the model, zero where the file has none.
+    its first and second moments, shaped like the model, zero where the file has none. `network` is what the file says
+    about the meaning of the network's numbers, {"group.field": value} of a config; empty where it says nothing.
     """
 
     config: TransformerConfig
@@ -31,6 +32,7 @@ class ImportedCheckpoint:
     nu: Transformer
     count: int
     step: int
+    network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def read_checkpoint(path: str | os.PathLike, options: Mapping[str, Any] | None = None) -> ImportedCheckpoint:

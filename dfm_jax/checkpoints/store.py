@@ -15,7 +15,6 @@ used.
 import os
 import pathlib
 import shutil
-import threading
 from typing import Any
 
 import jax
@@ -23,13 +22,13 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from dfm_jax import files, processes
+from dfm_jax.checkpoints import checksums, tree_names
+from dfm_jax.checkpoints.saving import ITEM, Save, first_line
 from dfm_jax.errors import WorldError
 from dfm_jax.terminal import note, warn
-from dfm_jax.training import checksums, tree_names
 
 _INCOMING = ".incoming"
 _TRASH = ".trash"
-_ITEM = "state"
 _METADATA = "_CHECKPOINT_METADATA"  # the file of orbax that holds what `save` was given
 _FEW = 8  # differences that a message spells out
 
@@ -55,7 +54,7 @@ class Checkpoints:
         self.directory = pathlib.Path(directory).absolute()
         self._keep_last = keep_last
         self._keep_every = keep_every
-        self._save: _Save | None = None
+        self._save: Save | None = None
         self._failed: int | None = None  # the newest save, if it failed
         self._trusted: set[int] = set()  # saved or restored by this object
         if self._writes and processes.is_first():
@@ -97,7 +96,7 @@ class Checkpoints:
 
     def arrays(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
         """The stored arrays' names, shapes and dtypes. Raises as `metadata` does."""
-        stored = self._read_metadata(step).metadata[_ITEM]
+        stored = self._read_metadata(step).metadata[ITEM]
         return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in stored.items()}
 
     def _read_metadata(self, step: int) -> Any:
@@ -107,11 +106,28 @@ class Checkpoints:
         try:
             return ocp.checkpointables_metadata(str(path))
         except Exception as error:
-            raise WorldError(f"checkpoint={path}: accepted an intact checkpoint ({_first_line(error)})") from error
+            raise WorldError(f"checkpoint={path}: accepted an intact checkpoint ({first_line(error)})") from error
 
     def _describe_steps(self) -> str:
         steps = self.steps()
         return f"a checkpoint in {self.directory}: {', '.join(map(str, steps)) if steps else 'there is none'}"
+
+    def array(self, name: str, step: int | None = None) -> np.ndarray:
+        """One array by its flat name, such as "model.embedding.table.value", without a model and whole on this host.
+
+        step: of the newest checkpoint that is intact if not given. Every process calls it, or one alone.
+
+        Raises:
+          WorldError: there is no such checkpoint or array, or it cannot be read.
+        """
+        chosen, damaged = self._choose(step)
+        if chosen is None:
+            raise WorldError(self._explain_none(step, damaged))
+        path, stored = self.directory / str(chosen), self.arrays(chosen)
+        if name not in stored:
+            few = ", ".join(sorted(stored)[:_FEW])
+            raise WorldError(f"checkpoint={path}: has no array {name}; expected one of {few}, ...")
+        return np.asarray(_load(path, {name: _placed(stored[name])}, part=True)[name])
 
     # Writing
 
@@ -140,7 +156,14 @@ class Checkpoints:
         self._settle()
         if step in self._trusted:
             return False
-        self._save = _Save(self, step, tree_names.flatten(state), metadata)
+        self._save = Save(
+            self.directory / _INCOMING / str(step),
+            step,
+            tree_names.flatten(state),
+            metadata,
+            publish=lambda incoming: self._publish(incoming, step),
+            failed=lambda error: self._report(error, step),
+        )
         if block:
             self.wait()
         return True
@@ -171,6 +194,15 @@ class Checkpoints:
         """As `wait`."""
         self.wait()
 
+    def prune(self, keep_last: int) -> None:
+        """Drops all but the newest `keep_last` and those of `keep_every`; every process may call it."""
+        self._settle()
+        if self._writes and processes.is_first():
+            steps = self.steps()
+            for old in steps[:-keep_last]:
+                if not self._keep_every or old % self._keep_every:
+                    self._discard(old)
+
     def __enter__(self) -> "Checkpoints":
         return self
 
@@ -179,6 +211,20 @@ class Checkpoints:
             self.close()
         elif self._save is not None:
             self._save.join()  # no agreement with the other processes: they may not be here
+
+    def set_aside_unproven(self, step: int) -> int | None:
+        """Renames checkpoint `step` to `STEP.diverged`, if there is one; every process calls it.
+
+        For a run that ends because no update after `step` was finite: the update that made these parameters was
+        finite, but nothing came of them. The next start goes on from the one before.
+
+        Returns: the newest step that is left, or None.
+        """
+        self._settle()
+        if self._writes and processes.is_first() and (self.directory / str(step)).is_dir():
+            self._rename(step, "diverged")
+        newest = processes.from_first(-1 if (latest := self.latest_step()) is None else latest)
+        return None if newest < 0 else newest
 
     # Reading
 
@@ -219,15 +265,11 @@ class Checkpoints:
         prefix = next(iter([*held, *prefixes]), "")
         wanted = {name: _placed(leaf) for name, leaf in tree_names.flatten(abstract, prefix).items()}
         path = self.directory / str(chosen)
-        _check_structure(path, stored, wanted, part=bool(prefix))
-        context = ocp.Context()
-        context.pytree.loading.partial_load = bool(prefix)
-        try:
-            with context:
-                loaded = ocp.load_checkpointables(str(path), {_ITEM: wanted})[_ITEM]
-        except Exception as error:
-            # Its files are as they were written, so it is not damaged and an older one would fare no better.
-            raise WorldError(f"checkpoint={path}: accepted one that orbax can load ({_first_line(error)})") from error
+        if different := tree_names.differences(stored, wanted, part=bool(prefix)):
+            # orbax's own message about a difference is about a missing file.
+            few = different[:_FEW] + [f"{len(different) - _FEW} more"] * (len(different) > _FEW)
+            raise WorldError(f"checkpoint={path}: accepted a checkpoint of this model; {'; '.join(few)}")
+        loaded = _load(path, wanted, part=bool(prefix))
         if self._writes:
             self._trusted.add(chosen)
             if processes.is_first():
@@ -260,10 +302,13 @@ class Checkpoints:
 
     def _set_aside(self, damaged: dict[int, list[str]]) -> None:
         for step in damaged:
-            aside = self.directory / f"{step}.damaged"
-            shutil.rmtree(aside, ignore_errors=True)
-            os.rename(self.directory / str(step), aside)
-            note(f"checkpoint {step} is kept as {aside.name}, for inspection")
+            self._rename(step, "damaged")
+
+    def _rename(self, step: int, suffix: str) -> None:
+        aside = self.directory / f"{step}.{suffix}"
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(self.directory / str(step), aside)
+        note(f"checkpoint {step} is kept as {aside.name}, for inspection")
 
     def _publish(self, incoming: pathlib.Path, step: int) -> None:
         """Gives a complete checkpoint its plain name, then drops those that need not be kept."""
@@ -278,6 +323,11 @@ class Checkpoints:
             if not due and old not in newest and old != step:
                 self._discard(old)
 
+    def _report(self, error: Exception, step: int) -> None:
+        latest = self.latest_step()
+        kept = "there is no earlier one" if latest is None else f"the newest complete one is {latest}"
+        warn(f"CHECKPOINT {step} WAS NOT SAVED to {self.directory} ({first_line(error)}); {kept}")
+
     def _discard(self, step: int) -> None:
         # Renamed first: a deletion that is cut short must not leave half a checkpoint under a plain name.
         trash = self.directory / _TRASH
@@ -286,80 +336,18 @@ class Checkpoints:
         shutil.rmtree(trash, ignore_errors=True)
 
 
-class _Save:
-    """One save under way: orbax's background write, then (on process 0) checksums and the plain name."""
-
-    def __init__(self, owner: Checkpoints, step: int, arrays: dict[str, Any], metadata: dict[str, Any] | None):
-        self.step = step
-        self.succeeded = False
-        self._owner = owner
-        self._incoming = owner.directory / _INCOMING / str(step)
-        self._thread: threading.Thread | None = None
-        try:
-            if processes.is_first():
-                self._incoming.parent.mkdir(exist_ok=True)
-            response = ocp.save_checkpointables_async(
-                str(self._incoming), {_ITEM: arrays}, overwrite=True, custom_metadata=metadata or {}
-            )
-        except OSError as error:
-            self._report(error)
-            return
-        # Not a daemon: a program that ends waits for its last checkpoint.
-        self._thread = threading.Thread(target=self._finish, args=(response,), name=f"checkpoint {step}")
-        self._thread.start()
-
-    def join(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-
-    def _finish(self, response: ocp.AsyncResponse[None]) -> None:
-        try:
-            response.result()
-            if processes.is_first():
-                checksums.write(self._incoming)
-                self._owner._publish(self._incoming, self.step)
-            self.succeeded = True
-        except Exception as error:  # whatever it is, training is worth more than this one checkpoint
-            self._report(error)
-
-    def _report(self, error: Exception) -> None:
-        latest = self._owner.latest_step()
-        kept = "there is no earlier one" if latest is None else f"the newest complete one is {latest}"
-        warn(f"CHECKPOINT {self.step} WAS NOT SAVED to {self._owner.directory} ({_first_line(error)}); {kept}")
-        if processes.is_first():
-            shutil.rmtree(self._incoming.parent, ignore_errors=True)  # gives a full disk its space back
-
-
-def _check_structure(
-    path: pathlib.Path,
-    stored: dict[str, jax.ShapeDtypeStruct],
-    wanted: dict[str, jax.ShapeDtypeStruct],
-    *,
-    part: bool,
-) -> None:
-    """orbax's own message about a difference is about a missing file."""
-    differences = [f"{name} is missing" for name in wanted.keys() - stored.keys()]
-    if not part:
-        differences += [f"{name} is not in this model" for name in stored.keys() - wanted.keys()]
-    for name in wanted.keys() & stored.keys():
-        here, there = wanted[name], stored[name]
-        if here.shape != there.shape or (not part and here.dtype != there.dtype):
-            differences.append(f"{name} is {_describe(there)} and not {_describe(here)}")
-    if differences:
-        few = sorted(differences)[:_FEW]
-        rest = [f"{len(differences) - _FEW} more"] if len(differences) > _FEW else []
-        raise WorldError(f"checkpoint={path}: accepted a checkpoint of this model; {'; '.join(few + rest)}")
+def _load(path: pathlib.Path, wanted: dict[str, jax.ShapeDtypeStruct], *, part: bool) -> dict[str, jax.Array]:
+    """The arrays by name, each cast to the dtype and put onto the sharding that `wanted` says."""
+    context = ocp.Context()
+    context.pytree.loading.partial_load = part
+    try:
+        with context:
+            return ocp.load_checkpointables(str(path), {ITEM: wanted})[ITEM]
+    except Exception as error:
+        # Its files are as they were written, so it is not damaged and an older one would fare no better.
+        raise WorldError(f"checkpoint={path}: accepted one that orbax can load ({first_line(error)})") from error
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _describe(leaf: jax.ShapeDtypeStruct) -> str:
-    return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__

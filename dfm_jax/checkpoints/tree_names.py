@@ -1,8 +1,10 @@
 """Flat names for the leaves of a pytree: "model.blocks.qkv.kernel.value"."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -28,3 +30,24 @@ def unflatten(like: Any, named: dict[str, Any], prefix: str = "") -> Any:
 def _name(path: tuple, prefix: str) -> str:
     name = jax.tree_util.keystr(path, simple=True, separator=".")
     return f"{prefix}.{name}" if prefix and name else prefix or name
+
+
+def differences(
+    stored: Mapping[str, jax.ShapeDtypeStruct], wanted: Mapping[str, jax.ShapeDtypeStruct], *, part: bool
+) -> list[str]:
+    """What keeps `stored` from being `wanted`, a line per leaf, sorted; empty if nothing does.
+
+    part: only a part of what is stored is wanted, and may be cast.
+    """
+    found = [f"{name} is missing" for name in wanted.keys() - stored.keys()]
+    if not part:
+        found += [f"{name} is not in this model" for name in stored.keys() - wanted.keys()]
+    for name in wanted.keys() & stored.keys():
+        here, there = wanted[name], stored[name]
+        if here.shape != there.shape or (not part and here.dtype != there.dtype):
+            found.append(f"{name} is {_describe(there)} and not {_describe(here)}")
+    return sorted(found)
+
+
+def _describe(leaf: jax.ShapeDtypeStruct) -> str:
+    return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"

@@ -1,5 +1,6 @@
 """Checkpoints come back bit for bit, and a damaged one is never used."""
 
+import hashlib
 import pathlib
 import shutil
 
@@ -9,9 +10,10 @@ import numpy as np
 import optax
 import pytest
 
+from dfm_jax import files
+from dfm_jax.checkpoints import checksums
+from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.errors import WorldError
-from dfm_jax.training import checksums
-from dfm_jax.training.checkpoints import Checkpoints
 
 
 def make_state(seed: int) -> dict:
@@ -234,3 +236,43 @@ def test_an_unwritable_folder_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WorldError, match=r"checkpoints=.*: accepted a folder that can be written to"):
         Checkpoints(tmp_path / "file" / "checkpoints", keep_last=1)
+
+
+def test_one_array_is_read_by_its_name_without_a_model(saved, capfd):
+    checkpoints = Checkpoints(saved)
+    expected = make_state(20)["model"]["head"]["kernel"]
+    found = checkpoints.array("model.head.kernel")
+    assert isinstance(found, np.ndarray) and found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(checkpoints.array("model.head.kernel", 10), make_state(10)["model"]["head"]["kernel"])
+    with pytest.raises(WorldError, match=r"has no array model\.tail; expected one of model\.blocks\.kernel, "):
+        checkpoints.array("model.tail")
+    with pytest.raises(WorldError, match="step=15: accepted"):
+        checkpoints.array("model.head.kernel", 15)
+    damage_byte(largest_file(saved / "20"))
+    np.testing.assert_array_equal(checkpoints.array("model.head.kernel"), make_state(10)["model"]["head"]["kernel"])
+
+
+def test_a_checkpoint_is_set_aside_and_the_rest_pruned(saved):
+    with Checkpoints(saved, keep_last=9, keep_every=5) as checkpoints:
+        assert checkpoints.set_aside_unproven(20) == 10
+        assert checkpoints.set_aside_unproven(15) == 10
+        checkpoints.save(12, make_state(12))
+        checkpoints.save(13, make_state(13))
+        checkpoints.prune(1)
+        assert checkpoints.steps() == [10, 13]
+    assert (saved / "20.diverged").is_dir()
+
+
+def test_checksums_of_many_files_are_those_of_each(tmp_path):
+    """More files than are read at a time; the first that is wrong is named first."""
+    for i in range(40):
+        (tmp_path / f"{i:02d}").write_bytes(bytes([i]) * (i + 1))
+    checksums.write(tmp_path)
+    entries = files.read_json(tmp_path / checksums.NAME)["files"]
+    assert list(entries) == sorted(entries) and len(entries) == 40
+    assert entries["07"] == {"bytes": 8, "sha256": hashlib.sha256(bytes([7]) * 8).hexdigest()}
+    assert checksums.problems(tmp_path) == []
+    for i in (31, 3):
+        damage_byte(tmp_path / f"{i:02d}")
+    assert checksums.problems(tmp_path) == ["03 does not have its checksum", "31 does not have its checksum"]

@@ -1,36 +1,23 @@
-"""The optimiser, as an optax transformation, and the learning rate's schedule."""
+"""The optimiser of a config's optim group, as an optax transformation."""
 
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
 
-# name -> (beta1, beta2, eps) -> the direction of an update, before weight decay and learning rate
+from dfm_jax.optim.rate import learning_rate
+
+# name -> (beta1, beta2, eps) -> the direction of an update, before weight decay and learning rate. An optimiser that
+# optax has is a line.
 _DIRECTIONS: dict[str, Callable[[float, float, float], optax.GradientTransformation]] = {
     "adamw": lambda beta1, beta2, eps: optax.scale_by_adam(beta1, beta2, eps),
     "lion": lambda beta1, beta2, eps: optax.scale_by_lion(beta1, beta2),
 }
 _DECAY = ("all", "matrices")
-
-
-def learning_rate(step: int | Array, *, lr: float, warmup: int, n_iters: int, eta_min_ratio: float) -> Array:
-    """Learning rate of update `step` (the first is 1), float32; `step` of any shape.
-
-    s < warmup: lr * s / warmup; then lr_min + (lr - lr_min) * (1 + cos(pi * (s - warmup) / (n_iters -
-    warmup))) / 2 with lr_min = eta_min_ratio * lr, where it stays after n_iters.
-    """
-    step = jnp.asarray(step).astype(jnp.float32)
-    lr_min = eta_min_ratio * lr
-    # max(..., 1): both branches are computed, and a warm-up of 0 or of the whole run leaves nothing to divide
-    # by.
-    progress = jnp.clip((step - warmup) / max(n_iters - warmup, 1), 0.0, 1.0)
-    cosine = lr_min + (lr - lr_min) * 0.5 * (1.0 + jnp.cos(np.float32(np.pi) * progress))
-    return jnp.where(step < warmup, lr * step / max(warmup, 1), cosine)
 
 
 def make_optimizer(
@@ -51,8 +38,7 @@ def make_optimizer(
     """Clipping, direction, decoupled decay, learning rate: p <- p - lr(s) (direction + weight_decay p).
 
     `update(gradients, state, parameters, step=s)` takes the number s of the update (the first is 1) for its
-    learning
-    rate: the run's step and the optimiser's own count differ after a skipped update or an import, and the
+    learning rate: the run's step and the optimiser's own count differ after a skipped update or an import, and the
     schedule follows the run. The state holds no schedule, and has the same structure with and without
     clipping.
 
@@ -127,25 +113,3 @@ def decayed(parameters: Any, *, decay: str) -> Any:
     if decay == "all":
         return jax.tree.map(lambda _: True, parameters)
     return jax.tree_util.tree_map_with_path(is_matrix, parameters)
-
-
-def get_moments(opt_state: optax.OptState) -> optax.ScaleByAdamState:
-    """Adam's (count, mu, nu) in an optimiser's state; mu and nu are trees like the parameters.
-
-    Raises:
-        ValueError: the optimiser keeps no such moments.
-    """
-    for state in _parts(opt_state):
-        if isinstance(state, optax.ScaleByAdamState):
-            return state
-    raise ValueError("optim.name: accepted adamw, the only one with Adam's moments")
-
-
-def set_moments(opt_state: optax.OptState, moments: optax.ScaleByAdamState) -> optax.OptState:
-    """`opt_state` with Adam's (count, mu, nu) replaced, for a run that another program began."""
-    get_moments(opt_state)
-    return tuple(moments if isinstance(s, optax.ScaleByAdamState) else s for s in _parts(opt_state))
-
-
-def _parts(opt_state: optax.OptState) -> tuple:
-    return opt_state if isinstance(opt_state, tuple) else (opt_state,)
