@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from ml_collections import ConfigDict
 
 from dfm_jax import config as configs
 from dfm_jax import sharding, tables
+from dfm_jax.config import NETWORK, Config
 from dfm_jax.data import Tokenizer, get_tokenizer
 from dfm_jax.errors import UsageError, WorldError
 from dfm_jax.evaluation.prompts import Prompt
@@ -26,27 +26,6 @@ from dfm_jax.training.checkpoints import Checkpoints
 
 # The part of a checkpoint that evaluation uses: the average where one was kept, else the parameters.
 EVALUATED = ("ema", "model")
-# What a network's numbers mean, where its arrays do not tell: with another value every shape is right (257 and 258
-# tokens are both padded to 384) and every figure wrong. Another schedule of the samples is `sampling.scheduler`.
-NETWORK = (
-    "tokenizer.name",
-    "flow.path",
-    "flow.noise",
-    "flow.exponents",
-    "flow.embeddings",
-    "flow.distance_power",
-    "flow.beta",
-    "flow.beta_c",
-    "flow.beta_a",
-    "flow.source_distribution",
-    "flow.scheduler_type",
-    "flow.exponent",
-    "model.n_heads",
-    "model.parametrization",
-    "model.time_scale",
-    "model.time_input",
-    "model.time_conditioning",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +33,7 @@ class Run:
     """A model with all that is needed to use it. `model` is the average of the parameters where one was kept."""
 
     folder: pathlib.Path
-    config: ConfigDict
+    config: Config
     step: int  # updates applied
     tokenizer: Tokenizer
     problem: Problem
@@ -158,7 +137,7 @@ def load(folder: str | os.PathLike, *, step: int | None = None, mesh: jax.shardi
 
 
 def load_with(
-    config: ConfigDict, folder: pathlib.Path, *, step: int | None = None, mesh: jax.sharding.Mesh | None = None
+    config: Config, folder: pathlib.Path, *, step: int | None = None, mesh: jax.sharding.Mesh | None = None
 ) -> Run:
     """`load` with a config in place of the saved one; it has to describe the same model.
 
@@ -182,21 +161,25 @@ def load_with(
     return Run(folder, config, at, tokenizer, problem, model, mesh)
 
 
-def check_same_network(saved: dict[str, dict[str, Any]], config: ConfigDict, folder: pathlib.Path) -> None:
-    """UsageError where a field of `NETWORK` differs from that of the checkpoint's config `saved`."""
+def check_same_network(saved: dict[str, dict[str, Any]], config: Config, folder: pathlib.Path) -> None:
+    """UsageError where a field of `NETWORK` differs from that of the checkpoint's config `saved`.
+
+    What the checkpoint does not have is newer than it, and was then what its default is.
+    """
+    trained = configs.modern(configs.flatten(saved))
     for field in NETWORK:
-        group, name = field.split(".")
-        trained = saved.get(group, {}).get(name, config[group][name])  # an older checkpoint may lack a newer field
-        given = config[group][name]
-        if given != trained:
-            raise UsageError(f"config.{field}={given}: accepted is {trained}, which {folder} was trained with")
+        was = trained.get(field, configs.TABLE[field].default) if trained else config[field]
+        if config[field] != was:
+            raise UsageError(f"config.{field} = {config[field]}: expected {was}, which {folder} was trained with")
 
 
 def split_reference(text: str) -> tuple[pathlib.Path, int | None]:
-    """'RUN' or 'RUN:STEP' as a folder and a step."""
+    """'RUN' or 'RUN:STEP' as a folder and a step. A folder whose own name ends in ':' and a number is that folder."""
     folder, colon, step = text.rpartition(":")
-    if not colon:
+    if not colon or pathlib.Path(text).is_dir():
         return pathlib.Path(text), None
-    if not step.isdecimal():
-        raise UsageError(f"config.checkpoint.restore_from={text}: accepted is RUN or RUN:STEP, STEP a number")
+    if not (step.isascii() and step.isdigit()):
+        raise UsageError(
+            f"config.checkpoint.restore_from = {text}: there is no such folder; expected RUN or RUN:STEP, STEP a number"
+        )
     return pathlib.Path(folder), int(step)

@@ -7,13 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from dfm_jax import config as configs
 from dfm_jax import files, sharding
 from dfm_jax.command_line import Command
+from dfm_jax.config import Config
 from dfm_jax.data import vocabulary_size
 from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.experiment import conditions
 from dfm_jax.lock import RunLock
 from dfm_jax.logging import note
 from dfm_jax.models import pytorch
@@ -42,8 +43,8 @@ def import_run(command: Command) -> int:
         raise WorldError(f"from={file}: accepted is a file that exists")
     config = command.config
     imported = read(file, config, config_was_given=command.config_was_given)
-    adopt(config, imported.config, config_was_given=command.config_was_given)
-    configs.check(config)
+    config = adopt(config, imported.config, config_was_given=command.config_was_given)
+    conditions.check(config, command.mode)
     workdir = command.workdir or pathlib.Path("runs") / pathlib.Path(file).stem
     files.ensure_writable(workdir)
     with RunLock(workdir):
@@ -63,7 +64,7 @@ def import_run(command: Command) -> int:
     return 0
 
 
-def read(file: str, config: ConfigDict, *, config_was_given: bool) -> pytorch.ImportedCheckpoint:
+def read(file: str, config: Config, *, config_was_given: bool) -> pytorch.ImportedCheckpoint:
     """The file's training state; the architecture is the file's, and a config that was given must agree with it."""
     # What no tensor tells is the config's, or without one the published model's (in safetensors the file's own).
     options = {name: config.model[name] for name in (*ARCHITECTURE, "length", "dropout")} if config_was_given else {}
@@ -74,11 +75,12 @@ def read(file: str, config: ConfigDict, *, config_was_given: bool) -> pytorch.Im
         raise WorldError(f"from={error}") from error
 
 
-def adopt(config: ConfigDict, model: Any, *, config_was_given: bool) -> None:
-    """Writes into `config` what the imported model tells: its architecture, and where it can the source."""
+def adopt(config: Config, model: Any, *, config_was_given: bool) -> Config:
+    """The config with what the imported model tells: its architecture, and where it can the source."""
+    changes: dict[str, Any] = {}
     for field in dataclasses.fields(model):
         if field.name in config.model and field.name not in ("compute_dtype", "residual_dtype", "attention", "remat"):
-            config.model[field.name] = getattr(model, field.name)
+            changes[f"model.{field.name}"] = getattr(model, field.name)
     try:
         source = pytorch.infer_source(model.vocab_size)
     except ValueError as error:
@@ -90,18 +92,19 @@ def adopt(config: ConfigDict, model: Any, *, config_was_given: bool) -> None:
             f"config.flow.source_distribution={config.flow.source_distribution}: accepted is {source}, "
             f"as the file's {model.vocab_size} token states say"
         )
-    config.flow.source_distribution = source
-    extra = config.flow.source_distribution == "mask"
+    changes["flow.source_distribution"] = source
+    extra = source == "mask"
     vocab_size = model.vocab_size - extra
     if vocabulary_size(config.tokenizer.name) != vocab_size:
         known = {vocabulary_size(name): name for name in ("gpt2", "bytes")}
         # Without a tokenizer that fits, the model is used on token ids.
-        config.tokenizer.name = known.get(vocab_size, f"ids:{vocab_size}")
+        changes["tokenizer.name"] = known.get(vocab_size, f"ids:{vocab_size}")
     # The reference scored and sampled with the mask's logit, so its numbers need it.
-    config.model.suppress_mask_logit = False
+    changes["model.suppress_mask_logit"] = False
+    return configs.replace(config, changes)
 
 
-def to_state(blank: TrainState, imported: pytorch.ImportedCheckpoint, config: ConfigDict) -> TrainState:
+def to_state(blank: TrainState, imported: pytorch.ImportedCheckpoint, config: Config) -> TrainState:
     """`blank` with the imported weights, moments and step, on the devices of `blank`."""
 
     def place(like: Any, value: Any) -> Any:
