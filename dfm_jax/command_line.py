@@ -43,8 +43,9 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str]] = {
 }
 # Operands that are integers of 0 or more; the others are text.
 NUMBERS = ("step", "num_processes", "process_id")
-PATHS = ("config", "workdir", "from", "output", "prompt_file")  # `~` in them is the home folder
+PATHS = ("config", "workdir", "from", "output", "prompt_file", "target")  # `~` in them is the home folder
 MAY_BE_EMPTY = ("prompt",)
+LAST_HOLDS = ("workdir",)  # launch/slurm.sbatch gives its own, and then what it was given
 # Operands that may stand without a value, and what they then mean.
 ALONE = {"sweep": "all"}
 EVERY_MODE: dict[str, str] = {
@@ -138,8 +139,9 @@ def read_words(words: Sequence[str]) -> tuple[dict[str, Any], list[tuple[str, st
             else:
                 value = ALONE.get(name) or missing(name)
         value = read_operand(name, value)
-        if given.setdefault(name, value) != value:
+        if given.setdefault(name, value) != value and name not in LAST_HOLDS:
             raise UsageError(f"{name} = {value}: given before as {given[name]}; expected once")
+        given[name] = value
     return {name: given.get(name) for name in FLAGS}, changes
 
 
@@ -193,7 +195,7 @@ def read_operand(name: str, value: Any) -> Any:
         return int(value)
     if not value.strip() and name not in MAY_BE_EMPTY:
         text = EVERY_MODE.get(name) or OPERANDS[name][1]
-        raise UsageError(f"{name} = (empty): expected {text}")
+        raise UsageError(f"{name} = (empty): expected --{name}=VALUE, {text}")
     if name == "compare":
         return ",".join(os.path.expanduser(part.strip()) for part in value.split(","))
     return os.path.expanduser(value) if name in PATHS else value

@@ -61,9 +61,10 @@ def test_overrides_take_the_type_of_their_field():
     assert settings.data.train == "wikitext103@wiki.raw"
 
 
-def test_the_last_of_several_overrides_holds():
+def test_the_last_of_several_overrides_and_folders_holds():
     """A script passes its own and then what it was given, as launch/slurm.sbatch does."""
     assert parse(QUICKSTART, "--config.optim.lr=1", "--config.optim.lr=2").config.optim.lr == 2
+    assert parse(QUICKSTART, "--workdir=a", "--workdir=b").workdir == pathlib.Path("b")
 
 
 @pytest.mark.parametrize(
@@ -191,13 +192,13 @@ def test_switches(tmp_path):
 WRONG = {
     "mode": ([QUICKSTART, "--mode=fly"], ["mode = fly: expected one of", "train", "sample"]),
     "two modes": (["--mode=eval", "--mode=train"], ["mode = train: given before as eval; expected once"]),
-    "two folders": ([QUICKSTART, "--workdir=a", "--workdir=b"], ["workdir = b: given before as a; expected once"]),
+    "two configs": ([QUICKSTART, "--config=mask_ce"], ["config = mask_ce: given before as configs/quickstart.py"]),
     "two switches": (
         [QUICKSTART, "--mode=prepare", "--verify", "--noverify"],
         ["verify = False: given before"],
     ),
-    "empty mode": ([QUICKSTART, "--mode="], ["mode = (empty): expected one of train"]),
-    "empty folder": ([QUICKSTART, "--workdir="], ["workdir = (empty): expected folder of the run"]),
+    "empty mode": ([QUICKSTART, "--mode="], ["mode = (empty): expected --mode=VALUE, one of train"]),
+    "empty folder": ([QUICKSTART, "--workdir="], ["workdir = (empty): expected --workdir=VALUE, folder"]),
     "blank folder": ([QUICKSTART, "--workdir", " "], ["workdir = (empty)"]),
     "empty config": (["--config="], ["config = (empty)"]),
     "empty import": (["--mode=import", "--from="], ["from = (empty)"]),

@@ -132,6 +132,8 @@ HINTS = {
     "sampling.nfe": "sampling.steps",
     "checkpoint.resume_from": "checkpoint.restore_from",
     "lr": "optim.lr",
+    "learning_rte": "optim.lr",
+    "optim.speed": None,
     "model.zzz": None,
     "foo.bar": None,
 }
@@ -153,11 +155,11 @@ def test_no_field_is_also_called_what_another_field_of_its_group_is():
 def test_an_unknown_field_of_a_config_file_names_the_one_that_was_meant():
     changed = config.defaults()
     changed.model.n_layers = 3
-    with pytest.raises(UsageError, match=r"^config\.model\.n_layers = 3: expected a field of model: .*n_blocks\?"):
+    with pytest.raises(UsageError, match=r"^config\.model\.n_layers = 3: expected a field that exists .*n_blocks\?"):
         config.freeze(changed)
     changed = config.defaults()
     changed.modle = 3
-    with pytest.raises(UsageError, match=r"^config\.modle = 3: expected a field of data, tokenizer, "):
+    with pytest.raises(UsageError, match=r"^config\.modle = 3: expected a field of one of the groups data, "):
         config.freeze(changed)
     changed = config.defaults()
     changed.optim = None
@@ -251,8 +253,8 @@ def saved_with(**changes) -> str:
         (saved_with(model__n_heads="4"), "config.model.n_heads = 4: expected an integer"),
         (saved_with(model__qk_norm=1), "config.model.qk_norm = 1: expected true or false"),
         (saved_with(eval__corpora=[1]), "expected a list of texts"),
-        (saved_with(optim__speed=1), "config.optim.speed = 1: expected a field of optim"),
-        (saved_with(speed__lr=1), "config.speed.lr = 1: expected a field of data, tokenizer"),
+        (saved_with(optim__speed=1), "config.optim.speed = 1: expected one of the fields of optim: name, lr"),
+        (saved_with(speed__lr=1), "config.speed.lr = 1: expected a field that exists (did you mean config.optim.lr?)"),
         (saved_with(optim__lr="x").replace('"x"', "[" * 300 + "]" * 300), "config.optim.lr = "),
         (saved_with(optim__lr="x").replace('"x"', "1e999"), "config.optim.lr = inf: expected"),
         (saved_with(optim__lr="x").replace('"x"', "NaN"), "config.optim.lr = nan: expected"),

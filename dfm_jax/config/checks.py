@@ -51,7 +51,8 @@ def build(values: Mapping[str, Any]) -> Config:
     for name, field in TABLE.items():
         group, _, leaf = name.partition(".")
         parts[group][leaf] = read(field, values[name])
-    return Config(**{group: cls(**parts[group]) for group, cls in GROUPS.items()})
+    groups: dict[str, Any] = {group: cls(**parts[group]) for group, cls in GROUPS.items()}
+    return Config(**groups)
 
 
 def modern(values: Mapping[str, Any], say: Callable[[str], None] | None = None) -> dict[str, Any]:

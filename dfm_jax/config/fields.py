@@ -582,7 +582,7 @@ class Config(Group):
         return {name: dict(group) for name, group in self.items()}
 
 
-GROUPS: dict[str, type[Group]] = {f.name: type(f.default) for f in dataclasses.fields(Config)}
+GROUPS: dict[str, type[Group]] = {name: type(group) for name, group in Config().items()}
 TABLE: dict[str, Field] = {name: f for group, cls in GROUPS.items() for name, f in stated(group, cls).items()}
 # What a network's numbers mean, where its arrays do not tell: with another value every shape is right (257 and 258
 # tokens are both padded to 384) and every figure wrong. Another schedule of the samples is `sampling.scheduler`.

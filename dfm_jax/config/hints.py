@@ -7,6 +7,7 @@ from dfm_jax.config.fields import GROUPS, TABLE
 
 CLOSE = 0.6  # share of equal letters from which on a name may be a misspelling
 VERY_CLOSE = 0.85  # and from which on it is one, whatever other groups have
+CLOSE_ANYWHERE = 0.75  # where the group is not known either
 
 
 def meant(name: str) -> str | None:
@@ -21,7 +22,7 @@ def meant(name: str) -> str | None:
         or next((field for field in every if leaf == field.partition(".")[2]), None)
         or next((field for field in every if leaf in TABLE[field].also), None)
         or _closest(leaf, within, CLOSE)
-        or _closest(leaf, every, CLOSE)
+        or (None if own else _closest(leaf, every, CLOSE_ANYWHERE))
     )
 
 
@@ -37,9 +38,11 @@ def _closest(leaf: str, fields: Iterable[str], least: float) -> str | None:
 
 
 def other_fields(name: str) -> str:
-    """The words after "expected": the field that was meant, and the fields, or groups, that there are."""
+    """The words after "expected" where there is no field of that name: the one that was meant, or all there are."""
+    if field := meant(name):
+        return f"a field that exists (did you mean config.{field}?); --help=config lists all"
     group = name.partition(".")[0]
-    names = [field for field in TABLE if field.startswith(f"{group}.")]
-    listed = f"a field of {group}: {', '.join(names)}" if names else f"a field of {', '.join(GROUPS)}"
-    field = meant(name)
-    return listed + (f" (did you mean config.{field}?)" if field else "")
+    names = [field.partition(".")[2] for field in TABLE if field.startswith(f"{group}.")]
+    if names:
+        return f"one of the fields of {group}: {', '.join(names)}"
+    return f"a field of one of the groups {', '.join(GROUPS)}; --help=config lists all"

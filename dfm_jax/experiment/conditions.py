@@ -161,7 +161,7 @@ def check_options(step: Any, steps: int) -> None:
         elif isinstance(value, (int, float)):
             becomes = in_float32(float(value)) if abs(value) < 2**1000 else math.inf
             if not math.isfinite(becomes) or (becomes == 0) != (value == 0):
-                raise ValueError(f"{field.name}={value}: expected a number that float32 holds; it makes it {becomes:g}")
+                raise ValueError(f"{field.name}={value}: expected a finite number that float32 holds")
 
 
 def check_name(name: str, config: Config) -> None:
