@@ -159,7 +159,7 @@ def test_an_unknown_field_of_a_config_file_names_the_one_that_was_meant():
         config.freeze(changed)
     changed = config.defaults()
     changed.modle = 3
-    with pytest.raises(UsageError, match=r"^config\.modle = 3: expected a field of one of the groups data, "):
+    with pytest.raises(UsageError, match=r"^config\.modle = 3: expected config\.model\.FIELD=VALUE; "):
         config.freeze(changed)
     changed = config.defaults()
     changed.optim = None

@@ -522,7 +522,7 @@ class Mesh(Group):
     )
     tensor: int = field(
         1, "devices that split heads, MLP width and vocabulary", AXIS, unit="devices", continues=FREE,
-        also=("tp", "model", "tensor_parallel", "model_parallel", "mp"),
+        also=("tp", "tensor_parallel", "model_parallel", "mp"),
     )  # fmt: skip
 
 

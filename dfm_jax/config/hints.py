@@ -39,6 +39,8 @@ def _closest(leaf: str, fields: Iterable[str], least: float) -> str | None:
 
 def other_fields(name: str) -> str:
     """The words after "expected" where there is no field of that name: the one that was meant, or all there are."""
+    if "." not in name and (close := difflib.get_close_matches(name, GROUPS, 1, CLOSE)):
+        return f"config.{close[0]}.FIELD=VALUE; --help=config lists all fields"
     if field := meant(name):
         return f"a field that exists (did you mean config.{field}?); --help=config lists all"
     group = name.partition(".")[0]
