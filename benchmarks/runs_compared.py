@@ -93,7 +93,7 @@ class Text:
 
 def read_text(blocks: int) -> Text:
     """The text of CONFIG with `blocks` held-out blocks from all over it, in an order of no meaning."""
-    config = configs.load_file(CONFIG)
+    config = configs.freeze(configs.load_file(CONFIG))
     tokenizer = get_tokenizer(config.tokenizer.name)
     train, valid = (corpora.get_stream(config, f"data.{field}", tokenizer) for field in ("train", "valid"))
     every = valid.blocks(config.model.length)

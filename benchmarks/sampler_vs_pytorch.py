@@ -27,6 +27,7 @@ from flow_matching.utils import ModelWrapper
 
 from benchmarks.step_vs_pytorch import Model
 from configs import base
+from dfm_jax.config import freeze
 from dfm_jax.evaluation.generation import Generator, SamplingSettings
 from dfm_jax.models.transformer import Transformer
 from dfm_jax.problem import get_model_config, get_problem
@@ -60,8 +61,9 @@ def ours(args: argparse.Namespace, source: str, steps: int) -> tuple[Callable[[]
     config = base.get_config()
     config.flow.source_distribution = source
     config.model.update(hidden_size=args.hidden, n_blocks=args.blocks, n_heads=args.heads, length=args.length)
-    problem = get_problem(config, args.vocabulary)
-    model_config = get_model_config(config, problem.source.num_states)
+    frozen = freeze(config)
+    problem = get_problem(frozen, args.vocabulary)
+    model_config = get_model_config(frozen, problem.source.num_states)
     model = jax.jit(lambda: Transformer(model_config, rngs=nnx.Rngs(0)))()
     settings = SamplingSettings(length=args.length, steps=steps)
     generator = Generator(problem, settings, args.batch)

@@ -42,6 +42,7 @@ from torch import Tensor, nn
 
 from configs import base
 from dfm_jax import flops, sharding
+from dfm_jax.config import freeze
 from dfm_jax.data import Batch
 from dfm_jax.training.loop import make_trainer
 
@@ -186,7 +187,7 @@ def our_step(args: argparse.Namespace) -> Ours:
         # A processor gains nothing from blocks written out nor from scores kept, which take 250 MiB.
         config.training.unroll, model.remat = 1, "dots"
     mesh = sharding.make_mesh(sharding.MeshShape(), jax.devices()[:1])
-    trainer = make_trainer(config, args.vocabulary, mesh)
+    trainer = make_trainer(freeze(config), args.vocabulary, mesh)
     state = trainer.create()
     batch = Batch(jax.random.randint(jax.random.key(1), (args.batch, args.length), 0, args.vocabulary, jnp.int32))
     compiled = trainer.step.lower(state, batch).compile()
@@ -201,7 +202,7 @@ def our_step(args: argparse.Namespace) -> Ours:
         step,
         sum(x.size for x in jax.tree.leaves(state.model)),
         compiled.memory_analysis().temp_size_in_bytes / 2**20,
-        flops.training_step(config, trainer.problem.source.num_states),
+        flops.training_step(trainer.config, trainer.problem.source.num_states),
         flops.peak_per_second(mesh),
     )
 

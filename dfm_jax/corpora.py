@@ -4,14 +4,14 @@ import pathlib
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from dfm_jax import processes
+from dfm_jax.config import Config
 from dfm_jax.data import Printer, Tokenizer, TokenStream, open_stream, prepare
 from dfm_jax.errors import UsageError, WorldError
 
 
-def get_stream(config: ConfigDict, field: str, tokenizer: Tokenizer, corpus: str = "") -> TokenStream:
+def get_stream(config: Config, field: str, tokenizer: Tokenizer, corpus: str = "") -> TokenStream:
     """The corpus of a config field ('data.train', 'data.valid', 'eval.corpora'), or `corpus` in that field's place.
 
     Process 0 prepares what is not prepared; the others wait for it and then open the same shards. Raises
@@ -31,9 +31,7 @@ def get_stream(config: ConfigDict, field: str, tokenizer: Tokenizer, corpus: str
     return open_stream(folder, tokenizer.name)
 
 
-def prepare_corpus(
-    config: ConfigDict, field: str, tokenizer: Tokenizer, corpus: str = "", **options: Any
-) -> pathlib.Path:
+def prepare_corpus(config: Config, field: str, tokenizer: Tokenizer, corpus: str = "", **options: Any) -> pathlib.Path:
     """Prepares the corpus of a field (see `get_stream`) and returns the folder of its shards."""
     training = field == "data.train"
     return prepare(

@@ -72,7 +72,7 @@ def read_json(path: str | os.PathLike) -> Any:
     """
     try:
         return json.loads(pathlib.Path(path).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WorldError(f"{path}: accepted a readable JSON file ({error})") from None
 
 

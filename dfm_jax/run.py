@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from ml_collections import ConfigDict
 
 from dfm_jax import config as configs
 from dfm_jax import sharding, tables
 from dfm_jax.checkpoints.store import Checkpoints
+from dfm_jax.config import NETWORK, Config
 from dfm_jax.data import Tokenizer, get_tokenizer
 from dfm_jax.errors import UsageError, WorldError
 from dfm_jax.evaluation.prompts import Prompt
@@ -27,29 +27,7 @@ from dfm_jax.runtime import cache, compiler
 
 # The part of a checkpoint that evaluation uses: the average where one was kept, else the parameters.
 EVALUATED = ("ema", "model")
-# What a network's numbers mean, where its arrays do not tell: with another value every shape is right (257 and 258
-# tokens are both padded to 384) and every figure wrong. Another schedule of the samples is `sampling.scheduler`.
-NETWORK = (
-    "tokenizer.name",
-    "flow.path",
-    "flow.noise",
-    "flow.exponents",
-    "flow.embeddings",
-    "flow.distance_power",
-    "flow.beta",
-    "flow.beta_c",
-    "flow.beta_a",
-    "flow.source_distribution",
-    "flow.scheduler_type",
-    "flow.exponent",
-    "model.n_heads",
-    "model.parametrization",
-    "model.time_scale",
-    "model.time_input",
-    "model.time_conditioning",
-    "model.suppress_mask_logit",
-)
-# Of these no fine-tuning makes another value right: the rows of the embedding, and the columns of a head, are others.
+# No fine-tuning makes these right: with another tokenizer or number of heads the same rows and columns are others.
 NEVER_CHANGED = ("tokenizer.name", "model.n_heads")
 
 
@@ -58,7 +36,7 @@ class Run:
     """A model with all that is needed to use it. `model` is the average of the parameters where one was kept."""
 
     folder: pathlib.Path
-    config: ConfigDict
+    config: Config
     step: int  # updates applied
     tokenizer: Tokenizer
     problem: Problem
@@ -176,7 +154,7 @@ def load(folder: str | os.PathLike, *, step: int | None = None, mesh: jax.shardi
 
 
 def load_with(
-    config: ConfigDict, folder: pathlib.Path, *, step: int | None = None, mesh: jax.sharding.Mesh | None = None
+    config: Config, folder: pathlib.Path, *, step: int | None = None, mesh: jax.sharding.Mesh | None = None
 ) -> Run:
     """`load` with a config in place of the saved one; it has to describe the same model.
 
@@ -203,13 +181,13 @@ def load_with(
     return Run(folder, config, at, tokenizer, problem, model, mesh)
 
 
-def check_same_network(saved: dict[str, dict[str, Any]], config: ConfigDict, folder: pathlib.Path) -> None:
+def check_same_network(saved: dict[str, dict[str, Any]], config: Config, folder: pathlib.Path) -> None:
     """UsageError where a field of `NETWORK` differs from that of the checkpoint's config `saved`."""
     for field, (trained, given) in other_network(saved, config).items():
-        raise UsageError(f"config.{field}={given}: accepted is {trained}, which {folder} was trained with")
+        raise UsageError(f"config.{field} = {given}: expected {trained}, which {folder} was trained with")
 
 
-def check_restorable(saved: dict[str, dict[str, Any]], config: ConfigDict, folder: pathlib.Path) -> None:
+def check_restorable(saved: dict[str, dict[str, Any]], config: Config, folder: pathlib.Path) -> None:
     """UsageError where the network of `config`, which starts from a checkpoint of config `saved`, means another thing.
 
     Fields of `NETWORK` that `checkpoint.restore_changed` names may differ, all but those of `NEVER_CHANGED`.
@@ -230,25 +208,28 @@ def check_restorable(saved: dict[str, dict[str, Any]], config: ConfigDict, folde
     raise UsageError(f"{line}, or --config.checkpoint.restore_changed={','.join([*named, *refused])} to change that")
 
 
-def other_network(saved: dict[str, dict[str, Any]], config: ConfigDict) -> dict[str, tuple[Any, Any]]:
-    """{field: (value in `saved`, value in `config`)} of the fields of `NETWORK` that differ."""
-    found = {}
-    for field in NETWORK:
-        group, name = field.split(".")
-        given = config[group][name]
-        trained = saved.get(group, {}).get(name, given)  # an older checkpoint may lack a newer field
-        if field == "model.suppress_mask_logit" and config.flow.source_distribution != "mask":
-            continue  # there is none to suppress
-        if given != trained:
-            found[field] = (trained, given)
-    return found
+def other_network(saved: dict[str, dict[str, Any]], config: Config) -> dict[str, tuple[Any, Any]]:
+    """{field: (value in `saved`, value in `config`)} of the fields of `NETWORK` that differ.
+
+    What the checkpoint does not have is newer than it, and was then what its default is.
+    """
+    was = configs.modern(configs.flatten(saved))
+    if not was:
+        return {}
+    if config.flow.source_distribution != "mask":
+        was.pop("model.suppress_mask_logit", None)  # there is none to suppress
+    masked = [field for field in NETWORK if field != "model.suppress_mask_logit" or field in was]
+    trained = {field: was.get(field, configs.TABLE[field].default) for field in masked}
+    return {field: (value, config[field]) for field, value in trained.items() if config[field] != value}
 
 
 def split_reference(text: str) -> tuple[pathlib.Path, int | None]:
-    """'RUN' or 'RUN:STEP' as a folder and a step."""
+    """'RUN' or 'RUN:STEP' as a folder and a step. A folder whose own name ends in ':' and a number is that folder."""
     folder, colon, step = text.rpartition(":")
-    if not colon:
+    if not colon or pathlib.Path(text).is_dir():
         return pathlib.Path(text), None
-    if not step.isdecimal():
-        raise UsageError(f"config.checkpoint.restore_from={text}: accepted is RUN or RUN:STEP, STEP a number")
+    if not (step.isascii() and step.isdigit()):
+        raise UsageError(
+            f"config.checkpoint.restore_from = {text}: there is no such folder; expected RUN or RUN:STEP, STEP a number"
+        )
     return pathlib.Path(folder), int(step)

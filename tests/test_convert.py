@@ -189,6 +189,6 @@ def test_a_folder_is_no_output_file(tmp_path):
 @pytest.mark.parametrize("change", ["flow.source_distribution=mask", "flow.exponent=2", "model.n_heads=4"])
 def test_a_run_is_not_used_as_another_network_of_the_same_shapes(tmp_path, change):
     workdir = import_one(tmp_path, "uniform")
-    with pytest.raises(UsageError, match=f"config.{change.split('=')[0]}=.*accepted is .* was trained with"):
+    with pytest.raises(UsageError, match=f"config.{change.split('=')[0]} = .*expected .* was trained with"):
         main("--mode=sample", f"--workdir={workdir}", f"--config.{change}")
     assert not (workdir / "samples").exists()

@@ -6,15 +6,15 @@ import pathlib
 from collections.abc import Callable, Iterator
 
 import jax
-from ml_collections import ConfigDict
 
 from dfm_jax import files
 from dfm_jax.benchmark import counterparts, data, operations, programs, results
+from dfm_jax.config import Config
 from dfm_jax.data import vocabulary_size
 from dfm_jax.errors import UsageError
 from dfm_jax.terminal import note
 
-Benchmark = Callable[[ConfigDict, int], Iterator[results.Row]]
+Benchmark = Callable[[Config, int], Iterator[results.Row]]
 BENCHMARKS: dict[str, Benchmark] = {
     **programs.PROGRAMS,
     **data.PIPELINE,
@@ -23,7 +23,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 
 
-def run(config: ConfigDict, workdir: pathlib.Path, *, only: str | None = None, trace: bool = False) -> int:
+def run(config: Config, workdir: pathlib.Path, *, only: str | None = None, trace: bool = False) -> int:
     """Runs the benchmarks named in `only` (with commas; all if None) on the devices here, and prints a table.
 
     Writes `benchmark.json` and `benchmark.md` into `workdir`; with `trace`, a `jax.profiler` trace of each benchmark

@@ -8,9 +8,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from ml_collections import ConfigDict
-
 from dfm_jax.benchmark.results import Row, single
+from dfm_jax.config import Config
 from dfm_jax.errors import WorldError
 
 SCRIPT = pathlib.Path(__file__).resolve().parent.parent.parent / "benchmarks" / "step_vs_pytorch.py"
@@ -24,7 +23,7 @@ class NotHereError(Exception):
     """A benchmark that this machine cannot run, and why."""
 
 
-def pytorch(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
+def pytorch(config: Config, vocab_size: int) -> Iterator[Row]:
     """Seconds of one update here and there, interleaved in one process of its own; the best and the median of five."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing or not SCRIPT.is_file():

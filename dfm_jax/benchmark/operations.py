@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from dfm_jax.benchmark.results import Row, per_second
 from dfm_jax.benchmark.timing import Timing, measure
+from dfm_jax.config import Config
 from dfm_jax.kernels import attention, vocab_head
 from dfm_jax.problem import get_model_config, stand_in
 from dfm_jax.runtime import compiler
@@ -16,7 +16,7 @@ from dfm_jax.runtime import compiler
 TOKENS = 4096  # positions of one call, or one sequence where that is longer
 
 
-def attend(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
+def attend(config: Config, vocab_size: int) -> Iterator[Row]:
     """Forward, and forward with gradients."""
     model = get_model_config(config, vocab_size)
     shape = max(1, TOKENS // model.length), model.length, model.n_heads, model.head_dim
@@ -41,7 +41,7 @@ def attend(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
         yield _rate("attention", f"{name} forward and backward", 6 * product, _timed(gradient, q, k, v), note)
 
 
-def head(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
+def head(config: Config, vocab_size: int) -> Iterator[Row]:
     """Log-probabilities at two ids per position, their gradients, and draws."""
     num_states = stand_in(config, vocab_size).source.num_states
     model = get_model_config(config, num_states)

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from dfm_jax import flops, sharding
 from dfm_jax.benchmark.results import Row, from_timing, per_second, single
 from dfm_jax.benchmark.timing import measure
+from dfm_jax.config import Config
 from dfm_jax.data import Batch
 from dfm_jax.planning.programs import get_evaluator
 from dfm_jax.problem import stand_in
@@ -21,7 +21,7 @@ LIKELIHOOD_POINTS = 4  # time points of the measured likelihood; its time is pro
 SAMPLER_STEPS = 16
 
 
-def get_trainer(config: ConfigDict, vocab_size: int) -> Trainer:
+def get_trainer(config: Config, vocab_size: int) -> Trainer:
     """The config's, on all devices here."""
     mesh = sharding.make_mesh(sharding.MeshShape(**config.mesh))
     sharding.check_mesh(
@@ -40,7 +40,7 @@ def random_tokens(rows: int, trainer: Trainer) -> jax.Array:
     return sharding.global_batch(drawn, trainer.mesh)
 
 
-def train(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
+def train(config: Config, vocab_size: int) -> Iterator[Row]:
     """Tokens per second, step time, MFU, compilation and memory of the training step."""
     trainer = get_trainer(config, vocab_size)
     batch = Batch(random_tokens(config.training.batch_size, trainer))
@@ -76,7 +76,7 @@ def train(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
         )
 
 
-def likelihood(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
+def likelihood(config: Config, vocab_size: int) -> Iterator[Row]:
     """Evaluated tokens times time points per second."""
     trainer = get_trainer(config, vocab_size)
     evaluator = get_evaluator(trainer)
@@ -96,7 +96,7 @@ def likelihood(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
     yield per_second("likelihood", f"tokens at {full} passes", amount, timing, "tokens/s", "from the figure above")
 
 
-def sampler(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
+def sampler(config: Config, vocab_size: int) -> Iterator[Row]:
     """Generated tokens per second, and milliseconds of one step of the sampler."""
     trainer = get_trainer(config, vocab_size)
     generator = get_evaluator(trainer)._generator

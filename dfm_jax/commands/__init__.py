@@ -23,9 +23,9 @@ KEPT = ("train", "eval", "sample", "import", "export")
 
 def run(command: Command) -> int:
     """Carries out a command; the exit status. Raises UsageError or WorldError with one line."""
-    from dfm_jax import config
+    from dfm_jax.experiment import conditions
 
-    config.check(command.config)
+    conditions.check(command.config, command.mode)
     operands = command.operands
     processes.initialize(operands["coordinator"], operands["num_processes"], operands["process_id"])
     if command.mode in KEPT:

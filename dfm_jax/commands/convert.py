@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from dfm_jax import config as configs
 from dfm_jax import files, optim, sharding
@@ -14,13 +13,14 @@ from dfm_jax.checkpoints import pytorch
 from dfm_jax.checkpoints.layouts import LAYOUTS, Export, layout_of
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.command_line import Command
-from dfm_jax.configs import base
+from dfm_jax.config import NETWORK, TABLE, Config
 from dfm_jax.data import vocabulary_size
 from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.experiment import conditions
 from dfm_jax.lock import RunLock
 from dfm_jax.logging import note
 from dfm_jax.models.transformer import TransformerConfig, count_parameters
-from dfm_jax.run import NETWORK, load_with
+from dfm_jax.run import load_with
 from dfm_jax.training.loop import make_trainer
 from dfm_jax.training.state import TrainState
 
@@ -43,8 +43,8 @@ def import_run(command: Command) -> int:
         raise WorldError(f"from={file}: accepted is a file that exists")
     config = command.config
     imported = read(file, config, config_was_given=command.config_was_given)
-    adopt(config, imported, config_was_given=command.config_was_given)
-    configs.check(config)
+    config = adopt(config, imported, config_was_given=command.config_was_given)
+    conditions.check(config, command.mode)
     workdir = command.workdir or pathlib.Path("runs") / pathlib.Path(file).stem
     files.ensure_writable(workdir)
     with RunLock(workdir):
@@ -64,12 +64,12 @@ def import_run(command: Command) -> int:
     return 0
 
 
-def read(file: str, config: ConfigDict, *, config_was_given: bool) -> pytorch.ImportedCheckpoint:
+def read(file: str, config: Config, *, config_was_given: bool) -> pytorch.ImportedCheckpoint:
     """The file's training state; the architecture is the file's, and a config that was given must agree with it."""
     # What no tensor tells is the config's, or without one the published model's (in safetensors the file's own).
-    model, default = config.model, base.get_config().model
+    default = Config().model
     names = (*ARCHITECTURE, "length", "dropout")
-    options = {name: model[name] for name in names if config_was_given or model[name] != default[name]}
+    options = {name: config.model[name] for name in names if config_was_given or config.model[name] != default[name]}
     try:
         return layout_of(file).read(file, options)
     except OSError as error:
@@ -78,33 +78,32 @@ def read(file: str, config: ConfigDict, *, config_was_given: bool) -> pytorch.Im
         raise WorldError(f"from={error}") from error
 
 
-def adopt(config: ConfigDict, imported: pytorch.ImportedCheckpoint, *, config_was_given: bool) -> None:
-    """Writes into `config` what the file tells: architecture, source, tokenizer, what its numbers mean.
+def adopt(config: Config, imported: pytorch.ImportedCheckpoint, *, config_was_given: bool) -> Config:
+    """The config with what the file tells: architecture, source, tokenizer, what its numbers mean.
 
     Raises:
         UsageError: a field that was given, in a config's file or beside it, says something else; or nothing tells
             the source.
     """
-    default = base.get_config()
+    changes: dict[str, Any] = {}
 
     def take(field: str, value: Any, why: str) -> None:
-        group, name = field.split(".")
-        given, kind = config[group][name], type(default[group][name])
-        if not isinstance(value, (int, float) if kind is float else kind):
-            raise UsageError(f"from: {field} = {value!r} in the file: expected {kind.__name__}")
-        if given != value and (config_was_given or given != default[group][name]):
+        given, stated = config[field], TABLE[field]
+        if not isinstance(value, (int, float) if stated.kind is float else stated.kind):
+            raise UsageError(f"from: {field} = {value!r} in the file: expected {stated.kind.__name__}")
+        if given != value and (config_was_given or given != stated.default):
             raise UsageError(f"config.{field} = {given}: expected {value}, {why}")
-        config[group][name] = value
+        changes[field] = value
 
     model = imported.config
     for name in OF_THE_MODEL:
         take(f"model.{name}", getattr(model, name), "as the file says")
     # The reference scored and sampled with the mask's logit, so its numbers need it.
-    config.model.suppress_mask_logit = False
+    changes["model.suppress_mask_logit"] = False
     for field in NETWORK:
         if field in imported.network:
             if field == "model.suppress_mask_logit":
-                config.model.suppress_mask_logit = imported.network[field]
+                changes[field] = imported.network[field]
             else:
                 take(field, imported.network[field], "as the file says")
     if not config_was_given and "flow.source_distribution" not in imported.network:
@@ -113,10 +112,12 @@ def adopt(config: ConfigDict, imported: pytorch.ImportedCheckpoint, *, config_wa
         except ValueError as error:
             raise UsageError(f"config=(missing): {' '.join(str(error).split())}") from error
         take("flow.source_distribution", source, f"as the file's {model.vocab_size} token states say")
+    config = configs.replace(config, changes)
     check_states(config, model)
+    return config
 
 
-def check_states(config: ConfigDict, model: TransformerConfig) -> None:
+def check_states(config: Config, model: TransformerConfig) -> None:
     """UsageError where tokenizer and source of the config have another number of token states than the file."""
     states, tokenizer, source = model.vocab_size, config.tokenizer.name, config.flow.source_distribution
     masked = source == "mask"
@@ -132,7 +133,7 @@ def check_states(config: ConfigDict, model: TransformerConfig) -> None:
     raise UsageError(f"config.tokenizer.name = {tokenizer}: expected {expected}, as the file has {states} token states")
 
 
-def to_state(blank: TrainState, imported: pytorch.ImportedCheckpoint, config: ConfigDict) -> TrainState:
+def to_state(blank: TrainState, imported: pytorch.ImportedCheckpoint, config: Config) -> TrainState:
     """`blank` with the imported weights, moments and step, on the devices of `blank`."""
 
     def place(like: Any, value: Any) -> Any:
@@ -169,10 +170,9 @@ def export_run(command: Command) -> int:
     assert workdir is not None
     layout = LAYOUTS[kind]
     for field, value in layout.only.items():
-        group, name = field.split(".")
-        if config[group][name] != value:
+        if config[field] != value:
             raise UsageError(
-                f"format={kind}: the reference would compute other numbers with {field}={config[group][name]}; "
+                f"format={kind}: the reference would compute other numbers with {field}={config[field]}; "
                 "accepted is --format=safetensors"
             )
     export = of_training(config, workdir, step, kind) if layout.training else of_weights(config, workdir, step)
@@ -182,13 +182,13 @@ def export_run(command: Command) -> int:
     return 0
 
 
-def of_weights(config: ConfigDict, workdir: pathlib.Path, step: int | None) -> Export:
+def of_weights(config: Config, workdir: pathlib.Path, step: int | None) -> Export:
     """The weights that evaluation uses."""
     run = load_with(config, workdir, step=step)
     return Export(run.model, run.model.config, run.step, network(config))
 
 
-def of_training(config: ConfigDict, workdir: pathlib.Path, step: int | None, kind: str) -> Export:
+def of_training(config: Config, workdir: pathlib.Path, step: int | None, kind: str) -> Export:
     """Weights, moments and step; UsageError where the format `kind` has no place for them."""
     trainer = make_trainer(config, vocabulary_size(config.tokenizer.name), sharding.make_mesh(sharding.MeshShape()))
     try:
@@ -208,9 +208,9 @@ def of_training(config: ConfigDict, workdir: pathlib.Path, step: int | None, kin
     )
 
 
-def network(config: ConfigDict) -> dict[str, Any]:
+def network(config: Config) -> dict[str, Any]:
     """What the numbers of the config's network mean, by its fields."""
-    return {field: config[group][name] for field in NETWORK for group, name in [field.split(".")]}
+    return {field: config[field] for field in NETWORK}
 
 
 def output_file(target: str | None, workdir: pathlib.Path, step: int, suffix: str) -> pathlib.Path:

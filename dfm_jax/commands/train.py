@@ -5,13 +5,13 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from dfm_jax import config as configs
 from dfm_jax import files, plots, processes, sharding, tables
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.command_line import Command
 from dfm_jax.commands.evaluate import get_evaluator
+from dfm_jax.config import Config
 from dfm_jax.corpora import get_stream
 from dfm_jax.data import TokenStream, get_tokenizer
 from dfm_jax.errors import WorldError
@@ -83,7 +83,7 @@ def run(command: Command) -> int:
     return 0
 
 
-def conclude(evaluator: Evaluator, config: ConfigDict, state: TrainState, workdir: pathlib.Path) -> None:
+def conclude(evaluator: Evaluator, config: Config, state: TrainState, workdir: pathlib.Path) -> None:
     """Evaluates a finished run, unless that was done before, and says where everything lies."""
     step = int(state.step)
     report = workdir / "eval" / f"step_{step}.json"
@@ -113,7 +113,7 @@ def note_first(line: str) -> None:
         note(line)
 
 
-def get_mesh(config: ConfigDict) -> jax.sharding.Mesh:
+def get_mesh(config: Config) -> jax.sharding.Mesh:
     """The config's mesh over all devices of all processes, checked against the batch and the model."""
     mesh = sharding.make_mesh(sharding.MeshShape(**config.mesh))
     sharding.check_mesh(
@@ -126,7 +126,7 @@ def get_mesh(config: ConfigDict) -> jax.sharding.Mesh:
 
 
 def check_continues(
-    earlier: Checkpoints, config: ConfigDict, workdir: pathlib.Path, stream: TokenStream | None = None
+    earlier: Checkpoints, config: Config, workdir: pathlib.Path, stream: TokenStream | None = None
 ) -> None:
     """WorldError where the folder holds the checkpoints of another run than `config` on `stream`."""
     if not processes.from_first(earlier.latest_step() is not None):
@@ -138,6 +138,7 @@ def check_continues(
         workdir=workdir,
         saved_fingerprint=saved.get("fingerprint"),
         fingerprint=None if stream is None else stream.fingerprint,
+        done=earlier.latest_step() or 0,
     )
     if stream is None and processes.is_first():
         for line in notes:

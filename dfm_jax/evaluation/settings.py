@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from dfm_jax.config import Config
 from dfm_jax.evaluation.generation import SamplingSettings
 from dfm_jax.problem import get_sampling_scheduler
 
@@ -32,8 +33,8 @@ class EvaluationSettings:
     deterministic: bool = False
 
     @classmethod
-    def from_config(cls, config: Any, vocab_size: int) -> "EvaluationSettings":
-        """The settings of a checked ConfigDict, for `vocab_size` data tokens."""
+    def from_config(cls, config: Config, vocab_size: int) -> "EvaluationSettings":
+        """The settings of a checked config, for `vocab_size` data tokens."""
         given, sampling = config.eval, config.sampling
         return cls(
             sampling=SamplingSettings(

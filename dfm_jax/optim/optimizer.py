@@ -17,6 +17,7 @@ _DIRECTIONS: dict[str, Callable[[float, float, float], optax.GradientTransformat
     "adamw": lambda beta1, beta2, eps: optax.scale_by_adam(beta1, beta2, eps),
     "lion": lambda beta1, beta2, eps: optax.scale_by_lion(beta1, beta2),
 }
+NAMES = tuple(_DIRECTIONS)
 _DECAY = ("all", "matrices")
 
 

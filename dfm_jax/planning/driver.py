@@ -14,10 +14,10 @@ from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh
-from ml_collections import ConfigDict
 
 from dfm_jax import config as configs
 from dfm_jax import sharding
+from dfm_jax.config import Config
 from dfm_jax.data import vocabulary_size
 from dfm_jax.errors import UsageError, WorldError
 from dfm_jax.planning.targets import Target
@@ -33,7 +33,7 @@ PLUGINS = ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")
 class Job:
     """One program to compile."""
 
-    config: ConfigDict
+    config: Config
     target: str  # as on the command line
     program: str  # of PROGRAMS
 
@@ -56,7 +56,7 @@ def is_installed(name: str) -> bool:
         return False
 
 
-def check_fits_mesh(config: ConfigDict, target: Target) -> sharding.MeshShape:
+def check_fits_mesh(config: Config, target: Target) -> sharding.MeshShape:
     """The config's mesh on the target's devices; UsageError where it does not divide them, the batch or the heads."""
     shape = sharding.MeshShape(**config.mesh).resolve(target.num_devices)
     sharding.check_mesh(

@@ -8,10 +8,10 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from dfm_jax import flops, processes, sharding
 from dfm_jax.checkpoints.store import Checkpoints
+from dfm_jax.config import Config
 from dfm_jax.data import Batch, TokenStream, train_batches
 from dfm_jax.errors import WorldError
 from dfm_jax.logging import MetricsWriter, Progress, note, warn
@@ -29,7 +29,7 @@ from dfm_jax.training.step import StepSettings, train_step
 class Trainer:
     """Everything about a run that does not change with its steps."""
 
-    config: ConfigDict
+    config: Config
     problem: Problem
     model_config: TransformerConfig
     settings: StepSettings
@@ -45,9 +45,7 @@ class Trainer:
         return float(learning_rate(step, **schedule))
 
 
-def make_trainer(
-    config: ConfigDict, vocab_size: int, mesh: jax.sharding.Mesh, problem: Problem | None = None
-) -> Trainer:
+def make_trainer(config: Config, vocab_size: int, mesh: jax.sharding.Mesh, problem: Problem | None = None) -> Trainer:
     """Builds the problem, the abstract state with its shardings and the jitted functions; computes nothing.
 
     problem: in place of the config's, where what that needs (a corpus's unigram law) is not there.

@@ -78,7 +78,7 @@ def test_sigterm_a_second_run_and_a_damaged_checkpoint(quiet, tmp_path):
 
     other = runs.command(workdir, quiet / "data", runs.TINY | {"model.hidden_size": 64, "training.snapshot": 4})
     last = runs.finish(runs.Run(other), status=1).splitlines()[-1]
-    assert last.startswith(f"error: workdir={workdir}: accepted the config that its run was begun with")
+    assert last.startswith(f"error: workdir = {workdir}: expected the config that its run was begun with")
     assert last.endswith("; changed are model.hidden_size: 32 -> 64")
 
 

@@ -11,6 +11,7 @@ from dfm_jax import config as configs
 from dfm_jax import sharding
 from dfm_jax.data import Batch, vocabulary_size
 from dfm_jax.evaluation.likelihood import estimate_likelihood
+from dfm_jax.experiment import conditions
 from dfm_jax.problem import get_problem
 from dfm_jax.training.loop import make_trainer
 
@@ -26,8 +27,9 @@ def tiny(name: str):
     config.optim.lr, config.optim.warmup, config.optim.n_iters = 3e-3, 2, 30
     config.model.hidden_size, config.model.cond_dim, config.model.length = 32, 16, 16
     config.model.n_blocks, config.model.n_heads, config.model.dropout = 1, 2, 0.0
-    configs.check(config)
-    return config
+    frozen = configs.freeze(config)
+    conditions.check(frozen, "train")
+    return frozen
 
 
 def text(vocab_size: int) -> np.ndarray:
