@@ -14,9 +14,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dfm_jax.data import get_tokenizer, open_stream, prepare, pydocs, train_batches
+from dfm_jax.data import get_tokenizer, open_stream, prepare, train_batches
 from dfm_jax.data.encoding import num_cores
-from dfm_jax.data.shards import Manifest, ShardWriter
+from dfm_jax.data.manifest import Manifest
+from dfm_jax.data.shards import ShardWriter
+from dfm_jax.data.sources import pydocs
 
 LENGTH = 1024
 GOALS = {"blocks_per_second": 15_000, "ratio": 0.8, "peak_gigabytes": 1.5}

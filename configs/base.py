@@ -12,6 +12,8 @@ def get_config() -> ConfigDict:
     config.data.valid = "wikitext103"  # corpus to evaluate on, written in the same way
     config.data.num_workers = 8  # threads that tokenise; 0 = one per core
     config.data.cache_dir = "data"  # folder of the prepared token shards
+    config.data.on_error = "stop"  # at what cannot be read: 'stop', or 'skip' it, counted and named in the manifest
+    config.data.max_error_share = 0.5  # largest share of the rows, and of the files, that 'skip' may leave out
     config.data.packing = "continuous"  # 'reference' reproduces the published WikiText blocks
 
     config.tokenizer = ConfigDict()

@@ -55,6 +55,8 @@ CHECKS: dict[str, Check] = {
     "data.valid": NOT_EMPTY,
     "data.num_workers": COUNT,
     "data.cache_dir": NOT_EMPTY,
+    "data.on_error": one_of("stop", "skip"),
+    "data.max_error_share": PROPORTION,
     "data.packing": one_of("continuous", "reference"),
     "tokenizer.name": ("gpt2, bytes or ids:N with N > 0", lambda v: re.fullmatch(r"gpt2|bytes|ids:0*[1-9]\d*", v)),
     "training.batch_size": POSITIVE,

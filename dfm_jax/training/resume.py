@@ -27,6 +27,8 @@ ACCEPTED = (
     "data.cache_dir",
     "data.num_workers",
     "data.train",  # a corpus may move; its fingerprint may not change
+    "data.on_error",  # likewise
+    "data.max_error_share",
     "training.grad_accum",
     "training.unroll",
     "model.attention",

@@ -51,9 +51,9 @@ def test_damaged_manifest(folder):
     fields = json.loads(path.read_text())
     for text, message in [
         ("{", "not a manifest"),
-        ("{}", "format=None: accepted 1"),
+        ("{}", "format = None: expected 1"),
         (json.dumps({**fields, "extra": 1}), "not a manifest"),
-        (json.dumps({**fields, "format": 99}), "format=99: accepted 1"),
+        (json.dumps({**fields, "format": 99}), "format = 99: expected 1"),
     ]:
         path.write_text(text)
         with pytest.raises(WorldError, match=message):
@@ -61,7 +61,7 @@ def test_damaged_manifest(folder):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(WorldError, match=r"accepted a folder made by --mode=prepare"):
+    with pytest.raises(WorldError, match=r"expected a folder made by --mode=prepare"):
         open_stream(tmp_path / "none")
 
 
@@ -73,5 +73,5 @@ def test_the_fingerprint_is_of_the_content(folder, tmp_path):
 
 
 def test_a_corpus_shorter_than_a_block(folder):
-    with pytest.raises(WorldError, match=r"841 tokens, not one block of model\.length=1024"):
+    with pytest.raises(WorldError, match=r"841 tokens, not one block of model\.length = 1024"):
         open_stream(folder).blocks(1024)
