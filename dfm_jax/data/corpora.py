@@ -99,12 +99,16 @@ def resolve(spec: str, split: str, field: str) -> Corpus:
 def local_path(spec: str) -> pathlib.Path | None:
     """The path that a spec means, whether there is anything or not; None for a corpus of another kind."""
     where, _ = _split(spec)
-    name, at, files = where.partition("@")
-    if at and name in NAMED:
-        return pathlib.Path(files).expanduser()
-    if where in ("pydocs", *NAMED) or not (_exists(where) or _is_a_path(where)):
-        return None
-    return pathlib.Path(where).expanduser()
+    path = _path_of(where)
+    if path != where or _exists(where) or _is_a_path(where) or "/" not in where:
+        return None if where in ("pydocs", *NAMED) else pathlib.Path(path).expanduser()
+    return None
+
+
+def _path_of(where: str) -> str:
+    """PATH of NAME@PATH; all of it where that is something else."""
+    name, at, path = where.partition("@")
+    return path if at and name in NAMED else where
 
 
 def _exists(where: str) -> bool:
@@ -129,7 +133,9 @@ def _is_a_path(where: str) -> bool:
 
 def _split(spec: str) -> tuple[str, list[tuple[str, str]]]:
     where, options = spec, []
-    while not _exists(where) and (match := re.fullmatch(rf"(.+):({'|'.join(OPTIONS)})=(.*)", where, re.DOTALL)):
+    while not _exists(_path_of(where)) and (
+        match := re.fullmatch(rf"(.+):({'|'.join(OPTIONS)})=(.*)", where, re.DOTALL)
+    ):
         where, key, value = match.groups()
         options.append((key, value))
     return where, options[::-1]
@@ -143,8 +149,8 @@ def split_spec(spec: str, field: str) -> tuple[str, dict[str, str]]:
         if not value or key in options:
             raise UsageError(f"{field} = {spec}: {key}={value}: expected {key}=VALUE once")
         options[key] = value
-    if not _exists(where) and (match := re.fullmatch(r"(.+):(\w+=[^:/]*)", where)):
-        beginning = match[1]
+    if not _exists(_path_of(where)) and (match := re.fullmatch(r"(.+):(\w+=[^:/]*)", where)):
+        beginning = _path_of(match[1])
         if beginning in ("pydocs", *NAMED) or _exists(beginning) or not _is_a_path(beginning):
             accepted = ", ".join(f"{option}=..." for option in OPTIONS)
             raise UsageError(f"{field} = {spec}: {match[2]}: expected {accepted}")
@@ -210,12 +216,19 @@ def _hub(spec: str, split: str, field: str, name: str, rules: Rules, options: Ma
     earlier = {"hub": source.asked_for(), "rules": rules.flags()}
     return Corpus(
         spec,
-        lambda memory: {**earlier, "commit": source.commit()},
+        lambda memory: _at_commit(source, rules),
         lambda memory: source.units(),
         lambda: earlier,
         rules.detokenize,
         rules.keep_empty,
     )
+
+
+def _at_commit(source: hub.Source, rules: Rules) -> Mapping[str, Any]:
+    """The same for every revision that stands for the same commit."""
+    commit = source.commit()
+    asked_for = dataclasses.replace(source, revision=None if commit else source.revision).asked_for()
+    return {"hub": asked_for, "commit": commit, "rules": rules.flags()}
 
 
 class _PydocsPart:

@@ -234,11 +234,13 @@ class UnitWriter:
         # Lengths of rows, which the reference's packing needs, are not kept for each part.
         known = self._known.find(keys) if self._known and not self._keep_lengths else {}
         while (first := len(state.parts)) < len(keys):
-            found = known.pop(keys[first], None)
-            if found and not state.rows_of_part() and _copy(found, state, tape):
-                unit.begin(first + 1)
-                meter.add(unit, found.counts[encoding.DOCUMENTS], found.counts[encoding.TOKENS])
-                continue
+            found = known.get(keys[first])
+            if found and not state.rows_of_part():
+                if _copy(found, state, tape):
+                    unit.begin(first + 1)
+                    meter.add(unit, found.counts[encoding.DOCUMENTS], found.counts[encoding.TOKENS])
+                    continue
+                del known[keys[first]]
             stop = next((i for i in range(first + 1, len(keys)) if keys[i] in known), len(keys))
             self._encode(unit, first, stop, state, tape, meter)
 

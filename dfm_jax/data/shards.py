@@ -21,8 +21,8 @@ from dfm_jax.errors import WorldError
 from dfm_jax.files import write_atomically
 
 # A shard's checksums: beside NAME.npy, NAME.crc holds the CRC-32 of every CHUNK bytes of its tokens, little-endian.
-# Each chunk that is read is compared with its own, so that no altered token is trained on, for a few microseconds a
-# block. The manifest's SHA-256 is of the shard as a whole, and for `verify`.
+# Each chunk is compared with its own when it is first read, so that no altered token is trained on. The manifest's
+# SHA-256 is of the shard as a whole, and for `verify`.
 CHUNK = 4096
 
 
@@ -157,13 +157,20 @@ def _verify(folder: pathlib.Path, shard: Shard, dtype: str) -> np.ndarray:
     return np.frombuffer(checksums.finish(), "<u4")
 
 
+# A shard in use: its tokens, their bytes, the checksums of its chunks, and which chunks have been compared.
+_Opened = tuple[np.ndarray, memoryview, memoryview, bytearray]
+
+
 class ShardFiles:
-    """Some shards as one row of tokens, memory-mapped on first use; what is read is compared with its checksums."""
+    """Some shards as one row of tokens, memory-mapped on first use.
+
+    What is read is compared with its checksums when it is first read.
+    """
 
     def __init__(self, folder: pathlib.Path, shards: Sequence[Shard], dtype: str):
         self._folder, self._shards, self._dtype = folder, shards, np.dtype(dtype)
         self._ends = np.cumsum([shard.num_tokens for shard in shards], dtype=np.int64)
-        self._opened: list[tuple[np.ndarray, memoryview, np.ndarray] | None] = [None] * len(shards)
+        self._opened: list[_Opened | None] = [None] * len(shards)
         self._lock = threading.Lock()
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -184,18 +191,20 @@ class ShardFiles:
         return np.concatenate(parts)
 
     def _read(self, index: int, start: int, stop: int) -> np.ndarray:
-        tokens, data, checksums = self._opened[index] or self._open(index)
-        size = tokens.itemsize
-        first = start * size // CHUNK
-        for chunk in range(first, -(-stop * size // CHUNK)):
+        tokens, data, checksums, seen = self._opened[index] or self._open(index)
+        size = self._dtype.itemsize
+        for chunk in range(start * size // CHUNK, -(-stop * size // CHUNK)):
+            if seen[chunk]:
+                continue
             if zlib.crc32(data[chunk * CHUNK : (chunk + 1) * CHUNK]) != checksums[chunk]:
                 raise WorldError(
                     f"{self._folder / self._shards[index].name}: altered since it was written "
-                    f"(tokens {chunk * CHUNK // size} and on): {_REDO}"
+                    f"(among tokens {chunk * CHUNK // size} to {(chunk + 1) * CHUNK // size - 1}): {_REDO}"
                 )
+            seen[chunk] = 1
         return tokens[start:stop]
 
-    def _open(self, index: int) -> tuple[np.ndarray, memoryview, np.ndarray]:
+    def _open(self, index: int) -> "_Opened":
         with self._lock:
             if found := self._opened[index]:
                 return found
@@ -212,7 +221,8 @@ class ShardFiles:
             if hasattr(mmap, "MADV_RANDOM"):  # read-ahead would fetch 64 times what a shuffled block needs
                 mapped.madvise(mmap.MADV_RANDOM)
             tokens = np.frombuffer(mapped, self._dtype, shard.num_tokens, len(expected))
-            opened = tokens, memoryview(mapped)[len(expected) :], self._checksums(shard)
+            checksums = memoryview(self._checksums(shard).astype("=u4"))  # its items are Python's integers
+            opened = tokens, memoryview(mapped)[len(expected) :], checksums, bytearray(len(checksums))
             self._opened[index] = opened
             return opened
 

@@ -15,7 +15,11 @@ BYTES = get_tokenizer("bytes")
 
 
 def texts(spec, split="train"):
-    return [row.text if row else None for unit in resolve(spec, split, f"data.{split}").units(Memory()) for row in unit.rows(0)]
+    return [
+        row.text if row else None
+        for unit in resolve(spec, split, f"data.{split}").units(Memory())
+        for row in unit.rows(0)
+    ]
 
 
 @pytest.fixture
@@ -110,7 +114,10 @@ def test_a_dataset_saved_to_disk(tmp_path):
         ),
         ("wikitext@x", "expected pydocs"),
         ("fineweb-edu:dump=CC-MAIN-2024-10", "dump=CC-MAIN-2024-10: expected config=..., split=..., revision=..., "),
-        ("fineweb-edu:documents=lines", "documents=lines means nothing for a dataset of the hub: expected options are config, "),
+        (
+            "fineweb-edu:documents=lines",
+            "documents=lines means nothing for a dataset of the hub: expected options are config, ",
+        ),
         ("HERE:config=x", "config=x means nothing for local files: expected options are column, documents"),
         ("HERE:documents=pages", "documents=pages: expected file, lines"),
         ("ptb", "the hub serves this corpus only as a script: expected ptb@PATH"),

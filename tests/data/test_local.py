@@ -151,7 +151,9 @@ def test_invalid_utf8_is_replaced_and_said(tmp_path):
 def test_missing_column_lists_those_there_are(tmp_path, name):
     write = write_jsonl if name.endswith("jsonl") else write_parquet
     path = write(tmp_path / name, ["x"], column="content")
-    with pytest.raises(UsageError, match=r"data\.train = x: no column text in .*expected :column= one of .*id.*content"):
+    with pytest.raises(
+        UsageError, match=r"data\.train = x: no column text in .*expected :column= one of .*id.*content"
+    ):
         rows(path)
     assert texts(path, Rules(column="content")) == ["x"]
 

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from dfm_jax.data import get_tokenizer, open_stream, prepare
 from dfm_jax.data.tokenizers import gpt2 as gpt2_module
-from dfm_jax.data.tokenizers import split_long
 from dfm_jax.errors import UsageError, WorldError
 
 
