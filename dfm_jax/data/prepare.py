@@ -112,7 +112,8 @@ def prepare(
         note(f"{field} = {corpus}: left out: {line}")
     with _disk_errors(cache_dir):
         folder.mkdir(parents=True, exist_ok=True)
-        units = resolved.units(memory)
+    units = resolved.units(memory)
+    with _disk_errors(cache_dir):
         _agree_on_plan(folder, units)
         encoder = Encoder(tokenizer, resolved.detokenize, resolved.keep_empty, num_workers)
         part = range(len(units)) if shard is None else _part(len(units), *shard)

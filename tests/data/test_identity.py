@@ -187,9 +187,9 @@ def test_shards_are_used_when_their_text_is_gone(tmp_path, monkeypatch, spec):
     assert prepare(f"{tmp_path}/{spec}", "train", BYTES, "cache") == made
     assert len(told) == 1 and "there is no such text now; its shards are used" in told[0]
     for other in (f"{spec}:documents=file", f"lm1b@{spec}") if "lines" not in spec else ("in",):
-        with pytest.raises((UsageError, WorldError), match="expected .*path that exists|an existing file"):
+        with pytest.raises((UsageError, WorldError), match=r"expected .*path that exists|an existing file"):
             prepare(other, "train", BYTES, "cache")
-    with pytest.raises((UsageError, WorldError), match="expected .*path that exists|an existing file"):
+    with pytest.raises((UsageError, WorldError), match=r"expected .*path that exists|an existing file"):
         prepare(spec, "valid", BYTES, "cache")
 
 

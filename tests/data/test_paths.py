@@ -66,6 +66,18 @@ def test_a_folder_of_unknown_files_alone_says_how_to_take_them(tmp_path):
     assert len(documents(prepare(f"{tmp_path}/in/*.md", "train", BYTES, tmp_path / "cache"))) == 7
 
 
+def test_a_glob_names_the_folders_that_it_does_not_go_into(tmp_path):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    (tmp_path / "in" / "a.txt").write_text("a")
+    (tmp_path / "in" / "sub" / "b.txt").write_text("b")
+    made = prepare(f"{tmp_path}/in/*", "train", BYTES, tmp_path / "cache")
+    assert documents(made) == ["a"]
+    (line,) = open_stream(made).manifest.left_out
+    assert line.startswith("1 folders (a pattern with ** goes into them)") and line.endswith(": sub")
+    deep = open_stream(prepare(f"{tmp_path}/in/**", "train", BYTES, tmp_path / "cache"))
+    assert deep.manifest.num_documents == 2 and not deep.manifest.left_out
+
+
 def test_a_folder_that_cannot_be_listed_is_no_empty_folder(tmp_path, monkeypatch):
     (tmp_path / "in" / "secret").mkdir(parents=True)
     (tmp_path / "in" / "a.txt").write_text("a")

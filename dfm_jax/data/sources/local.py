@@ -47,6 +47,8 @@ def find(pattern: str, where: str) -> Files:
         raise WorldError(f"{where}: {path} is neither a file nor a folder: expected one")
     else:
         found, root = [pathlib.Path(p) for p in glob.glob(_escaped(path), recursive=True)], path.parent
+        if folders := [os.path.relpath(p, root) for p in found if p.is_dir()] if "**" not in pattern else []:
+            left_out["folders (a pattern with ** goes into them)"] = folders
         found = [p for p in found if not p.is_dir()]
         any_name = not any(readers.kind_of_name(p) for p in found)
         if not found and not glob.has_magic(str(path)):
