@@ -86,6 +86,22 @@ class Data(Group):
     cache_dir: str = field(
         "data", "folder of the prepared token shards", NAME, continues=FREE, path=True, also=("cache", "cache_path")
     )
+    on_error: str = field(
+        "stop",
+        "at what cannot be read: 'stop', or 'skip' it, counted and named in the manifest",
+        one_of("stop", "skip"),
+        continues=FREE,
+        since="0.2",
+        also=("errors", "skip_errors", "ignore_errors"),
+    )
+    max_error_share: float = field(
+        0.5,
+        "largest share of the rows, and of the files, that 'skip' may leave out",
+        PROPORTION,
+        continues=FREE,
+        since="0.2",
+        also=("max_errors", "error_rate"),
+    )
     packing: str = field(
         "continuous",
         "how the validation text is cut into blocks; 'reference' gives the published WikiText blocks",
