@@ -128,7 +128,7 @@ def refusal(device: jax.Device, option: str, value: Value) -> str | None:
             warnings.simplefilter("ignore")
             program.lower(number).compile()
     except RuntimeError as error:
-        return str(error).strip().splitlines()[0]
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
     return None
 
 
