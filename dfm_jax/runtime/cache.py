@@ -36,7 +36,7 @@ def use(setting: str, *, only_if_none: bool = False, limit: int = LIMIT) -> path
     Returns the folder, or None where nothing is kept or it was set before. Never raises for what the disk does: a
     folder that cannot be used is a note, and the programs are compiled.
     """
-    earlier = jax.config.jax_compilation_cache_dir
+    earlier = _config.jax_compilation_cache_dir
     if only_if_none and (earlier or _chosen or setting == ""):
         return None
     _chosen.add(setting)
@@ -147,6 +147,7 @@ class Entries:
             _note(f"{self._path}: programs are not kept ({_reason(error)})")
 
 
+_config: Any = jax.config
 _ours: set[str] = set()  # folders that jax was told to use from here
 _chosen: set[str] = set()  # settings that this process was given
 _said: set[str] = set()
@@ -162,7 +163,7 @@ def _install() -> None:
     jax has no public way to do so. Where another version of it lacks these names, its own entries are used: the same
     files, not written atomically.
     """
-    folder: Any = jax.config.jax_compilation_cache_dir
+    folder = _config.jax_compilation_cache_dir
     _ours.add(folder)
     try:
         from jax._src import compilation_cache

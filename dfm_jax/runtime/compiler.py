@@ -19,6 +19,7 @@ from dfm_jax.terminal import note
 
 Value = bool | int | str
 Options = dict[str, Value]
+Device = Any  # jax.Device, which type checkers do not take for a type
 NOTE = "compiler: "  # how the line about an option that is left out begins
 
 
@@ -99,7 +100,7 @@ def wishes(platform: str, *, communicates: bool, deterministic: bool) -> tuple[W
     return (COLLECTIVES if communicates else ()) + (DETERMINISTIC if deterministic else ())
 
 
-def known(wanted: Sequence[Wish], device: jax.Device) -> Options:
+def known(wanted: Sequence[Wish], device: Device) -> Options:
     """The options of `wanted` in the spelling that the XLA of `device` takes; one note for each that it does not."""
     found: Options = {}
     for wish in wanted:
@@ -112,7 +113,7 @@ def known(wanted: Sequence[Wish], device: jax.Device) -> Options:
 
 
 @functools.cache
-def refusal(device: jax.Device, option: str, value: Value) -> str | None:
+def refusal(device: Device, option: str, value: Value) -> str | None:
     """Why XLA does not compile for `device` with this option, or None if it does.
 
     An option that XLA knows and this platform has no use for is no refusal: all platforms share one table of names.
@@ -128,7 +129,7 @@ def refusal(device: jax.Device, option: str, value: Value) -> str | None:
             warnings.simplefilter("ignore")
             program.lower(number).compile()
     except RuntimeError as error:
-        return str(error).strip().splitlines()[0]
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
     return None
 
 
@@ -137,14 +138,14 @@ def _add_one(x: jax.Array) -> jax.Array:
 
 
 @functools.cache
-def _note_once(wish: Wish, device: jax.Device) -> None:
+def _note_once(wish: Wish, device: Device) -> None:
     if jax.process_index() == 0:
         reasons = "; ".join(dict.fromkeys(str(refusal(device, *s)) for s in wish.spellings))
         names = " or ".join(name for name, _ in wish.spellings)
         note(f"{NOTE}jax {jax.__version__} does not take {names}: {wish.purpose} ({reasons})")
 
 
-def _device_here(mesh: Mesh) -> jax.Device:
+def _device_here(mesh: Mesh) -> Device:
     """A device of the mesh that this process can compile for alone: the first of its own."""
     devices = list(mesh.devices.flat)
     here = (d for d in devices if d.process_index == d.client.process_index())
