@@ -6,6 +6,7 @@ So that an installation has no top-level package `kernels`, which is the name of
 
 import importlib
 import importlib.abc
+import importlib.machinery
 import importlib.util
 import pathlib
 import sys
@@ -23,18 +24,21 @@ __all__ = ["attention", "target", "vocab_head"]
 class _OneModule(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Answers `import dfm_jax.kernels.x` with the module `kernels.x`, which would be loaded a second time otherwise."""
 
+    def __init__(self):
+        self._own: dict[str, importlib.machinery.ModuleSpec | None] = {}
+
     def find_spec(self, fullname, path=None, target=None):
         inside = fullname.startswith(f"{__name__}.")
         return importlib.util.spec_from_loader(fullname, self) if inside else None
 
     def create_module(self, spec):
         module = importlib.import_module(spec.name.removeprefix("dfm_jax."))
-        spec.loader_state = module.__spec__
+        self._own[module.__name__] = module.__spec__
         return module
 
     def exec_module(self, module):
         # The import system has written the other name into the module.
-        module.__spec__ = module.__spec__.loader_state
+        module.__spec__ = self._own.pop(module.__name__)
 
 
 sys.meta_path.insert(0, _OneModule())

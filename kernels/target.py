@@ -58,7 +58,7 @@ def current() -> Target:
 
 
 def _default_device() -> Any:
-    chosen = jax.config.jax_default_device
+    chosen: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
     if chosen is None or isinstance(chosen, str):
         return jax.local_devices(backend=chosen)[0]
     return chosen

@@ -63,7 +63,7 @@ class WarpgroupTiles:
             # Eight bytes at a time, the best that this layout does in memory that has no swizzle.
             return mgpu.FragmentedArray.load_untiled(source, layout=mgpu.WGMMA_LAYOUT, optimized=False)
 
-        return read(ref.at[:, pl.ds(start, CHUNK)])
+        return read(ref.at[:, pl.ds(start, CHUNK)])  # pyright: ignore[reportCallIssue]
 
     def operand(self, ref: Any, parts: Parts) -> Any:
         self.store(ref, parts)

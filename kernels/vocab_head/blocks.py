@@ -116,6 +116,7 @@ def gradients_of(
 ) -> Gradients:
     """dlogits = softmax (g_lse - sum_k g_k + reduction's part) + scatter(g), and its products."""
     g, offset = cotangent.at_ids, first_column(head)
+    assert cotangent.log_sum_exp is not None
     # dlogits are matrix * factor: in the plain case no pass over the block is needed to form them.
     matrix, factor = softmax.exponentials, softmax.factor * (cotangent.log_sum_exp - g.sum(-1))
     dreduction = None

@@ -129,6 +129,7 @@ def _backward(plan: Plan, residuals, cotangent: Answer):
     given = _operands(ready, query, features, count * chunk_rows)
     size, (width, columns) = count * chunk_rows, head.kernel.shape
     g = cotangent.at_ids
+    assert cotangent.log_sum_exp is not None
     factor = cotangent.log_sum_exp - g.sum(-1)
     if mean is not None:
         factor -= cotangent.reduced * mean
