@@ -2,8 +2,7 @@
 
 Loader: blocks of 1024 tokens per second through the training pipeline, on one core (goal: 15 000). Preparation: text
 per second against tiktoken alone on the same cores (goal: 80 %), and the most memory that it took (goal: 1.5 GB).
-Reader: processor time and memory for texts that can hardly be cut. Checksums: the cost of comparing every block with
-its own.
+Reader: processor time and memory for texts that can hardly be cut. Checksums: the cost of comparing each block's.
 """
 
 import argparse

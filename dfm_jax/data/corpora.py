@@ -17,6 +17,7 @@ same bytes come out of one machine, of n machines, and of a run that was killed.
 """
 
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,7 +102,7 @@ def local_path(spec: str) -> pathlib.Path | None:
     where, _ = _split(spec)
     path = _path_of(where)
     if path != where or _exists(where) or _is_a_path(where) or "/" not in where:
-        return None if where in ("pydocs", *NAMED) else pathlib.Path(path).expanduser()
+        return None if where in ("pydocs", *NAMED) else pathlib.Path(os.path.expanduser(path))
     return None
 
 
@@ -112,10 +113,7 @@ def _path_of(where: str) -> str:
 
 
 def _exists(where: str) -> bool:
-    try:
-        return pathlib.Path(where).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):  # a name that is too long, a NUL, a user without a home
-        return False
+    return os.path.exists(os.path.expanduser(where))
 
 
 def _is_a_path(where: str) -> bool:

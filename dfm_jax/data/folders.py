@@ -19,13 +19,13 @@ CODE_VERSION = "1"  # of the rules that turn a corpus into tokens: a new one pre
 
 def is_complete(folder: str | os.PathLike) -> bool:
     """Whether every part of a prepared folder is there."""
-    return (pathlib.Path(folder) / MANIFEST).is_file()
+    return os.path.isfile(os.path.join(folder, MANIFEST))
 
 
 def given(corpus: str, field: str, tokenizer: Tokenizer, packing: str) -> pathlib.Path | None:
     """The prepared folder that a corpus's spec names by its path; None for any other corpus."""
     where, options = split_spec(corpus, field)
-    folder = pathlib.Path(where).expanduser()
+    folder = pathlib.Path(os.path.expanduser(where))
     if not is_complete(folder):
         return None
     refuse_options(corpus, field, options, OPTIONS, "a folder that is prepared already")

@@ -34,11 +34,19 @@ class Memory:
         self._file = None if folder is None else folder / FILE
         self._note = note
         self._known: dict[str, tuple[Stamp, str]] | None = None
-        self._now: dict[str, tuple[Stamp, str]] = {}  # what this process has read, however new
+        self._now: dict[str, tuple[Stamp, str]] = {}  # what was read here, however new
+        self._seen: dict[str, tuple[Stamp, str]] = {}
 
     def hash(self, path: pathlib.Path) -> str:
         """SHA-256 of the file, 64 hex digits; '' where it cannot be read."""
         return self.hashes([path])[0]
+
+    def seen(self, path: pathlib.Path) -> tuple[Stamp, str]:
+        """The file's stamp and hash when they were first asked for: a later change is not what was identified."""
+        name = os.path.abspath(path)
+        if name not in self._seen:
+            self.hashes([path])
+        return self._seen[name]
 
     def hashes(self, paths: Iterable[pathlib.Path]) -> list[str]:
         """Those of many files, read on several threads."""
@@ -51,11 +59,15 @@ class Memory:
                 f"{len(unknown):,} files, {size / 1e9:,.1f} GB, are read once to know them by their contents; "
                 f"their hashes are kept in {self._file}"
             )
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "hash") as pool:
-            for path, digest in zip(unknown, pool.map(_sha256, unknown), strict=True):
-                self._now[os.path.abspath(path)] = stamps[path], digest
-        self._keep(unknown)
-        return [self._look_up(path, stamps[path]) or "" for path in paths]
+        if unknown:
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "hash") as pool:
+                for path, digest in zip(unknown, pool.map(_sha256, unknown), strict=True):
+                    self._now[os.path.abspath(path)] = stamps[path], digest
+            self._keep(unknown)
+        found = [self._look_up(path, stamps[path]) or "" for path in paths]
+        for path, digest in zip(paths, found, strict=True):
+            self._seen.setdefault(os.path.abspath(path), (stamps[path], digest))
+        return found
 
     def _look_up(self, path: pathlib.Path, its: Stamp) -> str | None:
         name = os.path.abspath(path)

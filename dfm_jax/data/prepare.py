@@ -78,10 +78,10 @@ def prepare(
         raise UsageError(f"shard = {shard[0]}/{shard[1]}: expected i/n with 0 <= i < n")
     if (given := folders.given(corpus, field, tokenizer, packing)) is not None:
         return given
-    cache = pathlib.Path(cache_dir).expanduser()
+    cache = pathlib.Path(os.path.expanduser(cache_dir))
     kept = functools.partial(folders.kept, cache, corpus, split, tokenizer.name, packing)
     path = local_path(corpus)
-    if path is not None and not path.exists() and not glob.has_magic(str(path)) and (folder := kept()):
+    if path is not None and not os.path.exists(path) and not glob.has_magic(str(path)) and (folder := kept()):
         note(f"{field} = {corpus}: there is no such text now; its shards are used: {folder}")
         return folders.opened(folder, tokenizer.name, on_error, note)
     resolved = resolve(corpus, split, field)

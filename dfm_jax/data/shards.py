@@ -221,7 +221,7 @@ class ShardFiles:
             if hasattr(mmap, "MADV_RANDOM"):  # read-ahead would fetch 64 times what a shuffled block needs
                 mapped.madvise(mmap.MADV_RANDOM)
             tokens = np.frombuffer(mapped, self._dtype, shard.num_tokens, len(expected))
-            checksums = memoryview(self._checksums(shard).astype("=u4"))  # its items are Python's integers
+            checksums = self._checksums(shard).astype("=u4").data  # its items are Python's integers
             opened = tokens, memoryview(mapped)[len(expected) :], checksums, bytearray(len(checksums))
             self._opened[index] = opened
             return opened

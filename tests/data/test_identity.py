@@ -172,6 +172,20 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path, monkeypatch):
         prepare(source, "train", BYTES, tmp_path / "cache", num_workers=1)
 
 
+def test_a_file_that_changes_after_it_was_identified_is_noticed(tmp_path, monkeypatch):
+    source = write(tmp_path / "in", TEXTS)
+    units = local.units
+
+    def meddling(*args):
+        (tmp_path / "in" / "5.txt").write_text("other")
+        return units(*args)
+
+    monkeypatch.setattr(local, "units", meddling)
+    with pytest.raises(WorldError, match=r"5\.txt: changed while it was being prepared"):
+        prepare(source, "train", BYTES, tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*/manifest.json"))
+
+
 @pytest.mark.parametrize("spec", ["in", "in/*.txt", "in:documents=lines", "in/1.txt"])
 def test_shards_are_used_when_their_text_is_gone(tmp_path, monkeypatch, spec):
     monkeypatch.chdir(tmp_path)

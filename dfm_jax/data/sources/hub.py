@@ -129,13 +129,13 @@ class StreamPart:
 
 def is_saved(path: str) -> bool:
     """Whether path is a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
-    folder = pathlib.Path(path).expanduser()
-    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+    folder = pathlib.Path(os.path.expanduser(path))
+    return any(os.path.isfile(folder / name) for name in ("state.json", "dataset_dict.json"))
 
 
 def saved_folder(path: str, wanted: str | None, split: str, where: str) -> pathlib.Path:
     """The folder of one split: of a dictionary of splits `wanted`, or that of our `split`."""
-    folder = pathlib.Path(path).expanduser()
+    folder = pathlib.Path(os.path.expanduser(path))
     if (folder / "dataset_dict.json").is_file():
         names = sorted(p.name for p in folder.iterdir() if (p / "state.json").is_file())
         choices = [wanted] if wanted else {"train": ["train"], "valid": ["validation", "valid"]}[split]

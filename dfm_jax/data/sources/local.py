@@ -35,15 +35,15 @@ def find(pattern: str, where: str) -> Files:
     file, and the files of a glob that matches no name of a known kind, may have any name.
     Raises WorldError where there is none, or a folder cannot be listed.
     """
-    path = pathlib.Path(pattern).expanduser()
-    if path.is_file():
+    path = pathlib.Path(os.path.expanduser(pattern))
+    if os.path.isfile(path):
         readers.recognise(path)  # what is no text is refused before any work
         return Files([path])
     left_out: dict[str, list[str]] = {}
     any_name = False
-    if path.is_dir():
+    if os.path.isdir(path):
         found, root = _walk(path, left_out, where), path
-    elif path.exists():
+    elif os.path.exists(path):
         raise WorldError(f"{where}: {path} is neither a file nor a folder: expected one")
     else:
         found, root = [pathlib.Path(p) for p in glob.glob(_escaped(path), recursive=True)], path.parent
@@ -185,8 +185,7 @@ class FilePart:
         self._stamp: Stamp | None = None
         self.key = ""
         if memory is not None:
-            self._stamp = stamp(path)
-            content = memory.hash(path)
+            self._stamp, content = memory.seen(path)
             reading = [content, readers.kind_of_name(path), rules.column, rules.documents, rules.flags(), str(groups)]
             self.key = hashlib.sha256(json.dumps(reading).encode()).hexdigest()[:32] if content else ""
 
