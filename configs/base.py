@@ -121,9 +121,7 @@ def get_config() -> ConfigDict:
     config.mesh.tensor = 1  # devices that split heads, MLP width and vocabulary
 
     config.checkpoint = ConfigDict()
-    config.checkpoint.keep_last = (
-        2  # newest checkpoints kept (2 or more while training); with 1 the last has none before it
-    )
+    config.checkpoint.keep_last = 2  # newest checkpoints kept (2 while training); with 1 the last has none before it
     config.checkpoint.keep_every = 0  # checkpoints at multiples of this step are kept for good; 0 = none
     config.checkpoint.restore_from = ""  # RUN[:STEP]: start from that run's weights; '' = from scratch
     # Fields whose values may differ from that run's though they change what the network's numbers mean, such as
