@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dfm_jax import sharding
 from dfm_jax.config import Config
 from dfm_jax.data import Batch, TokenStream
-from dfm_jax.data.tokenizers import ByteTokenizer
+from dfm_jax.data.tokenizers.byte import ByteTokenizer
 from dfm_jax.evaluation.evaluate import Evaluator
 from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.problem import stand_in

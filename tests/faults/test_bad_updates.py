@@ -106,4 +106,5 @@ def test_a_checkpoint_that_was_due_amid_bad_updates_comes_after_them(monkeypatch
         checkpoints.save(8, arrays, metadata=checkpoints.metadata())
     assert step == 6
     assert train(optim__n_iters=10) == 0
-    assert [line["train/bad_steps"] for line in runs.logged(pathlib.Path("run"))][-3:-1] == [1, 0]
+    lines = runs.logged(pathlib.Path("run"))
+    assert [line["train/bad_steps"] for line in lines if "train/bad_steps" in line][-2:] == [1, 0]
