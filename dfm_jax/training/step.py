@@ -77,13 +77,17 @@ def loss_sum(
 
 
 def loss_and_gradient(
-    model: Transformer, batch: NoisyBatch, problem: Problem, settings: StepSettings, mesh: Mesh | None
+    method: Method,
+    model: Transformer,
+    batch: NoisyBatch,
+    problem: Problem,
+    settings: StepSettings,
+    mesh: Mesh | None,
 ) -> tuple[Array, Transformer]:
     """Mean loss in nats per predicted token of the global batch and its gradient, in `grad_accum` parts."""
     predicted = (~batch.kept).sum().astype(jnp.float32)
-    sum_of = get_method(problem).loss_sum
     value_and_grad = jax.value_and_grad(
-        lambda model, rows: sum_of(model, rows, problem, mesh=mesh, head=settings.head, unroll=settings.unroll)
+        lambda model, rows: method.loss_sum(model, rows, problem, mesh=mesh, head=settings.head, unroll=settings.unroll)
     )
     if settings.grad_accum == 1:
         total, gradient = value_and_grad(model, batch)
@@ -126,9 +130,9 @@ def train_step(
     Returns the next state and scalars: `loss` (nats per predicted token), `grad_norm` (before clipping) and
     `bad_steps`. An update whose loss or gradient is not finite changes nothing but `step` and `bad_steps`.
     """
-    here = problem.given(state.model)
-    noisy = get_method(problem).corrupt(batch, state.step, here, seed=settings.seed, dropout=settings.dropout > 0)
-    loss, gradient = loss_and_gradient(state.model, noisy, problem, settings, mesh)
+    method, here = get_method(problem), problem.given(state.model)
+    noisy = method.corrupt(batch, state.step, here, seed=settings.seed, dropout=settings.dropout > 0)
+    loss, gradient = loss_and_gradient(method, state.model, noisy, problem, settings, mesh)
     grad_norm = optax.tree.norm(gradient)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.model, step=state.step + 1)  # pyright: ignore
     model = jax.tree.map(jnp.add, state.model, updates)
