@@ -19,7 +19,7 @@ FIXED = Continues("no", lambda old, new, done: False)
 FREE = Continues("yes", lambda old, new, done: True)
 # An average cannot begin or end in mid-run; another pace is possible.
 PACE = Continues("between values above 0", lambda old, new, done: bool(old) and bool(new))
-LATER = Continues("not below the steps that are done", lambda old, new, done: new >= done)
+LATER = Continues("to no less than the steps that are done", lambda old, new, done: new >= done)
 SAME_TOKENS = Continues("to the same tokens at another place", lambda old, new, done: True)  # see resume.check
 
 
