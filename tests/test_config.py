@@ -12,7 +12,7 @@ import pytest
 
 from dfm_jax import config
 from dfm_jax.config import hints, overrides, reference, retired
-from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.runtime.errors import UsageError, WorldError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

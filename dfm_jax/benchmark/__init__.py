@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from dfm_jax import files
 from dfm_jax.benchmark import counterparts, data, operations, programs, results
 from dfm_jax.config import Config
 from dfm_jax.data import vocabulary_size
-from dfm_jax.errors import UsageError
-from dfm_jax.terminal import note
+from dfm_jax.runtime import files
+from dfm_jax.runtime.errors import UsageError
+from dfm_jax.runtime.terminal import note
 
 Benchmark = Callable[[Config, int], Iterator[results.Row]]
 BENCHMARKS: dict[str, Benchmark] = {

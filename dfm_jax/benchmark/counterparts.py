@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from dfm_jax.benchmark.results import Row, single
 from dfm_jax.config import Config
-from dfm_jax.errors import WorldError
+from dfm_jax.runtime.errors import WorldError
 
 SCRIPT = pathlib.Path(__file__).resolve().parent.parent.parent / "benchmarks" / "step_vs_pytorch.py"
 NEEDED = ("torch", "flow_matching")

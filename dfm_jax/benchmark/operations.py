@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from dfm_jax.benchmark.results import Row, per_second
 from dfm_jax.benchmark.timing import Timing, measure
 from dfm_jax.config import Config
+from dfm_jax.experiment.problem import get_model_config, stand_in
 from dfm_jax.kernels import attention, vocab_head
-from dfm_jax.problem import get_model_config, stand_in
 from dfm_jax.runtime import compiler
 
 TOKENS = 4096  # positions of one call, or one sequence where that is longer

@@ -8,7 +8,7 @@ from configs import quickstart
 from dfm_jax import benchmark
 from dfm_jax.benchmark import counterparts, results
 from dfm_jax.benchmark.timing import Timing, measure
-from dfm_jax.errors import UsageError
+from dfm_jax.runtime.errors import UsageError
 
 
 class Clock:

@@ -12,8 +12,8 @@ import pytest
 
 from configs import base
 from dfm_jax import config as configs
-from dfm_jax.errors import UsageError
 from dfm_jax.runtime import cache
+from dfm_jax.runtime.errors import UsageError
 from dfm_jax.training import resume
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -5,13 +5,14 @@ import pathlib
 import pytest
 
 import dfm_jax
-from dfm_jax import command_line, commands, config, tables
+from dfm_jax import command_line, commands, config
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.commands.train import first_state
-from dfm_jax.errors import UsageError
-from dfm_jax.problem import get_problem
-from dfm_jax.run import NETWORK, NEVER_CHANGED
-from dfm_jax.sharding import MeshShape, make_mesh
+from dfm_jax.experiment import tables
+from dfm_jax.experiment.problem import get_problem
+from dfm_jax.run.load import NETWORK, NEVER_CHANGED
+from dfm_jax.runtime.errors import UsageError
+from dfm_jax.runtime.mesh import MeshShape, make_mesh
 from dfm_jax.training.loop import make_trainer
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
