@@ -12,14 +12,15 @@ def main() -> int:
 
 def command() -> int:
     # Within `in_one_line`, so that ^C during the long imports ends as at any other time.
-    from dfm_jax import command_line, commands
+    from dfm_jax import cli
+    from dfm_jax.cli import command_line
 
     for word in sys.argv[1:]:
         name, _, topic = word.partition("=")
         if name == "--help":
             print(command_line.help_text(topic))
             return 0
-    return commands.run(command_line.parse(sys.argv))
+    return cli.run(command_line.parse(sys.argv))
 
 
 if __name__ == "__main__":

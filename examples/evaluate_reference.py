@@ -15,7 +15,8 @@ import sys
 import numpy as np
 
 import dfm_jax
-from dfm_jax import command_line, commands
+from dfm_jax import cli
+from dfm_jax.cli import command_line
 from dfm_jax.experiment import streams as corpora
 from dfm_jax.runtime.errors import in_one_line
 
@@ -49,7 +50,7 @@ def main() -> int:
         print(f"{workdir} is a run already: {args.checkpoint} is not read again", file=sys.stderr)
     else:
         words = ["--mode=import", f"--from={args.checkpoint}", f"--workdir={workdir}"]
-        commands.run(command_line.parse(["main.py", *words, *([f"--config={args.config}"] if args.config else [])]))
+        cli.run(command_line.parse(["main.py", *words, *([f"--config={args.config}"] if args.config else [])]))
     run = dfm_jax.load(workdir)
 
     if args.tokens:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import dfm_jax
-from dfm_jax import command_line, commands
+from dfm_jax import cli
 from dfm_jax.checkpoints import pytorch
 from dfm_jax.checkpoints.pytorch import convert
+from dfm_jax.cli import command_line
 from dfm_jax.models.transformer import TransformerConfig
 from dfm_jax.runtime.errors import UsageError, WorldError
 
@@ -22,7 +23,7 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 
 
 def main(*words: str) -> int:
-    return commands.run(command_line.parse(["main.py", *words]))
+    return cli.run(command_line.parse(["main.py", *words]))
 
 
 def make_config(folder: pathlib.Path, source: str) -> str:

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from dfm_jax import command_line, config
+from dfm_jax import config
+from dfm_jax.cli import command_line
 from dfm_jax.experiment import conditions
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -21,7 +21,14 @@ from dfm_jax.evaluation.judge.perplexity import Judge, load_judge
 from dfm_jax.evaluation.likelihood import LikelihoodEstimator, LikelihoodResult, Network, TransformerNetwork
 from dfm_jax.evaluation.loss import EvaluationLoss
 from dfm_jax.evaluation.report import pictures
-from dfm_jax.evaluation.report.markdown import Report, likelihood_entry, text_entry, write_report
+from dfm_jax.evaluation.report.markdown import (
+    Report,
+    as_filed,
+    likelihood_entry,
+    render_markdown,
+    text_entry,
+    write_report,
+)
 from dfm_jax.evaluation.report.samples import sample_set, write_samples
 from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.experiment.problem import Problem
@@ -36,7 +43,8 @@ FRAMES = 65  # states of each trajectory that the page shows
 class Evaluator:
     """Everything about evaluating a run that does not change with its steps; programs and judge are kept between calls.
 
-    open_corpus: the token stream of a corpus's name in the config; it may raise WorldError. note: says a line.
+    workdir: where reports and samples go. open_corpus: the token stream of a corpus's name in the config; it may raise
+    WorldError. note: says a line. show: prints the report, before it is written. name: of the run, if not the folder's.
     """
 
     settings: EvaluationSettings
@@ -46,6 +54,13 @@ class Evaluator:
     workdir: pathlib.Path
     open_corpus: Callable[[str], TokenStream]
     note: Callable[[str], None] = print
+    show: Callable[[str], None] = print
+    name: str = ""
+
+    @property
+    def run(self) -> str:
+        """The run's name, in titles."""
+        return self.name or self.workdir.name
 
     # What the trainer calls at its intervals.
 
@@ -64,7 +79,7 @@ class Evaluator:
     # What `--mode=eval` calls.
 
     def evaluate(self, model: Transformer, step: int, *, elbo: bool, perplexity: bool) -> Report:
-        """Evaluates all that the config asks for, and writes eval/step_N.json, eval/report.md and the plots.
+        """Evaluates all that the config asks for, shows it, and writes eval/step_N.json, eval/report.md and the plots.
 
         What the world lacks (a corpus, the judge's weights) is left out and named in the report. Raises WorldError if
         nothing at all could be evaluated.
@@ -72,6 +87,7 @@ class Evaluator:
         started, missing = time.monotonic(), []
         fingerprints: dict[str, str] = {}
         likelihood: dict[str, dict[str, Any]] = {}
+        curves: dict[str, dict[str, LikelihoodResult]] = {}
         for corpus in self.settings.corpora if elbo else ():
             try:
                 stream = self.open_corpus(corpus)
@@ -81,9 +97,9 @@ class Evaluator:
                 continue
             fingerprints[corpus] = stream.fingerprint
             likelihood[corpus] = likelihood_entry(results)
-            self._draw(f"elbo_{_file_name(corpus)}_step_{step}.png", results, corpus)
             first = next(iter(results.values()))
             self.note(f"{corpus}: {first.nats_per_token:.4f} nats per token, perplexity {first.perplexity:.2f}")
+            curves[corpus] = results
         generation: dict[str, Any] = {}
         if perplexity:
             tokens = self._generate(model, step, self.settings.num_samples)
@@ -95,7 +111,7 @@ class Evaluator:
         if missing and not likelihood and not generation:
             raise WorldError(missing[0])
         report = Report(
-            run=self.workdir.name,
+            run=self.run,
             step=step,
             likelihood=likelihood,
             generation=generation,
@@ -103,6 +119,11 @@ class Evaluator:
             provenance=self._provenance(fingerprints, time.monotonic() - started),
         )
         if jax.process_index() == 0:
+            self.show(
+                render_markdown(as_filed(report))
+            )  # a folder that has become full or read-only must not cost the figures
+            for corpus, results in curves.items():
+                self._draw(f"elbo_{_file_name(corpus)}_step_{step}.png", results, corpus)
             self.note(f"report: {write_report(self.workdir, report).with_name('report.md')}")
         return report
 
@@ -149,7 +170,7 @@ class Evaluator:
         if jax.process_index() == 0:
             path = self._picture(f"frontier_step_{step}.png")
             known = None if real is None else self._judge_texts(real, [])
-            pictures.frontier(path, points, f"{self.workdir.name}, step {step:,}", known)
+            pictures.frontier(path, points, f"{self.run}, step {step:,}", known)
         return points
 
     # The parts, each made once.
@@ -226,7 +247,7 @@ class Evaluator:
             model,
             num,
             self.tokenizer,
-            title=f"{self.workdir.name} · step {step:,}",
+            title=f"{self.run} · step {step:,}",
             settings={"step": step, "source": "uniform" if self.problem.source.mask_id is None else "mask"},
             progress=lambda done: self.note(f"samples: {done} of {num}"),
         )
@@ -255,8 +276,7 @@ class Evaluator:
         return folder / name
 
     def _draw(self, name: str, results: dict[str, LikelihoodResult], corpus: str) -> None:
-        if jax.process_index() == 0:
-            pictures.contribution(self._picture(name), results, f"{self.workdir.name}: bounds on {corpus}")
+        pictures.contribution(self._picture(name), results, f"{self.run}: bounds on {corpus}")
 
     def _provenance(self, fingerprints: dict[str, str], seconds: float) -> dict[str, Any]:
         device = self.mesh.devices.flat[0]

@@ -139,6 +139,7 @@ def train(
     metadata: dict[str, Any],
     writer: MetricsWriter,
     reports: Reports,
+    stop: GracefulStop | None = None,
 ) -> tuple[TrainState, bool]:
     """Updates `state` up to `optim.n_iters`, or until a signal asks to stop; True if the run is finished.
 
@@ -148,7 +149,7 @@ def train(
     and `train/mfu` where the chip's peak is known.
 
     There is no checkpoint of a state whose last update was not finite: one that is due comes after the next update
-    that is. A checkpoint after which no update was finite is set aside.
+    that is. A checkpoint after which no update was finite is set aside. stop: what a signal does, see `GracefulStop`.
 
     Raises:
         WorldError: `training.max_bad_steps` updates in a row had a non-finite loss or gradient, or those that the
@@ -165,7 +166,7 @@ def train(
     pending: tuple[int, dict[str, Any], Any] | None = None
     bad = 0  # updates in a row, up to the one that was read last, that were not finite
 
-    def account(at: int, metrics: dict[str, Any], stop: Any) -> bool:
+    def account(at: int, metrics: dict[str, Any], asked: Any) -> bool:
         """Reads the metrics of update `at`, logs them if it is due, and says whether the run is to stop."""
         nonlocal started, last_line, bad
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -189,7 +190,7 @@ def train(
             started, last_line = time.monotonic(), at
         if bad >= config.training.max_bad_steps:
             raise not_finite(at, f"config.training.max_bad_steps = {config.training.max_bad_steps}: ")
-        return bool(stop)
+        return bool(asked)
 
     def not_finite(at: int, why: str = "") -> WorldError:
         """What a run says that ends at step `at` with a bad streak; its next start goes on from what was good."""
@@ -214,7 +215,7 @@ def train(
         started += time.monotonic() - pause  # not the training's time
 
     with (
-        GracefulStop() as signals,
+        stop or GracefulStop() as signals,
         Progress(total=n_iters, start=step, every=config.logging.log_freq, enabled=processes.is_first()) as progress,
         contextlib.closing(batches_from(trainer, stream, step)) as batches,
     ):
@@ -222,12 +223,12 @@ def train(
         if step and not processes.from_first(any(not name.startswith("train/") for name in writer.logged)):
             report(step)  # the run ended between its checkpoint and its report
         while step < n_iters and not stopping:
-            stop = agreement.ask(signals.requested)
+            asked = agreement.ask(signals.requested)
             state, metrics = trainer.step(state, next(batches))
             if pending is not None:
                 stopping = account(*pending)
             step += 1
-            pending = step, metrics, stop
+            pending = step, metrics, asked
             last = step == n_iters
             owed = owed or last or is_due(step, config.training.snapshot)
             due = is_due(step, config.training.eval_freq) or is_due(step, config.training.perplexity_freq)

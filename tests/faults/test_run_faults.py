@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 import runs
-from dfm_jax import command_line, commands, flow
+from dfm_jax import cli, flow
 from dfm_jax.checkpoints.store import Checkpoints
+from dfm_jax.cli import command_line
 from dfm_jax.training import metrics
 from dfm_jax.training import step as step_module
 
@@ -157,7 +158,7 @@ def test_a_batch_that_is_not_finite_is_skipped(quiet, tmp_path, monkeypatch, cap
     workdir = tmp_path / "run"
     overrides = runs.TINY | {"optim.n_iters": 9, "training.snapshot": 1, "checkpoint.keep_last": 9}
     words = runs.command(workdir, quiet / "data", overrides)
-    assert commands.run(command_line.parse(words[1:])) == 0
+    assert cli.run(command_line.parse(words[1:])) == 0
     assert "step 7: loss nan" in capfd.readouterr().err
     logged = {line["step"]: line for line in runs.logged(workdir) if "train/loss" in line}
     assert logged[7]["train/loss"] is None and logged[7]["train/bad_steps"] == 1

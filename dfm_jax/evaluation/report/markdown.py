@@ -93,6 +93,12 @@ def write_report(workdir: str | os.PathLike, report: Report) -> pathlib.Path:
     return path
 
 
+def as_filed(report: Report) -> Report:
+    """The report as `read_report` gives it back: plain values, None for what is no number."""
+    given = _plain(dataclasses.asdict(report))
+    return Report(**{**given, "missing": tuple(given["missing"])})
+
+
 def read_report(path: str | os.PathLike) -> Report:
     """A report from its JSON. Raises WorldError if the file is no such thing."""
     given = files.read_json(path)

@@ -1,32 +1,26 @@
-"""One module per mode: it puts the pieces together, and holds no mathematics of its own."""
+"""The command line: words to a checked command (`command_line`), and one module per mode, named as the mode."""
 
 import importlib
 
-from dfm_jax.command_line import Command
-from dfm_jax.runtime import cache, processes
+from dfm_jax.cli.command_line import Command, parse
 
-# Imported when asked for: a command pays only for what it uses.
-MODES = {
-    "train": "train",
-    "prepare": "prepare",
-    "eval": "evaluate",
-    "sample": "sample",
-    "import": "convert",
-    "export": "convert",
-    "compile": "plan",
-    "benchmark": "measure",
-}
+__all__ = ["Command", "parse", "run"]
+
 # Modes whose compiled programs are kept on disk. 'prepare' has none, 'compile' and 'benchmark' measure the compiler.
 KEPT = ("train", "eval", "sample", "import", "export")
 
 
 def run(command: Command) -> int:
     """Carries out a command; the exit status. Raises UsageError or WorldError with one line."""
+    # Imported when asked for: a command pays only for what it uses.
     from dfm_jax.experiment import conditions
+    from dfm_jax.runtime import cache, processes
 
     conditions.check(command.config, command.mode)
     operands = command.operands
     processes.initialize(operands["coordinator"], operands["num_processes"], operands["process_id"])
     if command.mode in KEPT:
         cache.use(command.config.training.compilation_cache)
-    return importlib.import_module(f"dfm_jax.commands.{MODES[command.mode]}").run(command)
+    # `import` is a word of Python's.
+    name = "import_" if command.mode == "import" else command.mode
+    return importlib.import_module(f"{__name__}.{name}").run(command)
