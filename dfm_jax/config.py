@@ -296,8 +296,7 @@ def check_together(config: ConfigDict) -> None:
     source = get_source(config, 2, law=np.full(2, 0.5))
     with naming(f"config.flow.path={config.flow.path}"):
         path = get_path(config, scheduler, source, exponents=np.ones(2), embeddings=np.eye(2))
-        if isinstance(path, flow.GeneralPath):
-            path.check(source, config.model.parametrization)
+        path.check(source, config.model.parametrization)
     with naming(f"config.flow.loss_function={config.flow.loss_function}"):
         objective = flow.get_objective(
             config.flow.loss_function,

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from dfm_jax.benchmark.results import Row, per_second
 from dfm_jax.benchmark.timing import Timing, measure
 from dfm_jax.kernels import attention, vocab
-from dfm_jax.problem import get_model_config, stand_in
+from dfm_jax.problem import abstract, get_model_config
 
 TOKENS = 4096  # positions of one call, or one sequence where that is longer
 
@@ -40,7 +40,7 @@ def attend(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
 
 def head(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
     """Log-probabilities at two ids per position, their gradients, and draws."""
-    num_states = stand_in(config, vocab_size).source.num_states
+    num_states = abstract(config, vocab_size).source.num_states
     model = get_model_config(config, num_states)
     width, padded = model.hidden_size, model.padded_vocab_size
     keys = jax.random.split(jax.random.key(0), 4)

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from dfm_jax import flow, sharding
 from dfm_jax.evaluation.likelihood import Network, TransformerNetwork, fold, standard_error
-from dfm_jax.problem import Problem
+from dfm_jax.problem import OfProblem, Problem
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -69,11 +69,11 @@ class EvaluationLoss:
     @functools.cached_property
     def _program(self):
         replicated = None if self.mesh is None else sharding.replicated(self.mesh)
-        return jax.jit(self._batch, out_shardings=replicated)
+        return OfProblem(jax.jit(self._batch, out_shardings=replicated), self.problem, self.mesh)
 
-    def _batch(self, model, tokens, weights, index, t, r, key):
+    def _batch(self, problem: Problem, model, tokens, weights, index, t, r, key):
         """Per row: the loss summed over its predicted positions (B,), how many these are (B,), its weight (B,)."""
-        problem, network = self.problem.given(model), self.network or TransformerNetwork(mesh=self.mesh)
+        problem, network = problem.given(model), self.network or TransformerNetwork(mesh=self.mesh)
         objective, mask_id = problem.objective, problem.source.mask_id
         time = flow.Time(t, r)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)

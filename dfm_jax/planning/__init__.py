@@ -9,7 +9,7 @@ from dfm_jax import files
 from dfm_jax.data import vocabulary_size
 from dfm_jax.models.transformer import count_parameters
 from dfm_jax.planning import driver, report, sweep, targets, verdict
-from dfm_jax.problem import get_model_config, stand_in
+from dfm_jax.problem import abstract, get_model_config
 from dfm_jax.terminal import note
 
 
@@ -54,7 +54,7 @@ def parameters(config: ConfigDict) -> int:
 
 
 def states(config: ConfigDict) -> int:
-    return stand_in(config, vocabulary_size(config.tokenizer.name)).source.num_states
+    return abstract(config, vocabulary_size(config.tokenizer.name)).source.num_states
 
 
 def run_sweep(

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Generator
 from typing import Any
@@ -16,7 +15,7 @@ from dfm_jax.data import TokenStream, train_batches
 from dfm_jax.errors import WorldError
 from dfm_jax.logging import MetricsWriter, Progress, note, warn
 from dfm_jax.models.transformer import TransformerConfig
-from dfm_jax.problem import Problem, get_model_config, get_problem
+from dfm_jax.problem import OfProblem, Problem, get_model_config, get_problem
 from dfm_jax.rng import noise_key
 from dfm_jax.signals import GracefulStop
 from dfm_jax.training.checkpoints import Checkpoints
@@ -36,7 +35,7 @@ class Trainer:
     mesh: jax.sharding.Mesh
     abstract: TrainState  # shapes and dtypes, each with its sharding
     create: Callable[[], TrainState]
-    step: Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]
+    step: OfProblem  # (state, tokens) -> (state, metrics)
     notes: tuple[str, ...]  # sharding rules that did not divide
 
     def learning_rate(self, step: int) -> float:
@@ -74,11 +73,15 @@ def make_trainer(
     abstract = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings
     )
+
+    def update(problem: Problem, state: TrainState, tokens: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        return train_step(state, tokens, problem=problem, optimizer=optimizer, settings=settings, mesh=mesh)
+
     step = jax.jit(
-        functools.partial(train_step, problem=problem, optimizer=optimizer, settings=settings, mesh=mesh),
-        in_shardings=(shardings, sharding.batch_sharding(mesh)),
+        update,
+        in_shardings=(sharding.replicated(mesh), shardings, sharding.batch_sharding(mesh)),
         out_shardings=(shardings, sharding.replicated(mesh)),
-        donate_argnums=0,
+        donate_argnums=1,
         compiler_options=compiler_options(platform),
     )
     return Trainer(
@@ -89,7 +92,7 @@ def make_trainer(
         mesh=mesh,
         abstract=abstract,
         create=jax.jit(create, out_shardings=shardings),
-        step=step,
+        step=OfProblem(step, problem, mesh),
         notes=tuple(notes),
     )
 
