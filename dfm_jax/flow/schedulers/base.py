@@ -130,7 +130,7 @@ class Scheduler(abc.ABC):
 def bisect(xp: Any, rising: Callable[[Any], Any], value: Any) -> Any:
     """The x in [0, 1] with rising(x) = value, of value's shape and type; an end where there is none.
 
-    64 halvings from 0, so that a small x is found to its last digits too; a loop in the program where xp is jax.numpy.
+    64 halvings: to 2^-64 near 0, elsewhere to the last digits. A loop in the program where xp is jax.numpy.
     """
 
     def halve(bounds: tuple[Any, Any]) -> tuple[Any, Any]:
