@@ -7,7 +7,7 @@ posterior's at the one index x_t^i, by an amount that the path knows (mathematic
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -80,12 +80,11 @@ class Prediction:
 class PathLike(Protocol):
     """What losses, predictions and samplers ask of a path; `flow.Path` is the class of them."""
 
+    carries_over: ClassVar[bool]
+    jumps_alike: ClassVar[bool]
+
     @property
     def scheduler(self) -> Scheduler: ...
-    @property
-    def carries_over(self) -> bool: ...
-    @property
-    def jumps_alike(self) -> bool: ...
     def check(self, source: Source, parametrization: str) -> None: ...
     def prediction(self, source: Source, parametrization: str = ..., suppress_mask: bool = ...) -> Prediction: ...
     def own_source(self) -> Source | None: ...

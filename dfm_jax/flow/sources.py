@@ -106,6 +106,7 @@ class CategoricalSource(Source):
     leaves: ClassVar[tuple[str, ...]] = ("law", "_keep", "_alias")
 
     def __init__(self, probs: Any) -> None:
+        self.law: Any
         if isinstance(probs, jax.ShapeDtypeStruct):
             self.vocab_size = probs.shape[0]
             self.law = probs
@@ -134,7 +135,7 @@ class CategoricalSource(Source):
         if self.vocab_size != other.vocab_size:
             return False
         known = isinstance(self.law, np.ndarray) and isinstance(other.law, np.ndarray)
-        return not known or bool((self.law == other.law).all())
+        return not known or np.array_equal(self.law, other.law)
 
 
 def _alias_table(law: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -98,7 +98,7 @@ class Kept(Tree):
     @staticmethod
     def unwrap(tree: Any) -> Any:
         """What `wrap` was given."""
-        return tree.value if isinstance(tree, Kept) else tree
+        return vars(tree)["value"] if isinstance(tree, Kept) else tree
 
 
 def take_old_names(cls: type, names: dict[str, str]) -> None:

@@ -66,7 +66,8 @@ class Solver:
 
     @functools.cached_property
     def _program(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
-        return jax.jit(functools.partial(run, self.model, self.path.carries_over), static_argnames=("group", "slots"))
+        denoiser: Any = self.model
+        return jax.jit(functools.partial(run, denoiser, self.path.carries_over), static_argnames=("group", "slots"))
 
     @functools.cached_property
     def _event_program(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
