@@ -100,7 +100,7 @@ class Solver:
 
         May be called inside jit and shard_map; called directly it compiles once per shape. Raises ValueError.
         """
-        x, keys, held = self._checked(key, x_init, fixed)
+        x, keys, fixed = self._checked(key, x_init, fixed)
         own = self.path.scheduler if self.scheduler is None else self.scheduler
         grid, asked = make_grid(own, step_size, steps, time_grid)
         if not isinstance(return_intermediates, bool):
@@ -116,7 +116,7 @@ class Solver:
             ends = np.array([sigma[0], sigma[-1]], np.float32)
             # Whatever is left at `delta` jumps in one step.
             group = self.group_size or group_size(np.array([x.size]))
-            final, saved = self._event_program(keys, x, held, ends, sigma[slots].astype(np.float32), group=group)
+            final, saved = self._event_program(keys, x, fixed, ends, sigma[slots].astype(np.float32), group=group)
         else:
             step = self._with_div_free(div_free)
             plan = step.plan(own, self.source, grid)
@@ -124,7 +124,7 @@ class Solver:
             group = self.group_size or group_size(x.size * plan.jumps * waiting)
             rows = self._rows(own, plan, slots)
             final, saved = self._program(
-                keys, x, held, rows, step, Kept.wrap(self.source), group=group, slots=len(slots)
+                keys, x, fixed, rows, step, Kept.wrap(self.source), group=group, slots=len(slots)
             )
         return saved[back] if len(asked) else final
 
