@@ -219,7 +219,7 @@ class UnitWriter:
         skip_faults: bool = False,
         known: Callable[[Sequence[str]], dict[str, Place]] | None = None,
     ):
-        """skip_faults: leave out what cannot be read, instead of stopping. known: finds tokens that are made, by key."""
+        """skip_faults: leave out what cannot be read, instead of stopping. known: finds tokens made before, by key."""
         self._folder, self._encoder, self._keep_lengths = folder, encoder, keep_lengths
         self._skip_faults, self._known = skip_faults, known
         self._capacity = shard_bytes // np.dtype(encoder.dtype).itemsize
