@@ -90,7 +90,7 @@ def prepare(
 
     Args:
         config, overrides: see `dfm_jax.api`.
-        shard: (i, n), part i of n of the work, 0 <= i < n, for several machines; a last call without it joins the parts.
+        shard: (i, n), part i of n of the work, 0 <= i < n, for several machines; a last call without it joins them.
         verify: read every shard and compare its checksum with the manifest.
 
     Returns: the folder of "data.train", of "data.valid" and, by its name, of each evaluation corpus.
@@ -149,7 +149,7 @@ def evaluate(
     """The figures that papers print, each with its standard error: printed, written, and returned.
 
     What is evaluated is `config.eval`: bounds on the likelihood of each corpus of `eval.corpora` with `eval.elbo` (nats
-    per token), and generated text with `eval.perplexity` (generative perplexity under `eval.judge`, entropy, repetition).
+    per token), and generated text with `eval.perplexity` (perplexity under `eval.judge`, entropy, repetition).
 
     Args:
         run: a loaded run or its folder.
@@ -277,7 +277,7 @@ def import_weights(
     Args:
         file: a checkpoint.pth of the PyTorch reference, or a .safetensors file that `export` wrote.
         workdir: the run's folder, without checkpoints; None is runs/NAME, with the name of the file.
-        config: what the file does not tell, see `dfm_jax.api`, and must not contradict it; None is the published recipe.
+        config: what the file does not tell, see `dfm_jax.api`; it must not contradict it. None is the published recipe.
         overrides: other values of its fields.
 
     Raises:
@@ -347,7 +347,7 @@ def plan(
         workdir: folder of compile.json and compile.md; None is runs/NAME for a config with a name.
         sweep: "all", or some of "mesh,batch,remat": compile many variants of the training step, and rank what fits.
 
-    Returns: the content of compile.json (memory in bytes, lower bounds of times in seconds), of sweep.json with `sweep`.
+    Returns: the content of compile.json (memory in bytes, lower bounds of times in seconds), or of sweep.json.
 
     Raises:
         ValueError: the target means nothing, or the mesh does not fit it.
