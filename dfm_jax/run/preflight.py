@@ -58,7 +58,7 @@ def training(config: Config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> 
         )
     restorable(config)
     tokenizer = tokenizer_of(config)
-    if perplexity or config.training.perplexity_freq:
+    if perplexity or 0 < config.training.perplexity_freq <= config.optim.n_iters:
         judge(config)
     train, valid = get_stream(config, "data.train", tokenizer), get_stream(config, "data.valid", tokenizer)
     corpora(config, tokenizer, elbo=elbo, perplexity=False)
