@@ -14,6 +14,7 @@ part ended by itself and well, else 1.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -99,14 +100,10 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     """^C to a part that still runs, which then says what it found; after TO_END seconds the end of all it started."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(TO_END)
-        except subprocess.TimeoutExpired:
-            pass
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
@@ -123,7 +120,7 @@ def about(args: argparse.Namespace) -> dict[str, object]:
     (args.folder / "nvidia-smi.txt").write_text(output("nvidia-smi") + "\n\n" + output("nvidia-smi", "-q") + "\n")
     card = output("nvidia-smi", "--query-gpu=name,driver_version,memory.total,power.limit", "--format=csv,noheader")
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "card": card,
         "commit": output("git", "describe", "--always", "--dirty"),
         "python": platform.python_version(),

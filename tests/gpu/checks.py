@@ -134,7 +134,7 @@ def compared(found: tuple[float, np.ndarray], wanted: tuple[float, np.ndarray]) 
 class KilledRun:
     """A tiny run of some steps: once through, and once killed after a checkpoint and continued by the same command."""
 
-    def __init__(self, folder: pathlib.Path, platform: str, steps: int = 30, every: int = 10):
+    def __init__(self, folder: pathlib.Path, platform: str, steps: int, every: int):
         self.folder, self.steps, self.every = folder, steps, every
         self.overrides = runs.TINY | {
             "optim.n_iters": steps, "training.snapshot": every, "training.eval_freq": steps, "model.dropout": 0.1,
