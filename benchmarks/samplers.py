@@ -42,7 +42,8 @@ def reference(args: argparse.Namespace, source: str, steps: int, *, compiled: bo
     torch.manual_seed(0)
     model = Model(states, args.hidden, args.blocks, args.heads, args.length, 0.0).eval().to(args.device)
     path = MixtureDiscreteProbPath(PolynomialConvexScheduler(1.0))
-    solver = MixtureDiscreteEulerSolver(Posterior(torch.compile(model) if compiled else model), path, states)
+    network: Any = torch.compile(model) if compiled else model
+    solver = MixtureDiscreteEulerSolver(Posterior(network), path, states)
     x_init = torch.randint(args.vocabulary, (args.batch, args.length), device=args.device)
     if source == "mask":
         x_init = torch.full_like(x_init, args.vocabulary)

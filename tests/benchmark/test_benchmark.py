@@ -374,3 +374,27 @@ def test_the_counterparts_run_here():
     rows, missing = measured(tiny(), "pytorch,pytorch_sampler")
     assert {("pytorch", "ours / pytorch"), ("pytorch_sampler", "ours / reference")} <= set(rows), missing
     assert all(row["median"] > 0 for row in rows.values()) and missing == {}
+
+
+LOOKS_AT_NO_DEVICE = """
+import sys
+from dfm_jax import command_line, commands
+from dfm_jax.benchmark import driver
+import jax
+
+def described(*args):
+    assert not jax._src.xla_bridge._backends, "a device was taken"
+    raise SystemExit(7)
+
+driver.describe_machine = described
+words = ["--config=configs/uniform_gkl.py", "--mode=benchmark", "--workdir=" + sys.argv[1]]
+commands.run(command_line.parse(["main.py", *words]))
+"""
+
+
+def test_the_command_itself_takes_no_device(tmp_path):
+    """On a GPU it would hold three quarters of the memory that its processes are to measure."""
+    root = driver.environment(None)["PYTHONPATH"].split(os.pathsep)[0]
+    command = [sys.executable, "-c", LOOKS_AT_NO_DEVICE, str(tmp_path)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr

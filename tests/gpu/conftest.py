@@ -4,10 +4,6 @@ The checks are in `checks.py` and take their size; `test_checks_here.py` runs th
 """
 
 import functools
-import os
-
-# Tests start processes that use the same device: no process may take its memory beforehand.
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import pytest
