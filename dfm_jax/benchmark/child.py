@@ -3,8 +3,9 @@
 A process of its own, because a device's peak memory is that of a process, because a program that does not fit or a
 compiler that gives up must not end the others, and because only a process can be stopped in the middle.
 
-Every line of the answer is written as soon as it is known: {"machine": ...} where no case is asked for, {"row": ...},
-{"missing": ...}, {"usage": ...} for a command that is wrong, and {"done": seconds} at the end.
+Every line of the answer is written as soon as it is known: {"machine": ...} where no case is asked for (or
+{"no_device": reason}), {"row": ...}, {"missing": ...}, {"usage": ...} for a command that is wrong, and {"done": seconds}
+at the end.
 """
 
 import contextlib
@@ -46,7 +47,11 @@ def measure(request: dict[str, Any], tell) -> None:
     from dfm_jax.benchmark.counterparts import NotHereError
 
     if request["case"] is None:
-        tell("machine", results.machine())
+        try:
+            tell("machine", results.machine())
+        except (RuntimeError, AssertionError) as error:  # the second where a plugin is installed and finds no device
+            why = results.in_one_line(error) if str(error) else "JAX finds none"
+            tell("no_device", f"JAX_PLATFORMS = {jax.config.jax_platforms}: {why}")
         return
     case = Case(**request["case"])
     config = case.apply(configs.from_json(request["config"]))

@@ -87,7 +87,7 @@ def run_case(
         raise UsageError(text)
     if status is None:
         return dataclasses.replace(outcome, reason=f"ended after {outcome.seconds:.0f} s: {budget.describe()}")
-    if not outcome.of("done") and not outcome.of("machine"):
+    if not any(outcome.of(kind) for kind in ("done", "machine", "no_device")):
         last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
         reason = f"its process ended with status {status}: {' '.join(last)[-300:]}".replace("|", "/")
         return dataclasses.replace(outcome, reason=reason)
@@ -149,4 +149,5 @@ def describe_machine(config: ConfigDict, answer: pathlib.Path, log: pathlib.Path
     outcome = run_case(None, config, answer=answer, log=log, trace=None, budget=budget)
     for about in outcome.of("machine"):
         return about
-    raise WorldError(f"mode = benchmark: the devices cannot be used: {outcome.reason}")
+    reason = "; ".join(outcome.of("no_device")) or outcome.reason
+    raise WorldError(f"mode = benchmark: expected a device that JAX can use; {reason}")

@@ -290,7 +290,10 @@ def test_a_device_that_is_not_there_is_one_line(tmp_path, monkeypatch):
     from dfm_jax.errors import WorldError
 
     Said(monkeypatch, {"machine": (1, "")})
-    with pytest.raises(WorldError, match="the devices cannot be used: its process ended with status 1: CUDA_ERROR"):
+    with pytest.raises(WorldError, match="a device that JAX can use; its process ended with status 1: CUDA_ERROR"):
+        benchmark.run(tiny(), tmp_path)
+    Said(monkeypatch, {"machine": (0, line("no_device", "JAX_PLATFORMS = cuda: none"))})
+    with pytest.raises(WorldError, match="expected a device that JAX can use; JAX_PLATFORMS = cuda: none"):
         benchmark.run(tiny(), tmp_path)
 
 

@@ -32,6 +32,7 @@ def test_the_parts_share_the_time_and_measure_what_there_is():
     assert len(names) == len(set(names))
 
 
+@pytest.mark.slow
 def test_the_parts_hold_every_test_once(tmp_path):
     command = on_a_gpu.command(on_a_gpu.PARTS[1], arguments(tmp_path), 100.0)
     assert command[command.index("-m", 3) + 1] == "gpu" and command[-1] == str(ROOT / "tests" / "gpu")
