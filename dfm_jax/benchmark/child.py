@@ -3,9 +3,9 @@
 A process of its own, because a device's peak memory is that of a process, because a program that does not fit or a
 compiler that gives up must not end the others, and because only a process can be stopped in the middle.
 
-Every line of the answer is written as soon as it is known: {"machine": ...} where no case is asked for (or
-{"no_device": reason}), {"row": ...}, {"missing": ...}, {"usage": ...} for a command that is wrong, and {"done": seconds}
-at the end.
+Every line of the answer is written as soon as it is known: {"machine": ...} where no case is asked for, or
+{"no_device": reason}; else {"row": ...}, {"missing": ...}, {"usage": ...} for a command that is wrong, and at the end
+{"done": seconds}.
 """
 
 import contextlib

@@ -351,6 +351,7 @@ def test_what_cannot_run_here_is_named(monkeypatch):
     assert missing["pytorch_sampler"].startswith("needs torch")
 
 
+@pytest.mark.slow
 def test_a_torch_without_cuda_is_a_line_on_a_gpu(monkeypatch):
     pytest.importorskip("torch")
     if __import__("torch").cuda.is_available():
