@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from benchmarks.turns import interleaved
-from kernels.attention import IMPLEMENTATIONS, attention, limit, target_platform
-from kernels.rotary import Tables, rotate
+from kernels import target
+from kernels.attention import IMPLEMENTATIONS, attention, why_not
+from kernels.attention.rotary import Tables, rotate
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
     shape = (args.batch, args.length, args.heads, args.head_dim)
     keys = jax.random.split(jax.random.key(0), 4)
     q, k, v, dout = (jax.random.normal(key, shape).astype(args.dtype) for key in keys)
-    platform = target_platform()
+    platform = target.current().platform
     names = args.only.split(",") if args.only else [n for n in IMPLEMENTATIONS if n != "pallas" or platform != "cpu"]
 
     angles = jnp.arange(args.length)[:, None] * 10000.0 ** (-jnp.arange(args.head_dim // 2) * 2 / args.head_dim)
@@ -52,7 +53,7 @@ def main() -> None:
 
     compiled = {}
     for name in names:
-        reason = limit(name, q, platform)
+        reason = why_not(name, head_dim=args.head_dim, dtype=q.dtype)
         if reason is not None:
             print(f"{name}: not run, {reason}")
             continue

@@ -2,21 +2,27 @@
 
 Loader: blocks of 1024 tokens per second through the training pipeline, on one core (goal: 15 000). Preparation: text
 per second against tiktoken alone on the same cores (goal: 80 %), and the most memory that it took (goal: 1.5 GB).
+Reader: processor time and memory for texts that can hardly be cut. Checksums: the cost of comparing each block's.
 """
 
 import argparse
 import os
 import pathlib
 import resource
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from dfm_jax.data import get_tokenizer, open_stream, prepare, pydocs, train_batches
+from dfm_jax.data import get_tokenizer, open_stream, prepare, train_batches
 from dfm_jax.data.encoding import num_cores
-from dfm_jax.data.shards import Manifest, ShardWriter
+from dfm_jax.data.identity import Memory
+from dfm_jax.data.manifest import Manifest
+from dfm_jax.data.shards import ShardFiles, ShardWriter
+from dfm_jax.data.sources import pydocs
 
 LENGTH = 1024
 GOALS = {"blocks_per_second": 15_000, "ratio": 0.8, "peak_gigabytes": 1.5}
@@ -103,21 +109,97 @@ def _write_corpus(path: pathlib.Path, megabytes: int) -> list[str]:
     return documents * copies
 
 
-def measurements(cache: pathlib.Path) -> Iterator[tuple[str, dict[str, float]]]:
-    for name, function in (("loader", loader), ("prepare", preparation)):
+# One line without a blank, the commonest line ends, and words without end: what a text has that cannot be cut anywhere.
+TEXTS = {
+    "one line": "lorem,ipsum;dolor:sit-amet.consectetur",
+    "CRLF words": "lorem\r\nipsum\r\ndolor\r\n",
+    "LF words": "lorem\nipsum\ndolor\n",
+    "one letter": "a",
+    "blanks": " ",
+}
+READER = """
+import resource, sys, time
+from dfm_jax.data import get_tokenizer
+from dfm_jax.data.rows import Rules
+from dfm_jax.data.sources import local
+name, path = sys.argv[1:]
+cut = get_tokenizer(name).cut
+cut("x y " * 30_000 + "\xe9" * 9)  # what is made once
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+(unit,) = local.units(local.find(path, "").paths, Rules(), "")
+start, longest = time.process_time(), 0
+for row in unit.rows(0, cut):
+    longest = max(longest, len(row.text))
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(time.process_time() - start, (after - before) / 1e3, longest / 1e6)
+"""
+
+
+def reader(folder: pathlib.Path, *, sizes: tuple[int, ...] = (8, 32, 128)) -> dict[str, float]:
+    """Processor seconds and additional megabytes of memory to read a document of TEXTS in pieces, by size in MB."""
+    found = {}
+    path = folder / "text.txt"
+    for megabytes in sizes:
+        for name, words in TEXTS.items():
+            path.write_text(words * (megabytes * 1_000_000 // len(words)), newline="")
+            for tokenizer in ("bytes", "gpt2"):
+                words_of = [sys.executable, "-c", READER, tokenizer, str(path)]
+                output = subprocess.run(words_of, check=True, capture_output=True, text=True).stdout
+                seconds, memory, longest = map(float, output.split())
+                label = f"{tokenizer}, {name}, {megabytes} MB"
+                found |= {f"{label}: s": seconds, f"{label}: MB": memory, f"{label}: longest piece MB": longest}
+    path.unlink()
+    return found
+
+
+def checksums(folder: pathlib.Path, *, megabytes: int = 64) -> dict[str, float]:
+    """What it costs to compare every block with its checksum, and to know a file by its contents."""
+    writer = ShardWriter(folder, "0.npy", "<u2")
+    tokens = np.random.default_rng(0).integers(0, 50257, megabytes << 19, np.uint16)
+    writer.write(tokens)
+    files = ShardFiles(folder, [writer.close()], "<u2")
+    starts = np.random.default_rng(1).integers(0, len(tokens) - LENGTH, 20_000).tolist()
+
+    def microseconds(read: Callable[[int], object]) -> float:
+        best = float("inf")
+        for _ in range(3):
+            start = time.perf_counter()
+            for i in starts:
+                read(i)
+            best = min(best, time.perf_counter() - start)
+        return best / len(starts) * 1e6
+
+    mapped = np.load(folder / "0.npy", mmap_mode="r")
+    start = time.perf_counter()
+    Memory().hash(folder / "0.npy")
+    hashed = time.perf_counter() - start
+    return {
+        "microseconds_a_block_checked": microseconds(lambda i: files.read(i, i + LENGTH).copy()),
+        "microseconds_a_block_unchecked": microseconds(lambda i: np.array(mapped[i : i + LENGTH])),
+        "gigabytes_hashed_per_second": (megabytes << 20) / 1e9 / hashed,
+    }
+
+
+BENCHMARKS = {"loader": loader, "prepare": preparation, "reader": reader, "checksums": checksums}
+
+
+def measurements(cache: pathlib.Path, names: Sequence[str]) -> Iterator[tuple[str, dict[str, float]]]:
+    for name in names:
         folder = cache / name
         folder.mkdir()
-        yield name, function(folder)
+        yield name, BENCHMARKS[name](folder)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", help="where the scratch files go (about 400 MB); a temporary folder by default")
-    with tempfile.TemporaryDirectory(dir=parser.parse_args().folder) as cache:
-        for name, values in measurements(pathlib.Path(cache)):
+    parser.add_argument("--only", nargs="+", default=list(BENCHMARKS), choices=list(BENCHMARKS))
+    words = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=words.folder) as cache:
+        for name, values in measurements(pathlib.Path(cache), words.only):
             for key, value in values.items():
                 goal = f"   (goal {GOALS[key]:,})" if key in GOALS else ""
-                print(f"{name:8} {key:30} {value:12,.2f}{goal}")
+                print(f"{name:9} {key:45} {value:12,.2f}{goal}", flush=True)
 
 
 if __name__ == "__main__":

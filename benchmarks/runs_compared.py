@@ -16,8 +16,8 @@ import numpy as np
 
 from dfm_jax import command_line, commands, corpora
 from dfm_jax import config as configs
+from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.data import get_tokenizer
-from dfm_jax.training.checkpoints import Checkpoints
 
 CONFIG = "configs/quickstart.py"
 ORDER = 5
@@ -93,7 +93,7 @@ class Text:
 
 def read_text(blocks: int) -> Text:
     """The text of CONFIG with `blocks` held-out blocks from all over it, in an order of no meaning."""
-    config = configs.load_file(CONFIG)
+    config = configs.freeze(configs.load_file(CONFIG))
     tokenizer = get_tokenizer(config.tokenizer.name)
     train, valid = (corpora.get_stream(config, f"data.{field}", tokenizer) for field in ("train", "valid"))
     every = valid.blocks(config.model.length)

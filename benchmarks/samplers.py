@@ -22,6 +22,7 @@ from flow_matching.utils import ModelWrapper
 
 from benchmarks.step_vs_pytorch import Model
 from configs import base
+from dfm_jax.config import freeze
 from dfm_jax.evaluation.generation import Generator, SamplingSettings
 from dfm_jax.models.transformer import Transformer
 from dfm_jax.problem import get_model_config, get_problem
@@ -62,8 +63,9 @@ def ours(args: argparse.Namespace, source: str, steps: int) -> tuple[Program, Pr
     config = base.get_config()
     config.flow.source_distribution = source
     config.model.update(hidden_size=args.hidden, n_blocks=args.blocks, n_heads=args.heads, length=args.length)
-    problem = get_problem(config, args.vocabulary)
-    model_config = get_model_config(config, problem.source.num_states)
+    frozen = freeze(config)
+    problem = get_problem(frozen, args.vocabulary)
+    model_config = get_model_config(frozen, problem.source.num_states)
     model = jax.jit(lambda: Transformer(model_config, rngs=nnx.Rngs(0)))()
     generator = Generator(problem, SamplingSettings(length=args.length, steps=steps), args.batch)
 

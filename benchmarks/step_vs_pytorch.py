@@ -44,6 +44,8 @@ from torch import Tensor, nn
 
 from configs import base
 from dfm_jax import flops, sharding
+from dfm_jax.config import freeze
+from dfm_jax.data import Batch
 from dfm_jax.training.loop import make_trainer
 
 
@@ -192,21 +194,21 @@ def our_step(args: argparse.Namespace) -> Ours:
         # A processor gains nothing from blocks written out nor from scores kept, which take 250 MiB.
         config.training.unroll, model.remat = 1, "dots"
     mesh = sharding.make_mesh(sharding.MeshShape(), jax.devices()[:1])
-    trainer = make_trainer(config, args.vocabulary, mesh)
+    trainer = make_trainer(freeze(config), args.vocabulary, mesh)
     state = trainer.create()
-    tokens = jax.random.randint(jax.random.key(1), (args.batch, args.length), 0, args.vocabulary, jnp.int32)
-    compiled = trainer.step.lower(state, tokens).compile()
+    batch = Batch(jax.random.randint(jax.random.key(1), (args.batch, args.length), 0, args.vocabulary, jnp.int32))
+    compiled = trainer.step.lower(state, batch).compile()
     held = [state]
 
     def step() -> jax.Array:
-        held[0], metrics = compiled(held[0], tokens)
+        held[0], metrics = compiled(held[0], batch)
         return metrics["loss"]
 
     return Ours(
         step,
         sum(x.size for x in jax.tree.leaves(state.model)),
         compiled.memory_analysis().temp_size_in_bytes / 2**20,
-        flops.training_step(config, trainer.problem.source.num_states),
+        flops.training_step(trainer.config, trainer.problem.source.num_states),
         flops.peak_per_second(mesh),
     )
 

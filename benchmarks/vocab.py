@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.turns import interleaved
-from kernels import vocab
+from kernels import vocab_head
 
 
 def gkl(answer, data, shared):
@@ -28,12 +28,13 @@ def gkl(answer, data, shared):
 
 
 def separate(features, kernel, bias, ids, weight, **options):
-    answer = vocab.log_probs(features, kernel, bias, ids, **options)
+    answer = vocab_head.log_probs(vocab_head.Head(kernel, bias, **options), vocab_head.Query(ids), features)
     return gkl(answer, weight, ()).sum()
 
 
 def summed(features, kernel, bias, ids, weight, **options):
-    total, _ = vocab.summed_loss(features, kernel, bias, ids, gkl, weight, **options)
+    head, query = vocab_head.Head(kernel, bias, **options), vocab_head.Query(ids)
+    total, _ = vocab_head.summed_loss(head, query, features, gkl, weight)
     return total
 
 
@@ -70,7 +71,7 @@ def main() -> None:
         ("blocks, summed", summed, "blocks"),
         ("pallas", separate, "pallas"),
     ):
-        tiles = vocab.Tiles(columns=args.columns, stages=args.stages)
+        tiles = vocab_head.Tiles(columns=args.columns, stages=args.stages)
         loss = functools.partial(function, implementation=implementation, num_valid=args.vocabulary, tiles=tiles)
         programs[name] = jax.value_and_grad(loss, argnums=(0, 1, 2))
         programs[f"{name}, forward"] = loss

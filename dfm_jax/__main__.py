@@ -14,9 +14,11 @@ def command() -> int:
     # Within `in_one_line`, so that ^C during the long imports ends as at any other time.
     from dfm_jax import command_line, commands
 
-    if "--help" in sys.argv[1:]:
-        print(command_line.help_text())
-        return 0
+    for word in sys.argv[1:]:
+        name, _, topic = word.partition("=")
+        if name == "--help":
+            print(command_line.help_text(topic))
+            return 0
     return commands.run(command_line.parse(sys.argv))
 
 

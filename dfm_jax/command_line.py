@@ -3,16 +3,15 @@
 A run's settings are `--config.*` and are saved with it; what a mode works on is a bare flag.
 """
 
-import ast
 import dataclasses
 import difflib
+import os.path
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from absl import flags
-from ml_collections import ConfigDict
-
+from dfm_jax import config as configs
+from dfm_jax.config import Config, hints, overrides, retired
 from dfm_jax.errors import UsageError
 
 RUNS = pathlib.Path("runs")
@@ -45,8 +44,11 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str]] = {
 }
 # Operands that are integers of 0 or more; the others are text.
 NUMBERS = ("step", "seconds", "num_processes", "process_id")
+PATHS = ("config", "workdir", "from", "output", "prompt_file", "target")  # `~` in them is the home folder
+MAY_BE_EMPTY = ("prompt",)
+LAST_HOLDS = ("workdir",)  # launch/slurm.sbatch gives its own, and then what it was given
 # Operands that may stand without a value, and what they then mean.
-ALONE = {"--sweep": "--sweep=all"}
+ALONE = {"sweep": "all"}
 EVERY_MODE: dict[str, str] = {
     "mode": f"one of {', '.join(MODES)}",
     "config": "a file under configs/",
@@ -55,6 +57,7 @@ EVERY_MODE: dict[str, str] = {
     "num_processes": "how many processes train together",
     "process_id": "which of them this is, from 0",
 }
+FLAGS = (*EVERY_MODE, *OPERANDS, *SWITCHES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,146 +66,180 @@ class Command:
 
     mode: str
     workdir: pathlib.Path | None
-    config: ConfigDict
+    config: Config
     operands: dict[str, Any]
     config_was_given: bool
 
 
 def parse(argv: Sequence[str]) -> Command:
-    """Raises UsageError (exit 2) or WorldError (exit 1) with one line; `argv[0]` is the program's name."""
-    words, overrides = split_overrides(argv[1:])
-    values = parse_flags(words)
+    """Raises UsageError (exit 2) or WorldError (exit 1) with one line; `argv[0]` is the program's name.
+
+    Every field of the config is checked by itself; what ties them together is `experiment.conditions`.
+    """
+    values, changes = read_words(argv[1:])
     mode = values["mode"] or "train"
     if mode not in MODES:
-        raise UsageError(f"mode={mode}: accepted is one of {', '.join(MODES)}")
+        raise UsageError(f"mode = {mode}: expected one of {', '.join(MODES)}")
     for name, (modes, _) in {**OPERANDS, **SWITCHES}.items():
         if values[name] is not None and mode not in modes:
             raise UsageError(
-                f"{name}={values[name]}: accepted with --mode={' or --mode='.join(modes)} only, not with {mode}"
+                f"{name} = {values[name]}: expected with --mode={' or --mode='.join(modes)} only, not with {mode}"
             )
-    config, workdir = resolve(mode, values["config"], values["workdir"], values)
-    apply_overrides(config, overrides)
-    for switch, field in (("eval_elbo", "elbo"), ("eval_perplexity", "perplexity")):
+    settings, workdir = resolve(mode, values)
+    settings = overrides.apply(settings, changes, say)
+    for switch, field in (("eval_elbo", "eval.elbo"), ("eval_perplexity", "eval.perplexity")):
         if values[switch] is not None:
-            config.eval[field] = values[switch]
+            settings[field] = values[switch]
     operands = {k: v for k, v in values.items() if k not in ("mode", "config", "workdir")}
-    return Command(mode, workdir, config, operands, config_was_given=values["config"] is not None)
+    return Command(mode, workdir, configs.build(settings), operands, config_was_given=values["config"] is not None)
 
 
-def help_text() -> str:
-    """Every flag with the modes that read it."""
+def help_text(topic: str = "") -> str:
+    """Every flag with the modes that read it; for the topic "config" every field of a config."""
+    if topic == "config":
+        from dfm_jax.config import reference
+
+        return reference.text()
+    if topic:
+        raise UsageError(f"help = {topic}: expected --help, or --help=config for the fields of a config")
     lines = ["python main.py --config=configs/NAME.py [--mode=MODE] [--FLAG=VALUE] [--config.GROUP.FIELD=VALUE]", ""]
     lines += [f"  --{name}=...  {text}" for name, text in EVERY_MODE.items()]
     lines += [f"  --{name}=...  {', '.join(modes)}: {text}" for name, (modes, text) in OPERANDS.items()]
     lines += [f"  --{name}  {', '.join(modes)}: {text}" for name, (modes, text) in SWITCHES.items()]
-    return "\n".join(
-        [*lines, "", "The fields of a config, with their units: configs/base.py. Installed: python -m dfm_jax."]
+    lines += ["", "The fields of a config, with their units: --help=config. Installed: python -m dfm_jax."]
+    return "\n".join(lines)
+
+
+def read_words(words: Sequence[str]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The values of the bare flags (None where a flag was not given) and the overrides (field, text).
+
+    A value follows its name after "=" or as the next word, which may be anything that is no flag.
+    """
+    given: dict[str, str | bool] = {}
+    changes: list[tuple[str, str]] = []
+    left = list(reversed(words))
+    while left:
+        word = left.pop()
+        if not word.startswith("-") or not word.strip("-"):
+            gone(word)
+            raise UsageError(f"{word}: expected flags that begin with --, such as --config=configs/quickstart.py")
+        name, equals, text = word.lstrip("-").partition("=")
+        value = text if equals else None
+        if name.startswith("config."):
+            name = name.removeprefix("config.")
+            if value is None:
+                value = left.pop() if left and not is_flag(left[-1]) else missing(f"config.{name}")
+            changes.append((name, value))
+            continue
+        name, value = known(name, value)
+        if name in SWITCHES:
+            value = True if value is None else value
+        elif value is None:
+            if left and not is_flag(left[-1]):
+                value = left.pop()
+            else:
+                value = ALONE.get(name) or missing(name)
+        value = read_operand(name, value)
+        if given.setdefault(name, value) != value and name not in LAST_HOLDS:
+            raise UsageError(f"{name} = {value}: given before as {given[name]}; expected once")
+        given[name] = value
+    return {name: given.get(name) for name in FLAGS}, changes
+
+
+def is_flag(word: str) -> bool:
+    """Whether a word is a flag of this program, rather than a value that begins with a dash."""
+    name = word.lstrip("-").partition("=")[0]
+    return word.startswith("-") and (name in FLAGS or name.startswith("config.") or name.removeprefix("no") in SWITCHES)
+
+
+def missing(name: str) -> NoReturn:
+    raise UsageError(f"{name} = (missing): expected --{name}=VALUE")
+
+
+def gone(name: str, value: str | None = None) -> None:
+    """UsageError where `name` was once a flag, or is one in the reference."""
+    if old := retired.of_name(name):
+        now = old.note or f"--config.{old.to}=VALUE"
+        raise UsageError(f"{name}{'' if value is None else f' = {value}'}: gone; expected {now}")
+
+
+def known(name: str, value: str | None) -> tuple[str, str | None]:
+    """The flag of a name, and its value; --noFLAG is --FLAG=false. UsageError where there is no such flag."""
+    if name in FLAGS:
+        return name, value
+    if name.removeprefix("no") in SWITCHES and value is None:
+        return name.removeprefix("no"), "false"
+    gone(name, value)
+    shown = name if value is None else f"{name} = {value}"
+    if name in configs.TABLE:
+        raise UsageError(f"{shown}: expected --config.{name}=VALUE for the config's fields")
+    close = difflib.get_close_matches(name, FLAGS, 1)
+    field = hints.meant(name)
+    hint = close[0] if close else f"config.{field}" if field else ""
+    raise UsageError(
+        f"{shown}: expected one of --{', --'.join(FLAGS)}, or --config.GROUP.FIELD"
+        + (f" (did you mean --{hint}?)" if hint else "")
     )
 
 
-def split_overrides(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Separates `--config.group.field=value` (also as two words) from the other words."""
-    rest, overrides, waiting = [], [], None
-    for word in words:
-        if waiting is not None:
-            overrides.append((waiting, word))
-            waiting = None
-        elif word.lstrip("-").startswith("config.") and word.startswith("-"):
-            name, equals, value = word.lstrip("-").removeprefix("config.").partition("=")
-            if equals:
-                overrides.append((name, value))
-            else:
-                waiting = name
-        else:
-            rest.append(word)
-    if waiting is not None:
-        raise UsageError(f"config.{waiting}=(missing): accepted is --config.{waiting}=VALUE")
-    return rest, overrides
+def read_operand(name: str, value: Any) -> Any:
+    """The text of a flag as a number, a switch or a path."""
+    if name in SWITCHES:
+        if value is True or value.lower() in ("true", "t", "1", "yes", "on"):
+            return True
+        if value.lower() in ("false", "f", "0", "no", "off"):
+            return False
+        raise UsageError(f"{name} = {value}: expected true or false, or no value")
+    if name in NUMBERS:
+        if not (value.isascii() and value.isdigit()) or len(value) > 18:
+            raise UsageError(f"{name} = {value}: expected an integer of 0 or more")
+        return int(value)
+    if not value.strip() and name not in MAY_BE_EMPTY:
+        text = EVERY_MODE.get(name) or OPERANDS[name][1]
+        raise UsageError(f"{name} = (empty): expected --{name}=VALUE, {text}")
+    if name == "compare":
+        return ",".join(os.path.expanduser(part.strip()) for part in value.split(","))
+    return os.path.expanduser(value) if name in PATHS else value
 
 
-def parse_flags(words: Sequence[str]) -> dict[str, Any]:
-    """Values of the bare flags; None where a flag was not given."""
-    from dfm_jax.config import GONE
-
-    for word in words:
-        name = word.lstrip("-").partition("=")[0]
-        if name in GONE:
-            raise UsageError(f"{word.lstrip('-')}: gone; accepted is: {GONE[name]}")
-        if word.startswith("-") and "." in name:
-            raise UsageError(f"{word.lstrip('-')}: accepted is --config.{name}=VALUE for the config's fields")
-    values = flags.FlagValues()
-    for name in (*EVERY_MODE, *OPERANDS):
-        if name in NUMBERS:
-            flags.DEFINE_integer(name, None, "", lower_bound=0, flag_values=values)
-        else:
-            flags.DEFINE_string(name, None, "", flag_values=values)
-    for name in SWITCHES:
-        flags.DEFINE_boolean(name, None, "", flag_values=values)
-    try:
-        left = values(["main.py", *(ALONE.get(word, word) for word in words)])
-    except flags.UnrecognizedFlagError as error:
-        close = difflib.get_close_matches(error.flagname, list(values), 1)
-        hint = f" (did you mean --{close[0]}?)" if close else ""
-        stripped = (word.lstrip("-") for word in words)
-        given = next((word for word in stripped if word.startswith(error.flagname)), error.flagname)
-        raise UsageError(f"{given}: accepted flags are --{', --'.join(values)}{hint}") from error
-    except flags.IllegalFlagValueError as error:
-        # absl's text is 'flag --step=x: why'. Only whole numbers and switches can be wrong.
-        text = " ".join(str(error).split()).removeprefix("flag --").split(": ")[0]
-        accepted = "an integer of 0 or more" if text.partition("=")[0] in NUMBERS else "true or false, or no value"
-        raise UsageError(f"{text}: accepted is {accepted}") from error
-    except flags.Error as error:
-        text = " ".join(str(error).split()).removeprefix("flag --")
-        raise UsageError(f"{text}; accepted is --FLAG=VALUE, see --help") from error
-    if left[1:]:
-        raise UsageError(f"{left[1]}: accepted are flags that begin with --, such as --config=configs/quickstart.py")
-    return {name: values[name].value for name in values}
-
-
-def resolve(
-    mode: str, config_file: str | None, workdir: str | None, values: dict[str, Any]
-) -> tuple[ConfigDict, pathlib.Path | None]:
-    """The config and the run's folder that a command line means."""
-    from dfm_jax import config as configs
-
-    folder = pathlib.Path(workdir) if workdir else None
+def resolve(mode: str, values: dict[str, Any]) -> tuple[dict[str, Any], pathlib.Path | None]:
+    """The config's fields, {"group.field": value}, and the run's folder that a command line means."""
+    file, folder = values["config"], pathlib.Path(values["workdir"]) if values["workdir"] else None
+    own = RUNS / pathlib.Path(file).stem if file else None
     if mode == "eval" and values["compare"]:
-        from dfm_jax.configs import base
-
-        return base.get_config(), folder
+        return Config().flat(), folder
     if mode in ON_A_RUN:
-        if folder is None and config_file and is_run(RUNS / pathlib.Path(config_file).stem):
-            folder = RUNS / pathlib.Path(config_file).stem
+        if folder is None and own is not None:
+            if not is_run(own):
+                raise UsageError(
+                    f"config = {file}: there is no run of it in {own}; expected --workdir=RUN with the folder of a run"
+                )
+            folder = own
         folder = folder or newest_run()
         if folder is None:
             raise UsageError(
-                f"workdir=(none): accepted is the folder of a run; there is none under {RUNS}/, train one first"
+                f"workdir = (none): there is no run under {RUNS}/; expected the folder of a run, train one first"
             )
         if not is_run(folder):
-            raise UsageError(f"workdir={folder}: accepted is the folder of a run, with its config.json")
-    if config_file:
-        config = configs.load_file(str(find_config(config_file)))
-        if mode in ("train", "import", "compile", "benchmark"):
-            folder = folder or RUNS / pathlib.Path(config_file).stem
-    elif folder is not None and is_run(folder):
-        config = configs.load_run(folder)
-    elif mode == "import":
+            raise UsageError(f"workdir = {folder}: expected the folder of a run, with its config.json")
+    if file:
+        settings = configs.modern(configs.flatten(configs.load_file(str(find_config(file))).to_dict()), say)
+        if folder is None and mode in ("train", "import", "compile", "benchmark"):
+            folder = own
+        return settings, folder
+    if folder is not None and is_run(folder):
+        return configs.load_run(folder).flat(), folder
+    if mode == "import":
         # The file itself tells the architecture; the rest is the published recipe.
-        from dfm_jax.configs import base
-
-        config = base.get_config()
-    else:
-        raise UsageError(f"config=(missing): accepted is --config=FILE, one of {configs.known_configs()}")
-    return config, folder
+        return Config().flat(), folder
+    raise UsageError(f"config = (missing): expected --config=FILE, one of {configs.known_configs()}")
 
 
 def find_config(path: str) -> pathlib.Path:
     """`path`, or where it does not exist the bundled file of that name: 'configs/NAME.py', or NAME alone."""
-    from dfm_jax.config import bundled_configs
-
     if not pathlib.Path(path).exists():
         name = path.removeprefix("configs/").removesuffix(".py")
-        if (bundled := bundled_configs() / f"{name}.py").is_file():
+        if (bundled := configs.bundled_configs() / f"{name}.py").is_file():
             return bundled
     return pathlib.Path(path)
 
@@ -221,51 +258,7 @@ def newest_run() -> pathlib.Path | None:
     return max(runs, key=last_written, default=None)
 
 
-def apply_overrides(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
-    """Sets each field to its text, read as the type that the field has."""
-    from dfm_jax.config import GONE, fields
+def say(line: str) -> None:
+    from dfm_jax.terminal import note  # which brings tqdm
 
-    for name, text in overrides:
-        for gone, answer in GONE.items():
-            if name == gone or name.startswith(gone + "."):
-                raise UsageError(f"config.{name}={text}: gone; accepted is: {answer}")
-        known = fields(config)
-        if name not in known:
-            close = difflib.get_close_matches(name, known, 1, cutoff=0.5)
-            hint = f" (did you mean config.{close[0]}?)" if close else ""
-            group = name.partition(".")[0]
-            names = [k for k in known if k.startswith(group + ".")] or list(config)
-            raise UsageError(f"config.{name}={text}: accepted is a field that exists{hint}: {', '.join(names)}")
-        group, _, field = name.partition(".")
-        config[group][field] = read_value(name, text, known[name])
-
-
-def read_value(name: str, text: str, old: Any) -> Any:
-    """`text` as the type of `old`; UsageError where it is none."""
-    if isinstance(old, str):
-        return text
-    if isinstance(old, bool):
-        if text.lower() in ("true", "1", "yes", "on"):
-            return True
-        if text.lower() in ("false", "0", "no", "off"):
-            return False
-        raise UsageError(f"config.{name}={text}: accepted is true or false")
-    if isinstance(old, tuple):
-        if text[:1] in "([" and text[-1:] in ")]":
-            try:
-                return tuple(str(item) for item in ast.literal_eval(text))
-            except (ValueError, SyntaxError, TypeError):
-                text = text[1:-1]
-        return tuple(item.strip() for item in text.split(",") if item.strip())
-    kind, what = (int, "an integer") if isinstance(old, int) else (float, "a number")
-    try:
-        return kind(text.replace("_", ""))
-    except ValueError:
-        pass
-    # 1e6 is a whole number, whatever its spelling.
-    try:
-        if kind is int and float(text) == int(float(text)):
-            return int(float(text))
-    except (ValueError, OverflowError):
-        pass
-    raise UsageError(f"config.{name}={text}: accepted is {what}")
+    note(line)

@@ -4,18 +4,19 @@ import pathlib
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from dfm_jax import processes
+from dfm_jax.config import Config
 from dfm_jax.data import Printer, Tokenizer, TokenStream, open_stream, prepare
 from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.logging import note
 
 
-def get_stream(config: ConfigDict, field: str, tokenizer: Tokenizer, corpus: str = "") -> TokenStream:
+def get_stream(config: Config, field: str, tokenizer: Tokenizer, corpus: str = "") -> TokenStream:
     """The corpus of a config field ('data.train', 'data.valid', 'eval.corpora'), or `corpus` in that field's place.
 
     Process 0 prepares what is not prepared; the others wait for it and then open the same shards. Raises
-    UsageError or WorldError, on every process, where there is no such text.
+    UsageError or WorldError, on every process, where there is no such text or not one block of model.length.
     """
     folder = failure = None
     if processes.is_first():
@@ -28,12 +29,16 @@ def get_stream(config: ConfigDict, field: str, tokenizer: Tokenizer, corpus: str
         raise failure or WorldError(f"config.{field}={corpus or config[field]}: process 0 could not prepare it")
     if folder is None:
         folder = prepare_corpus(config, field, tokenizer, corpus)
-    return open_stream(folder, tokenizer.name)
+    stream = open_stream(folder, tokenizer.name)
+    if not stream.num_blocks(config.model.length):
+        raise WorldError(
+            f"config.{field} = {corpus or config[field]}: {stream.num_tokens:,} tokens, not one block of "
+            f"config.model.length = {config.model.length}: expected a longer text or a smaller length"
+        )
+    return stream
 
 
-def prepare_corpus(
-    config: ConfigDict, field: str, tokenizer: Tokenizer, corpus: str = "", **options: Any
-) -> pathlib.Path:
+def prepare_corpus(config: Config, field: str, tokenizer: Tokenizer, corpus: str = "", **options: Any) -> pathlib.Path:
     """Prepares the corpus of a field (see `get_stream`) and returns the folder of its shards."""
     training = field == "data.train"
     return prepare(
@@ -42,9 +47,12 @@ def prepare_corpus(
         tokenizer,
         config.data.cache_dir,
         num_workers=config.data.num_workers,
+        on_error=config.data.on_error,
+        max_error_share=config.data.max_error_share,
         # The published run packed its validation text alone in its own way.
         packing="continuous" if training else config.data.packing,
         progress=Printer() if jax.process_index() == 0 else None,
+        note=note if jax.process_index() == 0 else None,
         field=f"config.{field}",
         **options,
     )

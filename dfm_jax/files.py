@@ -37,8 +37,9 @@ def replacing(path: str | os.PathLike, *, durable: bool = False) -> Iterator[Bin
     """
     path = pathlib.Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:  # by its name, which a library that writes by name is given
             yield file
             file.flush()
             if durable:
@@ -71,7 +72,7 @@ def read_json(path: str | os.PathLike) -> Any:
     """
     try:
         return json.loads(pathlib.Path(path).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WorldError(f"{path}: accepted a readable JSON file ({error})") from None
 
 

@@ -1,16 +1,16 @@
 """The metric path of a config: where its embeddings come from, and its inverse temperature."""
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from dfm_jax import flow
+from dfm_jax.config import Config
 from dfm_jax.errors import WorldError
 
 SEED = 0  # of random embeddings: a run and its evaluation have the same
 ROWS = 32  # tokens whose distances stand for all of them in the constant-speed schedule
 
 
-def embeddings(config: ConfigDict, vocab_size: int) -> np.ndarray:
+def embeddings(config: Config, vocab_size: int) -> np.ndarray:
     """(V, D) float32 of unit length: random, of a .npy file, or of a trained run's embedding.
 
     Raises WorldError where there is no such file or run, its numbers are not finite, or it is of another vocabulary.
@@ -44,14 +44,14 @@ def random(vocab_size: int, width: int) -> np.ndarray:
     return (table / np.linalg.norm(table, axis=1, keepdims=True)).astype(np.float32)
 
 
-def stand_in(config: ConfigDict, vocab_size: int) -> np.ndarray:
+def stand_in(config: Config, vocab_size: int) -> np.ndarray:
     """Random embeddings, as wide as the model's where the config names a file or a run."""
     name = config.flow.embeddings
     width = int(name.removeprefix("random:")) if name.startswith("random:") else config.model.hidden_size
     return random(vocab_size, width)
 
 
-def path(config: ConfigDict, scheduler: flow.Scheduler, table: np.ndarray) -> flow.MetricProbPath:
+def path(config: Config, scheduler: flow.Scheduler, table: np.ndarray) -> flow.MetricProbPath:
     """The path of a checked config between the embeddings `table` (V, D)."""
     power = config.flow.distance_power
     beta = flow.PowerBeta(config.flow.beta_c, config.flow.beta_a)

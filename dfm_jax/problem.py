@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from ml_collections import ConfigDict
 
 from dfm_jax import flow, metric_space, tables
+from dfm_jax.config import Config
 from dfm_jax.models.transformer import TransformerConfig
 
 
@@ -75,19 +75,19 @@ class Problem:
         return (self.path.scheduler(time).alpha_t if self.time_input == "kappa" else time.t).astype(jnp.float32)
 
 
-def get_scheduler(config: ConfigDict, vocab_size: int) -> flow.Scheduler:
+def get_scheduler(config: Config, vocab_size: int) -> flow.Scheduler:
     """The scheduler of training."""
     return flow.get_scheduler(config.flow.scheduler_type, exponent=config.flow.exponent, vocab_size=vocab_size)
 
 
-def get_sampling_scheduler(config: ConfigDict, vocab_size: int) -> flow.Scheduler | None:
+def get_sampling_scheduler(config: Config, vocab_size: int) -> flow.Scheduler | None:
     """The scheduler to sample with, with the exponent of training if it has one; None for that of training."""
     name = config.sampling.scheduler
     exponent = config.flow.exponent if name in flow.WITH_EXPONENT else 1.0
     return flow.get_scheduler(name, exponent=exponent, vocab_size=vocab_size) if name else None
 
 
-def get_source(config: ConfigDict, vocab_size: int, law: np.ndarray | None = None) -> flow.Source:
+def get_source(config: Config, vocab_size: int, law: np.ndarray | None = None) -> flow.Source:
     """The source of a config. law (V,): the unigram law, where it is asked for; None counts data.train's shards."""
     if config.flow.source_distribution != "unigram":
         return flow.get_source(config.flow.source_distribution, vocab_size)
@@ -95,7 +95,7 @@ def get_source(config: ConfigDict, vocab_size: int, law: np.ndarray | None = Non
 
 
 def get_path(
-    config: ConfigDict,
+    config: Config,
     scheduler: flow.Scheduler,
     source: flow.Source,
     exponents: np.ndarray | None = None,
@@ -124,7 +124,7 @@ def get_path(
 
 
 def get_problem(
-    config: ConfigDict,
+    config: Config,
     vocab_size: int,
     law: np.ndarray | None = None,
     exponents: np.ndarray | None = None,
@@ -153,7 +153,7 @@ def get_problem(
     )
 
 
-def stand_in(config: ConfigDict, vocab_size: int) -> Problem:
+def stand_in(config: Config, vocab_size: int) -> Problem:
     """The problem with made-up numbers for what is read from data: every shape is right. For compiling alone."""
     return get_problem(
         config,
@@ -164,7 +164,7 @@ def stand_in(config: ConfigDict, vocab_size: int) -> Problem:
     )
 
 
-def get_model_config(config: ConfigDict, num_states: int, platform: str | None = None) -> TransformerConfig:
+def get_model_config(config: Config, num_states: int, platform: str | None = None) -> TransformerConfig:
     """The denoiser's architecture for `num_states` token states on `platform` (the default backend if None)."""
     platform = platform or jax.default_backend()
     model = config.model
@@ -181,7 +181,8 @@ def get_model_config(config: ConfigDict, num_states: int, platform: str | None =
         n_heads=model.n_heads,
         dropout=model.dropout,
         mlp_ratio=model.mlp_ratio,
-        attention=model.attention,
+        # cuDNN's backward pass adds in no fixed order, and jax has no way to ask it for one.
+        attention="xla" if config.training.deterministic and model.attention == "auto" else model.attention,
         remat=model.remat,
         compute_dtype=compute_dtype,
         residual_dtype=model.residual_dtype,

@@ -63,7 +63,8 @@ def from_first(value: int) -> int:
 class Agreement:
     """Whether any process wants to stop, asked without waiting: the answer is read one step late.
 
-    A signal reaches the processes at different steps, but all have to save the same one.
+    A signal reaches the processes at different steps, but all have to save the same one. Compiled without the options
+    of `runtime.compiler`: they are for loops and for arithmetic that rounds, and this is one maximum of integers.
     """
 
     def __init__(self, mesh: jax.sharding.Mesh):

@@ -12,41 +12,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from ml_collections import ConfigDict
 
 from dfm_jax import config as configs
 from dfm_jax import sharding, tables
+from dfm_jax.checkpoints.store import Checkpoints
+from dfm_jax.config import NETWORK, Config
 from dfm_jax.data import Tokenizer, get_tokenizer
 from dfm_jax.errors import UsageError, WorldError
 from dfm_jax.evaluation.prompts import Prompt
 from dfm_jax.models.transformer import Transformer
 from dfm_jax.problem import Problem, get_model_config, get_problem
 from dfm_jax.rng import noise_key
-from dfm_jax.training.checkpoints import Checkpoints
+from dfm_jax.runtime import cache, compiler
 
 # The part of a checkpoint that evaluation uses: the average where one was kept, else the parameters.
 EVALUATED = ("ema", "model")
-# What a network's numbers mean, where its arrays do not tell: with another value every shape is right (257 and 258
-# tokens are both padded to 384) and every figure wrong. Another schedule of the samples is `sampling.scheduler`.
-NETWORK = (
-    "tokenizer.name",
-    "flow.path",
-    "flow.noise",
-    "flow.exponents",
-    "flow.embeddings",
-    "flow.distance_power",
-    "flow.beta",
-    "flow.beta_c",
-    "flow.beta_a",
-    "flow.source_distribution",
-    "flow.scheduler_type",
-    "flow.exponent",
-    "model.n_heads",
-    "model.parametrization",
-    "model.time_scale",
-    "model.time_input",
-    "model.time_conditioning",
-)
+# No fine-tuning makes these right: with another tokenizer or number of heads the same rows and columns are others.
+NEVER_CHANGED = ("tokenizer.name", "model.n_heads")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +36,7 @@ class Run:
     """A model with all that is needed to use it. `model` is the average of the parameters where one was kept."""
 
     folder: pathlib.Path
-    config: ConfigDict
+    config: Config
     step: int  # updates applied
     tokenizer: Tokenizer
     problem: Problem
@@ -107,7 +89,16 @@ class Run:
         )
         devices = self.mesh.size
         rows = batch_size or min(self.config.sampling.batch_size, -(-num // devices)) * devices
-        return generate(self.model, self.problem, settings, num, batch_size=rows, prompts=prompts, mesh=self.mesh)
+        return generate(
+            self.model,
+            self.problem,
+            settings,
+            num,
+            batch_size=rows,
+            prompts=prompts,
+            mesh=self.mesh,
+            deterministic=self.config.training.deterministic,
+        )
 
     def likelihood(self, token_blocks: np.ndarray, *, time_points: int | None = None, seed: int = 0):
         """Bounds on -log p of blocks (n, L) int32: {name: LikelihoodResult}, nats per token with standard error."""
@@ -128,6 +119,7 @@ class Run:
             key=noise_key(seed, "likelihood"),
             time_points=time_points or self.config.eval.time_points,
             mesh=self.mesh,
+            deterministic=self.config.training.deterministic,
             count_bytes=lambda row: len(self.tokenizer.decode_bytes(row)),
         )
 
@@ -135,11 +127,15 @@ class Run:
     def _logits(self):
         problem = self.problem
 
-        @jax.jit
         def logits(model: Transformer, x_t: Array, t: Array) -> Array:
             return model.logits(model(x_t, problem.network_time(t)), suppress=problem.suppress)
 
-        return logits
+        return compiler.jit(
+            logits,
+            mesh=self.mesh,
+            communicates=sharding.splits_parameters(self.mesh),
+            deterministic=self.config.training.deterministic,
+        )
 
 
 def load(folder: str | os.PathLike, *, step: int | None = None, mesh: jax.sharding.Mesh | None = None) -> Run:
@@ -158,13 +154,16 @@ def load(folder: str | os.PathLike, *, step: int | None = None, mesh: jax.shardi
 
 
 def load_with(
-    config: ConfigDict, folder: pathlib.Path, *, step: int | None = None, mesh: jax.sharding.Mesh | None = None
+    config: Config, folder: pathlib.Path, *, step: int | None = None, mesh: jax.sharding.Mesh | None = None
 ) -> Run:
     """`load` with a config in place of the saved one; it has to describe the same model.
+
+    What it compiles is kept on disk as `training.compilation_cache` says, unless this process has a cache already.
 
     Raises:
         UsageError: a field of `NETWORK` is not what the checkpoint was trained with.
     """
+    cache.use(config.training.compilation_cache, only_if_none=True)
     checkpoints = Checkpoints(folder / "checkpoints")
     if checkpoints.latest_step() is None:
         raise WorldError(f"workdir={folder}: accepted a run with a checkpoint; this one has none yet")
@@ -182,21 +181,55 @@ def load_with(
     return Run(folder, config, at, tokenizer, problem, model, mesh)
 
 
-def check_same_network(saved: dict[str, dict[str, Any]], config: ConfigDict, folder: pathlib.Path) -> None:
+def check_same_network(saved: dict[str, dict[str, Any]], config: Config, folder: pathlib.Path) -> None:
     """UsageError where a field of `NETWORK` differs from that of the checkpoint's config `saved`."""
-    for field in NETWORK:
-        group, name = field.split(".")
-        trained = saved.get(group, {}).get(name, config[group][name])  # an older checkpoint may lack a newer field
-        given = config[group][name]
-        if given != trained:
-            raise UsageError(f"config.{field}={given}: accepted is {trained}, which {folder} was trained with")
+    for field, (trained, given) in other_network(saved, config).items():
+        raise UsageError(f"config.{field} = {given}: expected {trained}, which {folder} was trained with")
+
+
+def check_restorable(saved: dict[str, dict[str, Any]], config: Config, folder: pathlib.Path) -> None:
+    """UsageError where the network of `config`, which starts from a checkpoint of config `saved`, means another thing.
+
+    Fields of `NETWORK` that `checkpoint.restore_changed` names may differ, all but those of `NEVER_CHANGED`.
+    """
+    named = config.checkpoint.restore_changed
+    for field in named:
+        if field not in NETWORK or field in NEVER_CHANGED:
+            allowed = [name for name in NETWORK if name not in NEVER_CHANGED]
+            raise UsageError(f"config.checkpoint.restore_changed = {field}: expected some of {', '.join(allowed)}")
+    refused = {field: pair for field, pair in other_network(saved, config).items() if field not in named}
+    if not refused:
+        return
+    fields = ", ".join(f"config.{field} = {given}" for field, (_, given) in refused.items())
+    trained = ", ".join(str(value) for value, _ in refused.values())
+    line = f"{fields}: expected {trained}, which {folder} was trained with"
+    if never := [field for field in refused if field in NEVER_CHANGED]:
+        raise UsageError(f"{line} ({', '.join(never)} cannot change)")
+    raise UsageError(f"{line}, or --config.checkpoint.restore_changed={','.join([*named, *refused])} to change that")
+
+
+def other_network(saved: dict[str, dict[str, Any]], config: Config) -> dict[str, tuple[Any, Any]]:
+    """{field: (value in `saved`, value in `config`)} of the fields of `NETWORK` that differ.
+
+    What the checkpoint does not have is newer than it, and was then what its default is.
+    """
+    was = configs.modern(configs.flatten(saved))
+    if not was:
+        return {}
+    if config.flow.source_distribution != "mask":
+        was.pop("model.suppress_mask_logit", None)  # there is none to suppress
+    masked = [field for field in NETWORK if field != "model.suppress_mask_logit" or field in was]
+    trained = {field: was.get(field, configs.TABLE[field].default) for field in masked}
+    return {field: (value, config[field]) for field, value in trained.items() if config[field] != value}
 
 
 def split_reference(text: str) -> tuple[pathlib.Path, int | None]:
-    """'RUN' or 'RUN:STEP' as a folder and a step."""
+    """'RUN' or 'RUN:STEP' as a folder and a step. A folder whose own name ends in ':' and a number is that folder."""
     folder, colon, step = text.rpartition(":")
-    if not colon:
+    if not colon or pathlib.Path(text).is_dir():
         return pathlib.Path(text), None
-    if not step.isdecimal():
-        raise UsageError(f"config.checkpoint.restore_from={text}: accepted is RUN or RUN:STEP, STEP a number")
+    if not (step.isascii() and step.isdigit()):
+        raise UsageError(
+            f"config.checkpoint.restore_from = {text}: there is no such folder; expected RUN or RUN:STEP, STEP a number"
+        )
     return pathlib.Path(folder), int(step)

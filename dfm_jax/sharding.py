@@ -73,6 +73,11 @@ def make_mesh(shape: MeshShape, devices: Any = None) -> Mesh:
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
+def splits_parameters(mesh: Mesh | None) -> bool:
+    """Whether devices hold parts of parameters, so that every block of a forward pass exchanges data."""
+    return mesh is not None and mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
+
+
 def check_mesh(mesh: Mesh | AbstractMesh, *, batch_size: int, grad_accum: int, n_heads: int) -> None:
     """UsageError where the mesh does not divide the batch or the heads."""
     rows, tensor = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]

@@ -4,16 +4,16 @@ import hashlib
 import pathlib
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from dfm_jax import files, metric_space, unigram
+from dfm_jax.config import Config
 from dfm_jax.errors import WorldError
 
 FOLDER = "tables"  # of a run: NAME.npy for each table, and INDEX
 INDEX = "index.json"  # NAME: {"origin": what the config said, "sha256": of the file}; written last
 
 
-def origins(config: ConfigDict) -> dict[str, str]:
+def origins(config: Config) -> dict[str, str]:
     """The tables that the config reads from outside, each an argument of `problem.get_problem`, and where from."""
     found = {}
     if config.flow.source_distribution == "unigram":
@@ -25,7 +25,7 @@ def origins(config: ConfigDict) -> dict[str, str]:
     return found
 
 
-def read(name: str, config: ConfigDict, vocab_size: int) -> np.ndarray:
+def read(name: str, config: Config, vocab_size: int) -> np.ndarray:
     """law (V,), exponents (V,) or embeddings (V, D) of unit length, from where the config says.
 
     Raises:
@@ -38,7 +38,7 @@ def read(name: str, config: ConfigDict, vocab_size: int) -> np.ndarray:
     return metric_space.embeddings(config, vocab_size)
 
 
-def of_run(config: ConfigDict, vocab_size: int, folder: pathlib.Path) -> dict[str, np.ndarray]:
+def of_run(config: Config, vocab_size: int, folder: pathlib.Path) -> dict[str, np.ndarray]:
     """The tables of the config: the run's own copies, and from where the config says what `folder` has no copy of.
 
     Raises:
@@ -55,7 +55,7 @@ def of_run(config: ConfigDict, vocab_size: int, folder: pathlib.Path) -> dict[st
     return found
 
 
-def keep(tables: dict[str, np.ndarray], config: ConfigDict, folder: pathlib.Path) -> None:
+def keep(tables: dict[str, np.ndarray], config: Config, folder: pathlib.Path) -> None:
     """Copies the tables of the config into the run's folder; a copy that is there stays as it is."""
     if not tables:
         return

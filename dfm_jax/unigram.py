@@ -1,16 +1,16 @@
 """The unigram law of a corpus, counted from its shards."""
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from dfm_jax import corpora, files, processes
+from dfm_jax.config import Config
 from dfm_jax.data import TokenStream, get_tokenizer
 
 CHUNK = 2**22  # tokens counted at a time
 FILE = "unigram.npy"  # counts (V,) int64, beside the shards they were counted from
 
 
-def law(config: ConfigDict) -> np.ndarray:
+def law(config: Config) -> np.ndarray:
     """The shares (V,) float64 of the tokens of `data.train`, which is prepared where it is not; counted once."""
     stream = corpora.get_stream(config, "data.train", get_tokenizer(config.tokenizer.name))
     size = stream.manifest.vocab_size

@@ -1,5 +1,9 @@
-"""Settings of every test: strict dtypes and ranks, and compiled programs kept between runs."""
+"""Settings of every test: strict dtypes and ranks, compiled programs kept between runs, and the tiers.
 
+Tests marked `slow` or `gpu` are left out unless `-m` asks for them (`addopts` in pyproject.toml).
+"""
+
+import functools
 import os
 import pathlib
 
@@ -9,9 +13,12 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+# A test is mostly compilation: the least of it. `XLA_FLAGS= pytest` compiles as a user's run does, and takes longer.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import hypothesis
 import jax
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -19,3 +26,36 @@ jax.config.update("jax_threefry_partitionable", True)
 
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
 hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Files with slow tests first: parallel processes then end at about the same time (with --no-loadscope-reorder).
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and (reason := reason_without_gpu()):
+        pytest.skip(reason)
+
+
+@functools.cache
+def reason_without_gpu() -> str | None:
+    """Why there is no GPU to test on, or None."""
+    try:
+        device = jax.devices()[0]
+    except (RuntimeError, AssertionError) as error:  # the second where a plugin is installed and finds no device
+        return f"JAX finds no GPU: {' '.join(str(error).split())[:200]}".removesuffix(": ")
+    if device.platform == "gpu":
+        return None
+    return f"needs a GPU (JAX_PLATFORMS=cuda pytest -m gpu); this is platform {device.platform}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    # No -m on the command line: the expression is still that of addopts.
+    if config.option.markexpr in config.getini("addopts"):
+        terminalreporter.write_line(
+            "Left out: tests marked slow or gpu, also where they are named. Slow ones run with `pytest -m slow`, "
+            "those that need a GPU with `JAX_PLATFORMS=cuda pytest -m gpu`, all with `pytest -m ''`."
+        )

@@ -71,7 +71,9 @@ def text(tmp_path_factory) -> pathlib.Path:
     return path
 
 
-@pytest.mark.parametrize("name", CONFIGS + OTHER_PATHS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n == "prompted" else [pytest.mark.slow]) for n in CONFIGS + OTHER_PATHS]
+)
 def test_a_config_trains_evaluates_and_samples(name, text, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny = {**TINY, "data.train": text, "data.valid": text, "eval.corpora": text, "data.cache_dir": text.parent}
@@ -108,6 +110,7 @@ def test_a_config_trains_evaluates_and_samples(name, text, tmp_path, capsys, mon
     assert run.logits(x_t, np.full(2, 0.5, np.float32)).shape == (2, 32, run.problem.source.num_states)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_losses(text, tmp_path):
     tiny = {**TINY, "data.train": text, "data.valid": text, "eval.corpora": text, "data.cache_dir": text.parent}
     tiny |= {"eval.elbo": False, "eval.perplexity": False}

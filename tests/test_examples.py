@@ -5,6 +5,7 @@ import runpy
 import sys
 
 import numpy as np
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -19,6 +20,7 @@ def run_example(monkeypatch, name: str, *words: str) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_every_path_learns_the_toy_and_is_drawn(tmp_path, monkeypatch, capsys):
     picture = tmp_path / "runs" / "toy.png"
     words = ["--steps=200", "--samples=300", f"--output={picture}"]
@@ -34,6 +36,7 @@ def test_a_checkpoint_of_the_reference_is_evaluated(tmp_path, monkeypatch, capsy
         "from dfm_jax.configs import base\n"
         "def get_config():\n"
         "    config = base.get_config()\n"
+        "    config.tokenizer.name = 'ids:37'\n"
         "    config.model.update(hidden_size=32, cond_dim=16, length=12, n_blocks=2, n_heads=2)\n"
         "    return config\n"
     )

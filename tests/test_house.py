@@ -9,14 +9,27 @@ import sys
 import pytest
 
 from dfm_jax import command_line, config
+from dfm_jax.experiment import conditions
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Package -> what it may import of ours and of others; None is anything of others.
 MAY_IMPORT = {
     "kernels": ({"kernels"}, {"jax", "numpy"}),
-    "dfm_jax/flow": ({"dfm_jax.flow"}, {"jax", "numpy"}),
+    "dfm_jax/flow": ({"dfm_jax.flow", "dfm_jax.kernels"}, {"jax", "numpy"}),
     "dfm_jax/models": ({"dfm_jax.models", "dfm_jax.flow", "dfm_jax.errors", "dfm_jax.files", "dfm_jax.kernels"}, None),
     "dfm_jax/data": ({"dfm_jax.data", "dfm_jax.errors", "dfm_jax.files"}, None),
+    "dfm_jax/checkpoints": (
+        {
+            "dfm_jax.checkpoints",
+            "dfm_jax.models",
+            "dfm_jax.errors",
+            "dfm_jax.files",
+            "dfm_jax.processes",
+            "dfm_jax.terminal",
+        },
+        None,
+    ),
+    "dfm_jax/optim": ({"dfm_jax.optim"}, None),
 }
 STANDARD = set(sys.stdlib_module_names)
 
@@ -72,7 +85,8 @@ def test_the_commands_of_a_page_parse(page, tmp_path, monkeypatch):
     assert len(commands) > 5 or page.name != "README.md"
     for command in commands:
         words = shlex.split(command)
-        config.check(command_line.parse(words[words.index("main.py" if "main.py" in words else "dfm_jax") :]).config)
+        parsed = command_line.parse(words[words.index("main.py" if "main.py" in words else "dfm_jax") :])
+        conditions.check(parsed.config, parsed.mode)
     text = " ".join(lines)
     scripts = re.findall(r"python (benchmarks/\S+\.py)", text)
     scripts += [f"examples/{name}.py" for name in re.findall(r"python -m examples\.(\w+)", text)]

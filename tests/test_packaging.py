@@ -1,6 +1,8 @@
 """What is installed: every package, under dfm_jax alone, and a program that answers --help."""
 
 import pathlib
+import subprocess
+import sys
 import tomllib
 
 from dfm_jax import command_line
@@ -28,11 +30,23 @@ def test_the_data_files_are_installed():
 
 def test_the_folders_of_the_checkout_are_what_the_package_imports():
     import configs.base
-    import kernels.vocab
+    import dfm_jax.kernels.vocab_head.types as by_path
+    import kernels.vocab_head.types
     from dfm_jax import configs as bundled
     from dfm_jax import kernels as ours
+    from dfm_jax.kernels import vocab_head
+    from dfm_jax.kernels.attention import rotary
 
-    assert ours.vocab is kernels.vocab and bundled.base is configs.base
+    assert ours is kernels and ours.vocab_head is vocab_head is kernels.vocab_head
+    assert by_path is kernels.vocab_head.types and by_path.__spec__.name == "kernels.vocab_head.types"
+    assert rotary is kernels.attention.rotary
+    assert bundled.base is configs.base
+
+
+def test_the_types_of_the_head_need_no_pallas():
+    code = "import sys, dfm_jax.flow, dfm_jax.kernels; print([m for m in sys.modules if 'pallas' in m])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_config_by_its_name_from_anywhere(tmp_path, monkeypatch):

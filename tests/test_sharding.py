@@ -6,16 +6,16 @@ from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 from configs import base
-from dfm_jax import problem, sharding
+from dfm_jax import optim, problem, sharding
 from dfm_jax.errors import UsageError
-from dfm_jax.training import optimizer, state
+from dfm_jax.training import state
 
 PUBLISHED = base.get_config()
 
 
 def abstract_state():
     model = problem.get_model_config(PUBLISHED, 50257)
-    tx = optimizer.from_config(PUBLISHED.optim)
+    tx = optim.from_config(PUBLISHED.optim)
     return jax.eval_shape(lambda key: state.create_state(key, model, tx, ema=True), jax.random.key(0))
 
 
@@ -51,7 +51,7 @@ def leaves(specs):
 def test_moments_and_average_follow_their_parameter():
     specs, _ = sharding.state_specs(abstract_state(), mesh(1, 4, 2))
     assert specs.model.blocks.qkv.kernel.get_value() == P(None, "fsdp", None, "tensor")
-    moments = optimizer.get_moments(specs.opt_state)
+    moments = optim.get_moments(specs.opt_state)
     for tree in (moments.mu, moments.nu, specs.ema):
         assert leaves(tree) == leaves(specs.model)
 

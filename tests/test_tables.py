@@ -39,6 +39,7 @@ def bound(folder) -> float:
     return value.nats_per_token
 
 
+@pytest.mark.slow
 def test_exponents_and_embeddings_of_a_file_are_copied(tmp_path, text):
     rng = np.random.default_rng(0)
     for config, field, shape in (("mask_genmd4", "exponents", (257,)), ("metric_ko", "embeddings", (257, 8))):
@@ -67,8 +68,7 @@ def test_embeddings_of_a_run_and_the_law_of_a_corpus_are_copied(tmp_path, text):
     first, second = bound(tmp_path / "first"), bound(tmp_path / "second")
     assert np.isfinite([first, second]).all() and run.config.flow.beta == "constant_speed"
     config = configs.from_json((tmp_path / "first/config.json").read_text(), "config.json")
-    for field in ("train", "valid"):
-        config.data[field] = str(tmp_path / "nowhere.txt")
+    config = configs.replace(config, {f"data.{field}": str(tmp_path / "nowhere.txt") for field in ("train", "valid")})
     np.testing.assert_array_equal(
         tables.of_run(config, 257, tmp_path / "first")["law"], np.load(tmp_path / "first/tables/law.npy")
     )

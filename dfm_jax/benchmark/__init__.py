@@ -8,10 +8,10 @@ table.
 import pathlib
 
 import jax
-from ml_collections import ConfigDict
 
 from dfm_jax import files
 from dfm_jax.benchmark import cases, driver, results
+from dfm_jax.config import Config
 from dfm_jax.errors import UsageError
 from dfm_jax.terminal import note
 
@@ -19,7 +19,7 @@ SECONDS = 480  # budget where none is given
 
 
 def run(
-    config: ConfigDict,
+    config: Config,
     workdir: pathlib.Path,
     *,
     only: str | None = None,

@@ -7,13 +7,12 @@ other value of the fields in VARIANTS is measured; on a processor, what is asked
 import dataclasses
 from collections.abc import Callable, Iterator
 
-from ml_collections import ConfigDict
-
 from dfm_jax.benchmark import counterparts, data, operations, programs
 from dfm_jax.benchmark.results import Missing, Row
+from dfm_jax.config import Config, replace
 from dfm_jax.errors import UsageError
 
-Benchmark = Callable[[ConfigDict, int], Iterator[Row | Missing]]
+Benchmark = Callable[[Config, int], Iterator[Row | Missing]]
 BENCHMARKS: dict[str, Benchmark] = {
     **programs.PROGRAMS,
     **counterparts.COUNTERPARTS,
@@ -48,14 +47,11 @@ class Case:
     def name(self) -> str:
         return f"{self.benchmark}:{self.field}={self.value}" if self.field else self.benchmark
 
-    def apply(self, config: ConfigDict) -> ConfigDict:
-        changed = config.copy_and_resolve_references()
-        if self.field:
-            changed.model[self.field] = self.value
-        return changed
+    def apply(self, config: Config) -> Config:
+        return replace(config, {f"model.{self.field}": self.value}) if self.field else config
 
 
-def chosen(only: str | None, config: ConfigDict, platform: str) -> list[Case]:
+def chosen(only: str | None, config: Config, platform: str) -> list[Case]:
     """The cases named in `only`, with commas, or all that `platform` has.
 
     A name is a benchmark (`train`), every other value of a field (`train:remat`) or one value (`train:remat=dots`).
@@ -76,7 +72,7 @@ def chosen(only: str | None, config: ConfigDict, platform: str) -> list[Case]:
     return found
 
 
-def named(name: str, config: ConfigDict) -> list[Case]:
+def named(name: str, config: Config) -> list[Case]:
     """The cases of one name; none where it is unknown."""
     if name in BENCHMARKS:
         return [Case(name)]
@@ -85,22 +81,23 @@ def named(name: str, config: ConfigDict) -> list[Case]:
     if benchmark != "train" or field not in VARIANTS:
         return []
     values, auto = VARIANTS[field]
+    if field == "attention" and config.training.deterministic:
+        auto = "xla"
     if "=" in rest:
         return [Case("train", field, value)] if value in values else []
     own = config.model[field] if config.model[field] != "auto" else auto
     return [Case("train", field, other) for other in values if other != own]
 
 
-def fitted(config: ConfigDict, platform: str, devices: int) -> tuple[ConfigDict, str]:
+def fitted(config: Config, platform: str, devices: int) -> tuple[Config, str]:
     """The config with at most MOST_ROWS sequences a device, and what to say of it; on a processor as it is."""
-    changed, most = config.copy_and_resolve_references(), MOST_ROWS * devices
     if platform == "cpu":
-        return changed, ""
-    said = []
+        return config, ""
+    most, changes, said = MOST_ROWS * devices, {}, []
     for group in ("training", "eval"):
         wanted = config[group].batch_size
         rows = most * config.training.grad_accum if group == "training" else most
         if wanted > rows:
-            changed[group].batch_size = rows
+            changes[f"{group}.batch_size"] = rows
             said.append(f"{group}.batch_size = {wanted}: measured with {rows}, at most {MOST_ROWS} a device at a time")
-    return changed, "; ".join(said)
+    return replace(config, changes), "; ".join(said)

@@ -45,6 +45,7 @@ def measure(request: dict[str, Any], tell) -> None:
     from dfm_jax.benchmark import results
     from dfm_jax.benchmark.cases import BENCHMARKS, Case, fitted
     from dfm_jax.benchmark.counterparts import NotHereError
+    from dfm_jax.experiment import conditions
 
     if request["case"] is None:
         try:
@@ -55,6 +56,12 @@ def measure(request: dict[str, Any], tell) -> None:
         return
     case = Case(**request["case"])
     config = case.apply(configs.from_json(request["config"]))
+    try:
+        conditions.check(config, "benchmark")  # the config as it was given has been checked, with this field not
+    except UsageError as error:
+        tell("missing", {"name": case.name, "reason": str(error)})
+        tell("done", round(time.monotonic() - started, 1))
+        return
     config, said = fitted(config, jax.default_backend(), jax.device_count())
     profiled = contextlib.nullcontext() if request["trace"] is None else jax.profiler.trace(request["trace"])
     try:

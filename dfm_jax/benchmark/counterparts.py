@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from dfm_jax.benchmark.results import Missing, Row, single
+from dfm_jax.config import Config
 from dfm_jax.errors import WorldError
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent.parent.parent / "benchmarks"
@@ -27,7 +27,7 @@ class NotHereError(Exception):
     """A benchmark that this machine cannot run, and why."""
 
 
-def pytorch(config: ConfigDict, vocab_size: int) -> Iterator[Row | Missing]:
+def pytorch(config: Config, vocab_size: int) -> Iterator[Row | Missing]:
     """Milliseconds of one update here, in eager and, on a GPU, in compiled PyTorch, interleaved in one process."""
     device, kind = check("torch")
     model = config.model
@@ -49,7 +49,7 @@ def pytorch(config: ConfigDict, vocab_size: int) -> Iterator[Row | Missing]:
     yield from rows("pytorch", found, "step", note)
 
 
-def pytorch_sampler(config: ConfigDict, vocab_size: int) -> Iterator[Row | Missing]:
+def pytorch_sampler(config: Config, vocab_size: int) -> Iterator[Row | Missing]:
     """Milliseconds of one sampling step here, in the reference's solver and in its solver on a compiled model."""
     device, kind = check("torch", "flow_matching")
     model = config.model

@@ -6,10 +6,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-from ml_collections import ConfigDict
-
 from dfm_jax.benchmark.results import Row, per_second, single
 from dfm_jax.benchmark.timing import measure
+from dfm_jax.config import Config
 from dfm_jax.data import Tokenizer, TokenStream, get_tokenizer, open_stream, prepare, train_batches
 from dfm_jax.errors import WorldError
 
@@ -17,7 +16,7 @@ CORPUS = "pydocs"  # ships with Python: no network, and the same on every machin
 BATCHES = 20  # that one timed call of the loader reads
 
 
-def available_tokenizer(config: ConfigDict) -> tuple[Tokenizer, str]:
+def available_tokenizer(config: Config) -> tuple[Tokenizer, str]:
     """The config's, or bytes with the reason where its tables are not here."""
     try:
         return get_tokenizer(config.tokenizer.name), ""
@@ -25,7 +24,7 @@ def available_tokenizer(config: ConfigDict) -> tuple[Tokenizer, str]:
         return get_tokenizer("bytes"), f"bytes, because {error}"
 
 
-def prepared(config: ConfigDict, folder: pathlib.Path) -> tuple[TokenStream, float, str]:
+def prepared(config: Config, folder: pathlib.Path) -> tuple[TokenStream, float, str]:
     """The corpus, prepared from nothing; the seconds that took; what there is to say of the tokenizer."""
     tokenizer, note = available_tokenizer(config)
     started = time.perf_counter()
@@ -34,7 +33,7 @@ def prepared(config: ConfigDict, folder: pathlib.Path) -> tuple[TokenStream, flo
     return open_stream(shards, tokenizer.name), seconds, note or f"{CORPUS}, {tokenizer.name}"
 
 
-def prepare_corpus(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
+def prepare_corpus(config: Config, vocab_size: int) -> Iterator[Row]:
     """Tokens per second from text to finished shards, start-up of the workers included."""
     with tempfile.TemporaryDirectory() as folder:
         stream, seconds, note = prepared(config, pathlib.Path(folder))
@@ -42,14 +41,14 @@ def prepare_corpus(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
         yield single("prepare", "tokens", stream.num_tokens / seconds, "tokens/s", note)
 
 
-def loader(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
+def loader(config: Config, vocab_size: int) -> Iterator[Row]:
     """Blocks per second from shards to batches in the host's memory."""
     with tempfile.TemporaryDirectory() as folder:
         stream, _, note = prepared(config, pathlib.Path(folder))
         length, batch_size = config.model.length, config.training.batch_size
         length = min(length, stream.num_tokens // 2)
         batches = train_batches(stream, length=length, batch_size=batch_size, seed=0)
-        timing = measure(lambda: [batch.shape for batch in itertools.islice(batches, BATCHES)])
+        timing = measure(lambda: [batch.tokens.shape for batch in itertools.islice(batches, BATCHES)])
         note = f"{note}, blocks of {length}, batches of {batch_size}"
         yield per_second("loader", "blocks", BATCHES * batch_size, timing, "blocks/s", note)
 

@@ -14,10 +14,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from dfm_jax import config as configs
 from dfm_jax.benchmark.cases import Case
+from dfm_jax.config import Config
 from dfm_jax.data import vocabulary_size
 from dfm_jax.errors import UsageError, WorldError
 
@@ -56,7 +55,7 @@ class Budget:
 
 
 def run_case(
-    case: Case | None, config: ConfigDict, *, answer: pathlib.Path, log: pathlib.Path, trace: str | None, budget: Budget
+    case: Case | None, config: Config, *, answer: pathlib.Path, log: pathlib.Path, trace: str | None, budget: Budget
 ) -> Outcome:
     """One child, to its end or to that of the budget; with `case` None it describes the machine.
 
@@ -140,7 +139,7 @@ def environment(case: Case | None) -> dict[str, str]:
     return env
 
 
-def describe_machine(config: ConfigDict, answer: pathlib.Path, log: pathlib.Path, budget: Budget) -> dict[str, Any]:
+def describe_machine(config: Config, answer: pathlib.Path, log: pathlib.Path, budget: Budget) -> dict[str, Any]:
     """What a child sees: this process must not take the device's memory.
 
     Raises:

@@ -6,12 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from dfm_jax.benchmark.results import Missing, Row, in_one_line, per_second
 from dfm_jax.benchmark.timing import Timing, measure
-from dfm_jax.kernels import attention, vocab
+from dfm_jax.config import Config
+from dfm_jax.kernels import attention, vocab_head
 from dfm_jax.problem import get_model_config, stand_in
+from dfm_jax.runtime import compiler
 
 # Positions of one call, or one sequence where that is longer. A GPU needs as many as a training step has: with fewer, a
 # call is over before the host has queued the next.
@@ -22,7 +23,7 @@ def positions() -> int:
     return TOKENS["cpu" if jax.default_backend() == "cpu" else "other"]
 
 
-def attend(config: ConfigDict, vocab_size: int) -> Iterator[Row | Missing]:
+def attend(config: Config, vocab_size: int) -> Iterator[Row | Missing]:
     """Forward, and forward with gradients."""
     model = get_model_config(config, vocab_size)
     shape = max(1, positions() // model.length), model.length, model.n_heads, model.head_dim
@@ -30,7 +31,6 @@ def attend(config: ConfigDict, vocab_size: int) -> Iterator[Row | Missing]:
     q, k, v, dout = (jax.random.normal(key, shape, jnp.dtype(model.compute_dtype)) for key in keys)
     product = 2 * shape[0] * shape[2] * shape[1] ** 2 * shape[3]
     note = f"{' x '.join(str(n) for n in shape)} {model.compute_dtype}"
-    platform = jax.default_backend()
     for name in attention.IMPLEMENTATIONS:
         call = functools.partial(attention.attention, implementation=name)
 
@@ -43,10 +43,11 @@ def attend(config: ConfigDict, vocab_size: int) -> Iterator[Row | Missing]:
             yield _rate("attention", f"{name} forward", 2 * product, _timed(call, q, k, v), note)
             yield _rate("attention", f"{name} forward and backward", 6 * product, _timed(both, q, k, v), note)
 
-        yield from _or_missing(rows, "attention", name, attention.limit(name, q, platform), platform)
+        reason = attention.why_not(name, head_dim=model.head_dim, dtype=q.dtype)
+        yield from _or_missing(rows, "attention", name, reason)
 
 
-def head(config: ConfigDict, vocab_size: int) -> Iterator[Row | Missing]:
+def head(config: Config, vocab_size: int) -> Iterator[Row | Missing]:
     """Log-probabilities at two ids per position, their gradients, and draws."""
     num_states = stand_in(config, vocab_size).source.num_states
     model = get_model_config(config, num_states)
@@ -58,16 +59,15 @@ def head(config: ConfigDict, vocab_size: int) -> Iterator[Row | Missing]:
     ids = jax.random.randint(keys[2], (count, 2), 0, num_states, jnp.int32)
     product = 2 * count * width * padded
     note = f"{count} x {width} x {padded} {model.compute_dtype}"
-    platform = jax.default_backend()
     given = features, kernel, bias
-    for name in vocab.IMPLEMENTATIONS:
-        options = {"num_valid": num_states, "implementation": name}
+    for name in vocab_head.IMPLEMENTATIONS:
+        make = functools.partial(vocab_head.Head, num_valid=num_states, implementation=name)
 
-        def log_probs(features: jax.Array, kernel: jax.Array, bias: jax.Array, options=options) -> jax.Array:
-            return vocab.log_probs(features, kernel, bias, ids, **options).at_ids.sum()
+        def log_probs(features: jax.Array, kernel: jax.Array, bias: jax.Array, make=make) -> jax.Array:
+            return vocab_head.log_probs(make(kernel, bias), vocab_head.Query(ids), features).at_ids.sum()
 
-        def draw(features: jax.Array, kernel: jax.Array, bias: jax.Array, options=options) -> jax.Array:
-            return vocab.sample(keys[3], features, kernel, bias, **options)
+        def draw(features: jax.Array, kernel: jax.Array, bias: jax.Array, make=make) -> jax.Array:
+            return vocab_head.sample(make(kernel, bias), vocab_head.Query(), features, keys[3])
 
         def rows(name=name, log_probs=log_probs, draw=draw) -> Iterator[Row]:
             yield _rate("head", f"{name} log-probabilities", product, _timed(log_probs, *given), note)
@@ -76,17 +76,20 @@ def head(config: ConfigDict, vocab_size: int) -> Iterator[Row | Missing]:
             if name != "pallas":  # draws have no kernel of their own
                 yield per_second("head", f"{name} draws", count, _timed(draw, *given), "tokens/s", note)
 
-        yield from _or_missing(rows, "head", name, vocab.limit(name, features.dtype, platform), platform)
+        yield from _or_missing(rows, "head", name, vocab_head.why_not(name, dtype=features.dtype))
 
 
 def _or_missing(
-    rows: Callable[[], Iterator[Row]], benchmark: str, name: str, limit: str | None, platform: str
+    rows: Callable[[], Iterator[Row]], benchmark: str, name: str, reason: str | None
 ) -> Iterator[Row | Missing]:
-    """The rows of one implementation up to the first that fails, and then why: the others are still measured."""
-    if limit is None and name == "pallas" and platform == "cpu":
-        limit = "on a processor the kernels are interpreted, which says nothing of their speed"
-    if limit is not None:
-        yield Missing(f"{benchmark} {name}", limit)
+    """The rows of one implementation up to the first that fails, and then why: the others are still measured.
+
+    reason: why it cannot run here, or None.
+    """
+    if reason is None and name == "pallas" and jax.default_backend() == "cpu":
+        reason = "on a processor the kernels are interpreted, which says nothing of their speed"
+    if reason is not None:
+        yield Missing(f"{benchmark} {name}", reason)
         return
     try:
         yield from rows()
@@ -95,7 +98,7 @@ def _or_missing(
 
 
 def _timed(function: Callable[..., Any], *arguments: jax.Array) -> Timing:
-    compiled = jax.jit(function)
+    compiled = compiler.jit(function, mesh=None)
     return measure(lambda: compiled(*arguments))
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from dfm_jax import flops, sharding
 from dfm_jax.benchmark.results import Row, from_timing, per_second, single, used_bytes
 from dfm_jax.benchmark.timing import measure
+from dfm_jax.config import Config
+from dfm_jax.data import Batch
 from dfm_jax.planning.programs import get_evaluator
 from dfm_jax.problem import stand_in
 from dfm_jax.rng import noise_key
@@ -21,7 +22,7 @@ LIKELIHOOD_POINTS = 4  # time points of the measured likelihood; its time is pro
 SAMPLER_STEPS = {"cpu": 16, "other": 256}
 
 
-def get_trainer(config: ConfigDict, vocab_size: int) -> Trainer:
+def get_trainer(config: Config, vocab_size: int) -> Trainer:
     """The config's, on all devices here."""
     mesh = sharding.make_mesh(sharding.MeshShape(**config.mesh))
     sharding.check_mesh(
@@ -40,17 +41,17 @@ def random_tokens(rows: int, trainer: Trainer) -> jax.Array:
     return sharding.global_batch(drawn, trainer.mesh)
 
 
-def train(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
+def train(config: Config, vocab_size: int) -> Iterator[Row]:
     """Tokens per second, step time, MFU, compilation and memory of the training step."""
     trainer = get_trainer(config, vocab_size)
-    tokens = random_tokens(config.training.batch_size, trainer)
-    compiled, rows = compile_program("train", trainer.step, trainer.abstract, tokens)
+    batch = Batch(random_tokens(config.training.batch_size, trainer))
+    compiled, rows = compile_program("train", trainer.step, trainer.abstract, batch)
     yield rows[0]
     state = trainer.create()
 
     def step() -> dict[str, jax.Array]:
         nonlocal state
-        state, metrics = compiled(state, tokens)
+        state, metrics = compiled(state, batch)
         return metrics
 
     timing = measure(step)
@@ -88,7 +89,7 @@ def measured_memory(benchmark: str) -> Iterator[Row]:
         yield single(benchmark, "memory, as measured", used / 2**30, "GiB per device", note)
 
 
-def likelihood(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
+def likelihood(config: Config, vocab_size: int) -> Iterator[Row]:
     """Evaluated tokens times time points per second."""
     trainer = get_trainer(config, vocab_size)
     evaluator = get_evaluator(trainer)
@@ -114,7 +115,7 @@ def likelihood(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
     yield from measured_memory("likelihood")
 
 
-def sampler(config: ConfigDict, vocab_size: int) -> Iterator[Row]:
+def sampler(config: Config, vocab_size: int) -> Iterator[Row]:
     """Generated tokens per second, and milliseconds of one step of the sampler."""
     trainer = get_trainer(config, vocab_size)
     generator = get_evaluator(trainer)._generator

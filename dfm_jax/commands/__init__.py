@@ -4,6 +4,7 @@ import importlib
 
 from dfm_jax import processes
 from dfm_jax.command_line import Command
+from dfm_jax.runtime import cache
 
 # Imported when asked for: a command pays only for what it uses.
 MODES = {
@@ -16,13 +17,17 @@ MODES = {
     "compile": "plan",
     "benchmark": "measure",
 }
+# Modes whose compiled programs are kept on disk. 'prepare' has none, 'compile' and 'benchmark' measure the compiler.
+KEPT = ("train", "eval", "sample", "import", "export")
 
 
 def run(command: Command) -> int:
     """Carries out a command; the exit status. Raises UsageError or WorldError with one line."""
-    from dfm_jax import config
+    from dfm_jax.experiment import conditions
 
-    config.check(command.config)
+    conditions.check(command.config, command.mode)
     operands = command.operands
     processes.initialize(operands["coordinator"], operands["num_processes"], operands["process_id"])
+    if command.mode in KEPT:
+        cache.use(command.config.training.compilation_cache)
     return importlib.import_module(f"dfm_jax.commands.{MODES[command.mode]}").run(command)

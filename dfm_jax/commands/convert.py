@@ -1,32 +1,33 @@
 """`--mode=import` and `--mode=export`: a run from another program's checkpoint, and a checkpoint for other programs."""
 
-import dataclasses
 import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from dfm_jax import config as configs
-from dfm_jax import files, sharding
+from dfm_jax import files, optim, sharding
+from dfm_jax.checkpoints import pytorch
+from dfm_jax.checkpoints.layouts import LAYOUTS, Export, layout_of
+from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.command_line import Command
+from dfm_jax.config import NETWORK, TABLE, Config
 from dfm_jax.data import vocabulary_size
 from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.experiment import conditions
 from dfm_jax.lock import RunLock
 from dfm_jax.logging import note
-from dfm_jax.models import pytorch
-from dfm_jax.models.transformer import count_parameters
+from dfm_jax.models.transformer import TransformerConfig, count_parameters
 from dfm_jax.run import load_with
-from dfm_jax.training import optimizer
-from dfm_jax.training.checkpoints import Checkpoints
 from dfm_jax.training.loop import make_trainer
 from dfm_jax.training.state import TrainState
 
-FORMATS = ("safetensors", "pytorch")
 # What the tensors of a checkpoint tell, under the config's names.
 ARCHITECTURE = ("hidden_size", "cond_dim", "n_blocks", "n_heads", "mlp_ratio")
+# What tensors or metadata may tell besides, and the config must not contradict.
+OF_THE_MODEL = (*ARCHITECTURE, "length", "dropout", "time_scale", "time_conditioning", "qk_norm", "tie_embeddings")
 
 
 def run(command: Command) -> int:
@@ -42,8 +43,8 @@ def import_run(command: Command) -> int:
         raise WorldError(f"from={file}: accepted is a file that exists")
     config = command.config
     imported = read(file, config, config_was_given=command.config_was_given)
-    adopt(config, imported.config, config_was_given=command.config_was_given)
-    configs.check(config)
+    config = adopt(config, imported, config_was_given=command.config_was_given)
+    conditions.check(config, command.mode)
     workdir = command.workdir or pathlib.Path("runs") / pathlib.Path(file).stem
     files.ensure_writable(workdir)
     with RunLock(workdir):
@@ -57,51 +58,82 @@ def import_run(command: Command) -> int:
         files.write_atomically(workdir / "config.json", configs.to_json(config))
     note(
         f"{file}: step {imported.step}, {count_parameters(imported.config):,} parameters, "
-        f"{config.flow.source_distribution} source; now a run in {workdir}"
+        f"{config.flow.source_distribution} source, tokenizer {config.tokenizer.name}; now a run in {workdir}"
     )
     note(f"next: python main.py --mode=eval --workdir={workdir}")
     return 0
 
 
-def read(file: str, config: ConfigDict, *, config_was_given: bool) -> pytorch.ImportedCheckpoint:
+def read(file: str, config: Config, *, config_was_given: bool) -> pytorch.ImportedCheckpoint:
     """The file's training state; the architecture is the file's, and a config that was given must agree with it."""
     # What no tensor tells is the config's, or without one the published model's (in safetensors the file's own).
-    options = {name: config.model[name] for name in (*ARCHITECTURE, "length", "dropout")} if config_was_given else {}
-    reader = pytorch.read_weights if file.endswith(".safetensors") else pytorch.read_checkpoint
+    default = Config().model
+    names = (*ARCHITECTURE, "length", "dropout")
+    options = {name: config.model[name] for name in names if config_was_given or config.model[name] != default[name]}
     try:
-        return reader(file, options)
+        return layout_of(file).read(file, options)
+    except OSError as error:
+        raise WorldError(f"from = {file}: expected a file that can be read ({error.strerror})") from error
     except ValueError as error:
         raise WorldError(f"from={error}") from error
 
 
-def adopt(config: ConfigDict, model: Any, *, config_was_given: bool) -> None:
-    """Writes into `config` what the imported model tells: its architecture, and where it can the source."""
-    for field in dataclasses.fields(model):
-        if field.name in config.model and field.name not in ("compute_dtype", "residual_dtype", "attention", "remat"):
-            config.model[field.name] = getattr(model, field.name)
-    try:
-        source = pytorch.infer_source(model.vocab_size)
-    except ValueError as error:
-        source = config.flow.source_distribution
-        if not config_was_given:
-            raise UsageError(f"config=(missing): {' '.join(str(error).split())}") from error
-    if config_was_given and config.flow.source_distribution != source:
-        raise UsageError(
-            f"config.flow.source_distribution={config.flow.source_distribution}: accepted is {source}, "
-            f"as the file's {model.vocab_size} token states say"
-        )
-    config.flow.source_distribution = source
-    extra = config.flow.source_distribution == "mask"
-    vocab_size = model.vocab_size - extra
-    if vocabulary_size(config.tokenizer.name) != vocab_size:
-        known = {vocabulary_size(name): name for name in ("gpt2", "bytes")}
-        # Without a tokenizer that fits, the model is used on token ids.
-        config.tokenizer.name = known.get(vocab_size, f"ids:{vocab_size}")
+def adopt(config: Config, imported: pytorch.ImportedCheckpoint, *, config_was_given: bool) -> Config:
+    """The config with what the file tells: architecture, source, tokenizer, what its numbers mean.
+
+    Raises:
+        UsageError: a field that was given, in a config's file or beside it, says something else; or nothing tells
+            the source.
+    """
+    changes: dict[str, Any] = {}
+
+    def take(field: str, value: Any, why: str) -> None:
+        given, stated = config[field], TABLE[field]
+        if not isinstance(value, (int, float) if stated.kind is float else stated.kind):
+            raise UsageError(f"from: {field} = {value!r} in the file: expected {stated.kind.__name__}")
+        if given != value and (config_was_given or given != stated.default):
+            raise UsageError(f"config.{field} = {given}: expected {value}, {why}")
+        changes[field] = value
+
+    model = imported.config
+    for name in OF_THE_MODEL:
+        take(f"model.{name}", getattr(model, name), "as the file says")
     # The reference scored and sampled with the mask's logit, so its numbers need it.
-    config.model.suppress_mask_logit = False
+    changes["model.suppress_mask_logit"] = False
+    for field in NETWORK:
+        if field in imported.network:
+            if field == "model.suppress_mask_logit":
+                changes[field] = imported.network[field]
+            else:
+                take(field, imported.network[field], "as the file says")
+    if not config_was_given and "flow.source_distribution" not in imported.network:
+        try:
+            source = pytorch.infer_source(model.vocab_size)
+        except ValueError as error:
+            raise UsageError(f"config=(missing): {' '.join(str(error).split())}") from error
+        take("flow.source_distribution", source, f"as the file's {model.vocab_size} token states say")
+    config = configs.replace(config, changes)
+    check_states(config, model)
+    return config
 
 
-def to_state(blank: TrainState, imported: pytorch.ImportedCheckpoint, config: ConfigDict) -> TrainState:
+def check_states(config: Config, model: TransformerConfig) -> None:
+    """UsageError where tokenizer and source of the config have another number of token states than the file."""
+    states, tokenizer, source = model.vocab_size, config.tokenizer.name, config.flow.source_distribution
+    masked = source == "mask"
+    if vocabulary_size(tokenizer) + masked == states:
+        return
+
+    def tokenizers(size: int) -> str:
+        return " or ".join([*(name for name in ("gpt2", "bytes") if vocabulary_size(name) == size), f"ids:{size}"])
+
+    expected = f"{tokenizers(states - masked)} with the {source} source"
+    if vocabulary_size(tokenizer) + (not masked) == states:
+        expected += f", or flow.source_distribution={'uniform' if masked else 'mask'} with {tokenizer}"
+    raise UsageError(f"config.tokenizer.name = {tokenizer}: expected {expected}, as the file has {states} token states")
+
+
+def to_state(blank: TrainState, imported: pytorch.ImportedCheckpoint, config: Config) -> TrainState:
     """`blank` with the imported weights, moments and step, on the devices of `blank`."""
 
     def place(like: Any, value: Any) -> Any:
@@ -113,13 +145,13 @@ def to_state(blank: TrainState, imported: pytorch.ImportedCheckpoint, config: Co
     model = place(blank.model, imported.model)
     opt_state = blank.opt_state
     if config.optim.name == "adamw":
-        old: Any = optimizer.get_moments(opt_state)
+        old: Any = optim.get_moments(opt_state)
         moments = optax.ScaleByAdamState(
             count=jax.device_put(jnp.asarray(imported.count, old.count.dtype), old.count.sharding),
             mu=place(old.mu, imported.mu),
             nu=place(old.nu, imported.nu),
         )
-        opt_state = optimizer.set_moments(opt_state, moments)
+        opt_state = optim.set_moments(opt_state, moments)
     return TrainState(
         step=jax.device_put(jnp.asarray(imported.step, jnp.int32), blank.step.sharding),
         model=model,
@@ -130,48 +162,55 @@ def to_state(blank: TrainState, imported: pytorch.ImportedCheckpoint, config: Co
 
 
 def export_run(command: Command) -> int:
-    """Writes a checkpoint's weights: as safetensors (what evaluation uses), or as the reference's training file."""
-    kind = command.operands["format"] or "safetensors"
-    if kind not in FORMATS:
-        raise UsageError(f"format={kind}: accepted is one of {', '.join(FORMATS)}")
+    """Writes a checkpoint in another program's format: its weights, or all that training goes on from."""
+    kind = command.operands["format"] or next(iter(LAYOUTS))
+    if kind not in LAYOUTS:
+        raise UsageError(f"format={kind}: accepted is one of {', '.join(LAYOUTS)}")
     config, workdir, step = command.config, command.workdir, command.operands["step"]
     assert workdir is not None
-    suffix = "pth" if kind == "pytorch" else "safetensors"
-    target = command.operands["output"]
-    if kind == "safetensors":
-        run = load_with(config, workdir, step=step)
-        path = output_file(target, workdir, run.step, suffix)
-        pytorch.write_weights(path, run.model, config=run.model.config, step=run.step)
-        note(f"{path}: the weights of step {run.step}")
-        return 0
-    trainer = make_trainer(config, vocabulary_size(config.tokenizer.name), sharding.make_mesh(sharding.MeshShape()))
-    for field, ours in (("parametrization", "leave_one_out"), ("time_input", "kappa")):
-        if config.model[field] == ours:
+    layout = LAYOUTS[kind]
+    for field, value in layout.only.items():
+        if config[field] != value:
             raise UsageError(
-                f"format=pytorch: the reference would compute other numbers with model.{field}={ours}; "
+                f"format={kind}: the reference would compute other numbers with {field}={config[field]}; "
                 "accepted is --format=safetensors"
             )
-    try:
-        pytorch.check_exportable(trainer.model_config)
-        optimizer.get_moments(trainer.abstract.opt_state)
-    except ValueError as error:
-        raise UsageError(f"format=pytorch: {error}") from error
-    at, state = Checkpoints(workdir / "checkpoints").restore(trainer.abstract, step)
-    moments: Any = optimizer.get_moments(state.opt_state)
-    hyperparameters = {name: config.optim[name] for name in ("beta1", "beta2", "eps", "weight_decay")}
-    path = output_file(target, workdir, at, suffix)
-    pytorch.write_checkpoint(
-        path,
-        state.model,
-        config=trainer.model_config,
-        step=at,
-        mu=moments.mu,
-        nu=moments.nu,
-        count=int(moments.count),
-        hyperparameters=hyperparameters | {"lr": trainer.learning_rate(max(at, 1))},
-    )
-    note(f"{path}: weights and moments of step {at}, in the reference's format")
+    export = of_training(config, workdir, step, kind) if layout.training else of_weights(config, workdir, step)
+    path = output_file(command.operands["output"], workdir, export.step, layout.suffix)
+    layout.write(path, export)
+    note(f"{path}: {layout.holds} of step {export.step}")
     return 0
+
+
+def of_weights(config: Config, workdir: pathlib.Path, step: int | None) -> Export:
+    """The weights that evaluation uses."""
+    run = load_with(config, workdir, step=step)
+    return Export(run.model, run.model.config, run.step, network(config))
+
+
+def of_training(config: Config, workdir: pathlib.Path, step: int | None, kind: str) -> Export:
+    """Weights, moments and step; UsageError where the format `kind` has no place for them."""
+    trainer = make_trainer(config, vocabulary_size(config.tokenizer.name), sharding.make_mesh(sharding.MeshShape()))
+    try:
+        LAYOUTS[kind].check(trainer.model_config)
+        optim.get_moments(trainer.abstract.opt_state)
+    except ValueError as error:
+        raise UsageError(f"format={kind}: {error}") from error
+    at, state = Checkpoints(workdir / "checkpoints").restore(trainer.abstract, step)
+    hyperparameters = {name: config.optim[name] for name in ("beta1", "beta2", "eps", "weight_decay")}
+    return Export(
+        state.model,
+        trainer.model_config,
+        at,
+        network(config),
+        optim.get_moments(state.opt_state),
+        hyperparameters | {"lr": trainer.learning_rate(max(at, 1))},
+    )
+
+
+def network(config: Config) -> dict[str, Any]:
+    """What the numbers of the config's network mean, by its fields."""
+    return {field: config[field] for field in NETWORK}
 
 
 def output_file(target: str | None, workdir: pathlib.Path, step: int, suffix: str) -> pathlib.Path:

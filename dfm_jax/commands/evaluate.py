@@ -11,6 +11,7 @@ from dfm_jax.evaluation.evaluate import Evaluator
 from dfm_jax.evaluation.report import compare, newest_report
 from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.logging import note
+from dfm_jax.models import implementations
 from dfm_jax.run import Run, load_with
 
 
@@ -27,6 +28,7 @@ def run(command: Command) -> int:
     if not (config.eval.elbo or config.eval.perplexity):
         raise UsageError("eval.elbo=False: accepted is at least one of --eval_elbo and --eval_perplexity")
     trained = load_with(config, workdir, step=command.operands["step"], mesh=get_mesh(command))
+    implementations.check(trained.model.config, config.model.head, trained.mesh)
     evaluator = get_evaluator(trained)
     if command.operands["frontier"]:
         evaluator.frontier(trained.model, trained.step)

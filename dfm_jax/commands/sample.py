@@ -12,6 +12,7 @@ from dfm_jax.evaluation.prompts import parse_prompt
 from dfm_jax.evaluation.samples import sample_set, write_samples
 from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.logging import note
+from dfm_jax.models import implementations
 from dfm_jax.run import load_with
 
 
@@ -20,15 +21,23 @@ def run(command: Command) -> int:
     assert workdir is not None
     text = read_prompt(command.operands["prompt"], command.operands["prompt_file"])
     trained = load_with(config, workdir, step=command.operands["step"], mesh=get_mesh(command))
+    implementations.check(trained.model.config, config.model.head, trained.mesh, losses=False)
     prompts = [] if text is None else [parse_prompt(text, trained.tokenizer, config.model.length)]
-    settings = EvaluationSettings.from_config(config, trained.tokenizer.vocab_size).sampling
+    settings = EvaluationSettings.from_config(config, trained.tokenizer.vocab_size)
     batch_size = config.sampling.batch_size * trained.mesh.size
     trim = bool(command.operands["trim"])
     first = processes.is_first()
     stem = sample_set(workdir / "samples", trained.step) if first else None
     tokens = write_samples(
         stem,
-        Generator(trained.problem, settings, batch_size, trained.mesh, frames=FRAMES),
+        Generator(
+            trained.problem,
+            settings.sampling,
+            batch_size,
+            trained.mesh,
+            frames=FRAMES,
+            deterministic=settings.deterministic,
+        ),
         trained.model,
         config.sampling.num,
         trained.tokenizer,

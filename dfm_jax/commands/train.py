@@ -1,25 +1,28 @@
 """`--mode=train`: begins a run, or continues the one in its folder; ends with its evaluation and its samples."""
 
+import dataclasses
 import pathlib
 
 import jax
-from ml_collections import ConfigDict
+import jax.numpy as jnp
 
 from dfm_jax import config as configs
 from dfm_jax import files, plots, processes, sharding, tables
+from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.command_line import Command
 from dfm_jax.commands.evaluate import get_evaluator
+from dfm_jax.config import Config
 from dfm_jax.corpora import get_stream
 from dfm_jax.data import TokenStream, get_tokenizer
 from dfm_jax.errors import WorldError
 from dfm_jax.evaluation.evaluate import Evaluator
 from dfm_jax.lock import RunLock
 from dfm_jax.logging import MetricsWriter, note, warn
+from dfm_jax.models import implementations
 from dfm_jax.models.transformer import count_parameters
 from dfm_jax.problem import get_problem
-from dfm_jax.run import EVALUATED, Run, split_reference
+from dfm_jax.run import EVALUATED, Run, check_restorable, split_reference
 from dfm_jax.training import resume
-from dfm_jax.training.checkpoints import Checkpoints
 from dfm_jax.training.loop import Reports, Trainer, make_trainer, train
 from dfm_jax.training.state import TrainState
 
@@ -41,9 +44,11 @@ def run(command: Command) -> int:
         made_of = tables.of_run(config, tokenizer.vocab_size, workdir)
         problem = get_problem(config, tokenizer.vocab_size, **made_of)
         trainer = make_trainer(config, tokenizer.vocab_size, mesh, problem)
-        with Checkpoints(
-            workdir / "checkpoints", keep_last=config.checkpoint.keep_last, keep_every=config.checkpoint.keep_every
-        ) as checkpoints:
+        for line in implementations.check(trainer.model_config, config.model.head, mesh):
+            note_first(line)
+        # Two at least while it runs: only the update after a checkpoint proves that it is good.
+        kept = {"keep_last": max(config.checkpoint.keep_last, 2), "keep_every": config.checkpoint.keep_every}
+        with Checkpoints(workdir / "checkpoints", **kept) as checkpoints:
             state = first_state(trainer, checkpoints)
             if processes.is_first():
                 tables.keep(made_of, config, workdir)
@@ -69,6 +74,8 @@ def run(command: Command) -> int:
                         generate=lambda state, step: evaluator.samples(state.best_model, step),
                     ),
                 )
+            if finished:
+                checkpoints.prune(config.checkpoint.keep_last)
         if processes.is_first():
             plots.loss_curve(workdir)
         if finished:
@@ -76,7 +83,7 @@ def run(command: Command) -> int:
     return 0
 
 
-def conclude(evaluator: Evaluator, config: ConfigDict, state: TrainState, workdir: pathlib.Path) -> None:
+def conclude(evaluator: Evaluator, config: Config, state: TrainState, workdir: pathlib.Path) -> None:
     """Evaluates a finished run, unless that was done before, and says where everything lies."""
     step = int(state.step)
     report = workdir / "eval" / f"step_{step}.json"
@@ -106,7 +113,7 @@ def note_first(line: str) -> None:
         note(line)
 
 
-def get_mesh(config: ConfigDict) -> jax.sharding.Mesh:
+def get_mesh(config: Config) -> jax.sharding.Mesh:
     """The config's mesh over all devices of all processes, checked against the batch and the model."""
     mesh = sharding.make_mesh(sharding.MeshShape(**config.mesh))
     sharding.check_mesh(
@@ -119,10 +126,10 @@ def get_mesh(config: ConfigDict) -> jax.sharding.Mesh:
 
 
 def check_continues(
-    earlier: Checkpoints, config: ConfigDict, workdir: pathlib.Path, stream: TokenStream | None = None
+    earlier: Checkpoints, config: Config, workdir: pathlib.Path, stream: TokenStream | None = None
 ) -> None:
     """WorldError where the folder holds the checkpoints of another run than `config` on `stream`."""
-    if earlier.latest_step() is None:
+    if not processes.from_first(earlier.latest_step() is not None):
         return
     saved = earlier.metadata()
     notes = resume.check(
@@ -131,6 +138,7 @@ def check_continues(
         workdir=workdir,
         saved_fingerprint=saved.get("fingerprint"),
         fingerprint=None if stream is None else stream.fingerprint,
+        done=earlier.latest_step() or 0,
     )
     if stream is None and processes.is_first():
         for line in notes:
@@ -138,21 +146,27 @@ def check_continues(
 
 
 def first_state(trainer: Trainer, checkpoints: Checkpoints) -> TrainState:
-    """The newest intact checkpoint's state, or that of step 0, with another run's weights if the config says so."""
-    if checkpoints.latest_step() is not None:
-        return checkpoints.restore(trainer.abstract)[1]
+    """The newest intact checkpoint's state, or that of step 0, with another run's weights if the config says so.
+
+    Process 0 says which, for all: on a network's disk another one may not see the same files yet.
+    """
+    if processes.from_first(checkpoints.latest_step() is not None):
+        state = checkpoints.restore(trainer.abstract)[1]
+        # A count that an earlier version saved amid a bad streak would end the run at its first bad update.
+        return dataclasses.replace(state, bad_steps=jnp.zeros((), jnp.int32, device=state.bad_steps.sharding))
     origin = trainer.config.checkpoint.restore_from
     if not origin:
         return trainer.create()
     folder, step = split_reference(origin)
     source = Checkpoints(folder / "checkpoints")
-    if source.latest_step() is None:
+    if not processes.from_first(source.latest_step() is not None):
         raise WorldError(f"config.checkpoint.restore_from={origin}: accepted the folder of a run with a checkpoint")
+    check_restorable(source.metadata(step).get("config", {}), trainer.config, folder)
     state = trainer.create()
     at, model = source.restore_subtree(trainer.abstract.model, *EVALUATED, step=step)
     ema = None if state.ema is None else jax.tree.map(jax.numpy.copy, model)
     note(f"weights of {folder}, step {at}")
-    return TrainState(step=state.step, model=model, ema=ema, opt_state=state.opt_state, bad_steps=state.bad_steps)
+    return dataclasses.replace(state, model=model, ema=ema)
 
 
 def announce(trainer: Trainer, stream: TokenStream, workdir: pathlib.Path, step: int) -> None:
@@ -174,4 +188,4 @@ def announce(trainer: Trainer, stream: TokenStream, workdir: pathlib.Path, step:
     for line in trainer.notes:
         note(f"sharding: {line}")
     if config.checkpoint.keep_last == 1:
-        warn("checkpoint.keep_last=1: if the newest checkpoint is damaged there is no earlier one to go on from")
+        warn("checkpoint.keep_last=1: when the run has ended no checkpoint is left before its last, if that is damaged")

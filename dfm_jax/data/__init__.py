@@ -1,12 +1,15 @@
 """Text to documents to tokens to shards to batches."""
 
-from dfm_jax.data.loader import eval_batches, train_batches
-from dfm_jax.data.prepare import is_complete, missing_units, prepare, summary
+from dfm_jax.data.folders import is_complete
+from dfm_jax.data.loader import Batch, eval_batches, train_batches
+from dfm_jax.data.manifest import Manifest
+from dfm_jax.data.prepare import missing_units, prepare, summary
 from dfm_jax.data.progress import Printer, Progress
-from dfm_jax.data.shards import Manifest, TokenStream, open_stream, verify
+from dfm_jax.data.shards import TokenStream, open_stream, verify
 from dfm_jax.data.tokenizers import Tokenizer, get_tokenizer, vocabulary_size
 
 __all__ = [
+    "Batch",
     "Manifest",
     "Printer",
     "Progress",

@@ -12,33 +12,39 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from dfm_jax.data.rows import Row
+from dfm_jax.data.rows import Fault, Item, Row
 from dfm_jax.data.tokenizers import Tokenizer
 
 _BATCH_CHARS = 1 << 18
 _BATCH_ROWS = 512
 
-DOCUMENTS, BYTES, REPAIRED, SKIPPED = range(4)
+# What is counted: rows of the source, tokens with EOS, documents ended, bytes of text, documents repaired, rows without
+# text, rows that were bad, files of which the rest was lost.
+ROWS, TOKENS, DOCUMENTS, BYTES, REPAIRED, SKIPPED, BAD, LOST = range(8)
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Some whole rows. tokens: of all of them, EOS included. ends (rows,): where each row ends in tokens. counts
-    (rows + 1, 4): documents ended, bytes of text, documents repaired, rows skipped before each row and in all.
+    """Some whole rows.
+
+    tokens: of all of them, EOS included. parts (rows,): the number of the part that each is of. totals (rows + 1, 8):
+    what was counted before each row, and in all. faults: (row, where and what) of the bad ones.
     """
 
     tokens: np.ndarray
-    ends: np.ndarray
-    counts: np.ndarray
+    parts: np.ndarray
+    totals: np.ndarray
+    faults: tuple[tuple[int, str], ...]
 
     def place(self, stop: int) -> tuple[int, int]:
         """Rows that lie in the first `stop` tokens as a whole, and how many tokens of the next one do."""
-        rows = int(np.searchsorted(self.ends, stop, side="right"))
-        return rows, stop - (int(self.ends[rows - 1]) if rows else 0)
+        ends = self.totals[:, TOKENS]
+        rows = int(np.searchsorted(ends[1:], stop, side="right"))
+        return rows, stop - int(ends[rows])
 
 
 class Encoder:
-    """encoder(rows) yields the rows' tokens, batch after batch, in order."""
+    """encoder(items) yields the tokens of numbered rows (see Unit.items), batch after batch, in order."""
 
     def __init__(
         self, tokenizer: Tokenizer, detokenize: Callable[[str], str] | None, keep_empty: bool, num_workers: int
@@ -48,11 +54,11 @@ class Encoder:
         self._workers = num_workers or num_cores()
         self.dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"  # of the shards
 
-    def __call__(self, rows: Iterable[Row | None]) -> Generator[Encoded, None, None]:
+    def __call__(self, items: Iterable[tuple[int, Item]]) -> Generator[Encoded, None, None]:
         pending: collections.deque[Future[Encoded]] = collections.deque()
         with ThreadPoolExecutor(self._workers, "encode") as pool:
             try:
-                for batch in _batches(rows):
+                for batch in _batches(items):
                     pending.append(pool.submit(self._encode, batch))
                     if len(pending) > 2 * self._workers:
                         yield pending.popleft().result()
@@ -62,28 +68,33 @@ class Encoder:
                 for future in pending:
                     future.cancel()
 
-    def _encode(self, rows: list[Row | None]) -> Encoded:
-        counts = np.zeros((len(rows) + 1, 4), np.int64)
-        texts, owners = [], []
-        for i, row in enumerate(rows):
-            if row is None or not (row.text or self._keep_empty):
+    def _encode(self, items: list[tuple[int, Item]]) -> Encoded:
+        counts = np.zeros((len(items) + 1, 8), np.int64)
+        counts[1:, ROWS] = 1
+        texts, owners, faults = [], [], []
+        for i, (_, row) in enumerate(items):
+            if isinstance(row, Fault):
+                counts[i + 1, LOST if row.file else BAD] = 1
+                faults.append((i, str(row.error)))
+            elif row is None or not (row.text or self._keep_empty):
                 counts[i + 1, SKIPPED] = 1
-                continue
-            texts.append(self._detokenize(row.text) if self._detokenize else row.text)
-            owners.append(i)
-        parts, sizes = [], np.zeros(len(rows), np.int64)
+            else:
+                texts.append(self._detokenize(row.text) if self._detokenize else row.text)
+                owners.append(i)
+        parts = []
         has_eos = self.tokenizer.eos_id >= 0
         eos = np.full(int(has_eos), max(self.tokenizer.eos_id, 0), self.dtype)
         for i, text, ids in zip(owners, texts, self.tokenizer.encode_batch(texts), strict=True):
-            row = rows[i]
-            assert row is not None
+            row = items[i][1]
+            assert isinstance(row, Row)
             parts.append(ids.astype(self.dtype, copy=False))
             if row.end:
                 parts.append(eos)
-            sizes[i] = len(ids) + (row.end and has_eos)
-            counts[i + 1, :SKIPPED] = row.end, _num_bytes(text), row.repaired
+            tokens = len(ids) + (row.end and has_eos)
+            counts[i + 1, TOKENS : REPAIRED + 1] = tokens, row.end, _num_bytes(text), row.repaired
         tokens = np.concatenate(parts) if parts else np.zeros(0, self.dtype)
-        return Encoded(tokens, np.cumsum(sizes), np.cumsum(counts, axis=0))
+        of_parts = np.array([part for part, _ in items], np.int64)
+        return Encoded(tokens, of_parts, np.cumsum(counts, axis=0), tuple(faults))
 
 
 def num_cores() -> int:
@@ -95,11 +106,11 @@ def _num_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
-def _batches(rows: Iterable[Row | None]) -> Iterator[list[Row | None]]:
+def _batches(items: Iterable[tuple[int, Item]]) -> Iterator[list[tuple[int, Item]]]:
     batch, size = [], 0
-    for row in rows:
-        batch.append(row)
-        size += len(row.text) if row else 0
+    for item in items:
+        batch.append(item)
+        size += len(item[1].text) if isinstance(item[1], Row) else 0
         if size >= _BATCH_CHARS or len(batch) >= _BATCH_ROWS:
             yield batch
             batch, size = [], 0

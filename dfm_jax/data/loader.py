@@ -7,12 +7,22 @@ i-th n-th. So a run resumes from its step alone, also on another number of proce
 
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 
 from dfm_jax.data.shards import Blocks, TokenStream
 from dfm_jax.errors import UsageError, WorldError
+
+
+class Batch(NamedTuple):
+    """Rows of a corpus, a pytree: numpy arrays of one process, then the global arrays of all."""
+
+    tokens: Any  # (B, L) int32
+    # (B, L) bool, or None for nowhere: positions that are kept as they are and carry no loss, such as a prompt.
+    given: Any = None
+
 
 # Batches read ahead: enough to hide a slow disk; grain's defaults would hold 500.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
@@ -27,8 +37,8 @@ def train_batches(
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[np.ndarray]:
-    """Endless batches from number `start_step` on, each (batch_size / process_count, length) int32.
+) -> Iterator[Batch]:
+    """Endless batches from number `start_step` on, tokens (batch_size / process_count, length) int32 each.
 
     batch_size: blocks of the global batch. Starting at any step costs the same. Raises UsageError when the
     processes do not divide the batch, WorldError when the corpus is shorter than one block.
@@ -46,8 +56,8 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     max_blocks: int = 0,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Every block exactly once, in order: tokens (batch_size / process_count, length) int32 and weights
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Every block exactly once, in order: a batch of (batch_size / process_count, length) int32 tokens, and weights
     (batch_size / process_count,) float32.
 
     The rows that fill the last batch have weight 0 and tokens 0. All processes get the same number of batches.
@@ -78,12 +88,12 @@ class _TrainBatches(Sequence):
     def __len__(self) -> int:
         return sys.maxsize // self._batch_size
 
-    def __getitem__(self, step) -> np.ndarray:
+    def __getitem__(self, step) -> Batch:
         tokens = np.empty((len(self._rows), self._blocks.length), np.int32)
         first = int(step) * self._batch_size
         for i, row in enumerate(self._rows):
             tokens[i] = self._blocks[self._order[first + row]]
-        return tokens
+        return Batch(tokens)
 
 
 class _EvalBatches(Sequence):
@@ -94,11 +104,11 @@ class _EvalBatches(Sequence):
     def __len__(self) -> int:
         return -(-self._num_blocks // self._batch_size)
 
-    def __getitem__(self, step) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, step) -> tuple[Batch, np.ndarray]:
         tokens = np.zeros((len(self._rows), self._blocks.length), np.int32)
         weights = np.zeros(len(self._rows), np.float32)
         for i, row in enumerate(self._rows):
             block = int(step) * self._batch_size + row
             if block < self._num_blocks:
                 tokens[i], weights[i] = self._blocks[block], 1.0
-        return tokens, weights
+        return Batch(tokens), weights

@@ -4,29 +4,37 @@ The corpus's units are prepared one by one. A unit's journal (`unit-00000.json`)
 place in its rows where the last of them ends; it is replaced after every shard. A run that was killed goes on from the
 journal, encodes the row that a shard's end cuts once more, and so writes the bytes that it would have written anyway.
 When all units are done, by whichever process, the manifest is written, and the folder is complete.
+
+A folder is found by what the tokens depend on: the contents of the files, not their names, places or times. The tokens
+of a file that some folder has are copied (known.py).
 """
 
 import contextlib
-import hashlib
+import functools
+import glob
 import json
 import os
 import pathlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 
-from dfm_jax.data.corpora import Corpus, resolve
+from dfm_jax.data import folders
+from dfm_jax.data.corpora import Corpus, local_path, resolve
 from dfm_jax.data.encoding import Encoder
-from dfm_jax.data.journal import Journal, UnitWriter
+from dfm_jax.data.folders import is_complete
+from dfm_jax.data.identity import Memory
+from dfm_jax.data.journal import PLACES, Journal, UnitWriter, key_of_tokens
+from dfm_jax.data.known import Known
+from dfm_jax.data.manifest import Manifest
 from dfm_jax.data.progress import Meter, Progress
 from dfm_jax.data.rows import Unit
-from dfm_jax.data.shards import FORMAT, MANIFEST, Manifest, check_size, open_stream
+from dfm_jax.data.shards import check_size, open_stream
 from dfm_jax.data.tokenizers import Tokenizer, get_tokenizer
 from dfm_jax.errors import UsageError, WorldError
 from dfm_jax.files import write_json_atomically
 
 SHARD_BYTES = 1 << 28
 PACKINGS = ("continuous", "reference")
-CODE_VERSION = "1"  # of the rules that turn a corpus into tokens: a new one prepares again
+ON_ERROR = ("stop", "skip")
 
 
 def prepare(
@@ -39,8 +47,11 @@ def prepare(
     packing: str = "continuous",
     shard: tuple[int, int] | None = None,
     progress: Callable[[Progress], None] | None = None,
+    note: Callable[[str], None] | None = None,
     field: str | None = None,
     shard_bytes: int = SHARD_BYTES,
+    on_error: str = "stop",
+    max_error_share: float = 0.5,
 ) -> pathlib.Path:
     """Makes sure that one split of a corpus is in shards; returns their folder, under cache_dir.
 
@@ -48,44 +59,76 @@ def prepare(
     encode, 0 for one per core. packing: 'continuous', or 'reference', which cuts blocks as the published run did.
     shard: (i, n), do only the i-th of n parts of the work (0 <= i < n); the folder is complete when all parts are,
     which `is_complete` tells. Parts are runs of units (a file of the hub, about 256 MB of local files): more parts
-    than units leave some with nothing to do. progress: called about twice a second. field: the config field to name
-    in errors.
+    than units leave some with nothing to do. progress: called about twice a second. note: called with each line that
+    the user should see. field: the config field to name in errors.
+    on_error: 'stop' at what cannot be read, or 'skip' it, counted and named in the manifest, as long as no more than
+    max_error_share of the rows, and of the files, are bad.
 
     Does nothing when the folder is complete. Raises UsageError on a spec without meaning, WorldError when text cannot
     be read or shards cannot be written; what was written stays and the next call goes on from there.
     """
     field = field or f"data.{split}"
+    note = note or (lambda line: None)
     tokenizer = get_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
     if packing not in PACKINGS:
-        raise UsageError(f"data.packing={packing}: accepted {', '.join(PACKINGS)}")
+        raise UsageError(f"data.packing = {packing}: expected {', '.join(PACKINGS)}")
+    if on_error not in ON_ERROR:
+        raise UsageError(f"data.on_error = {on_error}: expected {', '.join(ON_ERROR)}")
     if shard is not None and not 0 <= shard[0] < shard[1]:
-        raise UsageError(f"shard={shard[0]}/{shard[1]}: accepted i/n with 0 <= i < n")
-    given = pathlib.Path(corpus).expanduser()
-    if (given / MANIFEST).is_file():
-        made = open_stream(given, tokenizer.name).manifest.packing
-        if made != packing:
-            raise WorldError(f"{given}: made with data.packing={made}: accepted {packing}, as this run's config says")
+        raise UsageError(f"shard = {shard[0]}/{shard[1]}: expected i/n with 0 <= i < n")
+    if (given := folders.given(corpus, field, tokenizer, packing)) is not None:
         return given
+    cache = pathlib.Path(os.path.expanduser(cache_dir))
+    kept = functools.partial(folders.kept, cache, corpus, split, tokenizer.name, packing)
+    path = local_path(corpus)
+    if path is not None and not os.path.exists(path) and not glob.has_magic(str(path)) and (folder := kept()):
+        note(f"{field} = {corpus}: there is no such text now; its shards are used: {folder}")
+        return folders.opened(folder, tokenizer.name, on_error, note)
     resolved = resolve(corpus, split, field)
-    folder = pathlib.Path(cache_dir).expanduser() / _folder_name(resolved, split, tokenizer.name, packing, shard_bytes)
+    memory = Memory(cache, note)
+    key = (split, tokenizer.name, packing, shard_bytes)
+    earlier = cache / folders.folder_name(resolved.name, folders.digest(resolved.earlier(), *key), *key[:2])
+    if is_complete(earlier):  # version 0.1's
+        return folders.opened(earlier, tokenizer.name, on_error, note)
+    try:
+        identity = resolved.identity(memory)
+    except WorldError as error:  # the hub cannot be asked
+        if folder := kept():
+            note(f"{error}; the shards that are there are used: {folder}")
+            return folders.opened(folder, tokenizer.name, on_error, note)
+        raise
+    folder = folders.find(cache, resolved.name, folders.digest(identity, *key), *key[:2])
     if is_complete(folder):
-        open_stream(folder, tokenizer.name)
-        return folder
+        return folders.opened(folder, tokenizer.name, on_error, note)
+    commit = str(identity.get("commit", ""))
+    if "commit" in identity and ":revision=" not in corpus and (older := kept()):
+        if commit:
+            note(
+                f"{field} = {corpus}: the hub has another commit now, {commit}; the shards of commit "
+                f"{folders.commit_of(older)} are used: {older}; {corpus}:revision={commit} prepares the other"
+            )
+        return folders.opened(older, tokenizer.name, on_error, note)
+    for line in resolved.left_out:
+        note(f"{field} = {corpus}: left out: {line}")
     with _disk_errors(cache_dir):
         folder.mkdir(parents=True, exist_ok=True)
-        units = resolved.units()
+    units = resolved.units(memory)
+    with _disk_errors(cache_dir):
         _agree_on_plan(folder, units)
         encoder = Encoder(tokenizer, resolved.detokenize, resolved.keep_empty, num_workers)
-        writer = UnitWriter(folder, encoder, shard_bytes, keep_lengths=packing == "reference")
         part = range(len(units)) if shard is None else _part(len(units), *shard)
+        keys = (key_of_tokens(p.key, tokenizer.name) for i in part for p in units[i].parts)
+        writer = UnitWriter(
+            folder, encoder, shard_bytes,
+            keep_lengths=packing == "reference", skip_faults=on_error == "skip",
+            known=Known(cache, encoder.dtype, keys),
+        )  # fmt: skip
         _write(writer, units, part, progress)
-        _finish(folder, len(units), encoder, packing, resolved.name, split, field)
+        source = "" if path is None else os.path.abspath(path)
+        done = _finish(folder, units, encoder, packing, resolved, split, field, source, commit, max_error_share)
+    if done:
+        return folders.opened(folder, tokenizer.name, on_error, note)
     return folder
-
-
-def is_complete(folder: str | os.PathLike) -> bool:
-    """Whether every part of a prepared folder is there."""
-    return (pathlib.Path(folder) / MANIFEST).is_file()
 
 
 def missing_units(folder: str | os.PathLike) -> list[str]:
@@ -99,20 +142,13 @@ def _part(count: int, index: int, parts: int) -> range:
     return range(count * index // parts, count * (index + 1) // parts)
 
 
-def _folder_name(corpus: Corpus, split: str, tokenizer: str, packing: str, shard_bytes: int) -> str:
-    key = [FORMAT, CODE_VERSION, corpus.identity, split, tokenizer, packing, shard_bytes]
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
-    name = re.sub(r"[^\w.-]+", "_", re.sub(r"[^@]*/", "", corpus.name)).strip("_.")[:60]
-    return f"{name}-{split}-{tokenizer}-{digest}"
-
-
 @contextlib.contextmanager
 def _disk_errors(cache_dir: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise WorldError(
-            f"data.cache_dir={cache_dir}: {error.strerror or error}: accepted a folder that can be written, "
+            f"data.cache_dir = {cache_dir}: {error.strerror or error}: expected a folder that can be written, "
             "on a disk with room; what is prepared stays, run again to continue"
         ) from error
 
@@ -125,7 +161,7 @@ def _agree_on_plan(folder: pathlib.Path, units: Sequence[Unit]) -> None:
     elif json.loads(plan.read_text()) != names:
         raise WorldError(
             f"{folder}: the corpus's files are no longer those that its parts were planned with: "
-            "accepted the same files for all parts; delete this folder to begin again"
+            "expected the same files for all parts; delete this folder to begin again"
         )
 
 
@@ -137,37 +173,66 @@ def _write(writer: UnitWriter, units: Sequence[Unit], part: range, progress: Cal
 
 
 def _finish(
-    folder: pathlib.Path, num_units: int, encoder: Encoder, packing: str, corpus: str, split: str, field: str
-) -> None:
+    folder: pathlib.Path,
+    units: Sequence[Unit],
+    encoder: Encoder,
+    packing: str,
+    corpus: Corpus,
+    split: str,
+    field: str,
+    source: str,
+    commit: str,
+    max_error_share: float,
+) -> bool:
     """Writes the manifest if all units are done; leaves the folder incomplete if other parts have yet to come."""
-    journals = [Journal.load(folder, i) for i in range(num_units)]
+    journals = [Journal.load(folder, i) for i in range(len(units))]
     if not all(journal.done for journal in journals):
-        return
+        return False
     shards = tuple(shard for journal in journals for shard in journal.shards)
+    total = {
+        name: sum(getattr(journal, name) for journal in journals)
+        for name in ("rows", "documents", "num_bytes", "repaired", "skipped", "bad", "lost")
+    }
+    places = tuple(place for journal in journals for place in journal.places)[:PLACES]
+    files = sum(len(unit.parts) for unit in units)
+    for bad, of, what in ((total["bad"], total["rows"] - total["lost"], "rows"), (total["lost"], files, "files")):
+        if bad > max_error_share * of:
+            raise WorldError(
+                f"{field} = {corpus.name}: {bad:,} of {of:,} {what} cannot be read, more than "
+                f"data.max_error_share = {max_error_share:g}; the first: {places[0]}: expected a corpus with fewer "
+                f"faults, mended (then delete {folder}), or a larger share"
+            )
     if not shards:
-        skipped = sum(journal.skipped for journal in journals)
-        raise WorldError(f"{field}={corpus}: no text in it ({skipped} rows are empty): accepted some text")
+        empty = f"{total['skipped']} rows are empty"
+        raise WorldError(f"{field} = {corpus.name}: no text in it ({empty}): expected some text")
     for shard in shards:
         check_size(folder, shard, encoder.dtype)
     tokenizer = encoder.tokenizer
     segments = reference_segments([n for j in journals for n in j.lengths]) if packing == "reference" else ()
     Manifest(
-        corpus=corpus,
+        corpus=corpus.name,
         split=split,
         tokenizer=tokenizer.name,
         vocab_size=tokenizer.vocab_size,
         eos_id=tokenizer.eos_id,
         dtype=encoder.dtype,
         packing=packing,
-        num_documents=sum(journal.documents for journal in journals),
+        num_documents=total["documents"],
         num_tokens=sum(shard.num_tokens for shard in shards),
-        num_bytes=sum(journal.num_bytes for journal in journals),
-        repaired=sum(journal.repaired for journal in journals),
-        skipped=sum(journal.skipped for journal in journals),
+        num_bytes=total["num_bytes"],
+        repaired=total["repaired"],
+        skipped=total["skipped"],
         shards=shards,
         segments=segments,
-        code_version=CODE_VERSION,
+        code_version=folders.CODE_VERSION,
+        bad=total["bad"],
+        lost=total["lost"],
+        places=places,
+        left_out=corpus.left_out,
+        source=source,
+        commit=commit,
     ).save(folder)
+    return True
 
 
 def reference_segments(lengths: Sequence[int], workers: int = 8, rows: int = 1000) -> tuple[int, ...]:
@@ -198,6 +263,9 @@ def summary(folder: str | os.PathLike, lines: int = 3) -> str:
     ]
     if m.skipped:
         counts.append(f"skipped {m.skipped:,} rows without text")
+    if faults := folders.faults(m.bad, m.lost):
+        counts.append(f"left out {faults}: {'; '.join(m.places)}")
+    counts += [f"left out {line}" for line in m.left_out]
     if m.repaired:
         counts.append(f"replaced invalid UTF-8 by U+FFFD in {m.repaired:,} documents")
     return "\n".join(counts + ["it begins:"] + [f"  | {line[:100]}" for line in text])

@@ -1,82 +1,29 @@
-"""Shards: one logical token stream in flat .npy files, and the manifest that describes them.
+"""Shards: one logical token stream in flat .npy files.
 
 A prepared folder holds `manifest.json` and its shards. Block i of length L is tokens [i L, (i + 1) L) of the stream,
 wherever the files' boundaries lie, so that the length is a view and only the corpus's last partial block is lost.
 """
 
-import dataclasses
-import functools
+import contextlib
 import hashlib
 import io
-import json
 import mmap
 import os
 import pathlib
+import threading
+import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from dfm_jax.data.manifest import Manifest, Shard
 from dfm_jax.errors import WorldError
-from dfm_jax.files import write_json_atomically
+from dfm_jax.files import write_atomically
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """One file of the stream; `sha256` is that of its tokens, little-endian, without the .npy header."""
-
-    name: str
-    num_tokens: int
-    sha256: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-    """What a prepared folder holds. Counts are of documents, tokens (EOS included) and UTF-8 bytes (EOS excluded)."""
-
-    corpus: str
-    split: str
-    tokenizer: str
-    vocab_size: int
-    eos_id: int
-    dtype: str
-    packing: str
-    num_documents: int
-    num_tokens: int
-    num_bytes: int
-    repaired: int  # documents whose invalid UTF-8 was replaced by U+FFFD
-    skipped: int  # rows without text
-    shards: tuple[Shard, ...]
-    segments: tuple[int, ...]  # tokens of each run that is cut into blocks by itself; empty: the whole stream is one
-    code_version: str
-    format: int = FORMAT
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """Identifies the tokens, their order and their tokenizer, whatever they were read from: 16 hex digits."""
-        content = [self.tokenizer, self.vocab_size, self.eos_id, self.segments, [s.sha256 for s in self.shards]]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-    @staticmethod
-    def load(folder: pathlib.Path) -> "Manifest":
-        """Raises WorldError when there is none or it cannot be read."""
-        path = folder / MANIFEST
-        try:
-            fields = json.loads(path.read_text())
-            if fields.get("format") != FORMAT:
-                raise WorldError(f"{path}: format={fields.get('format')}: accepted {FORMAT}; prepare the corpus again")
-            fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
-            fields["segments"] = tuple(fields["segments"])
-            return Manifest(**fields)
-        except OSError as error:
-            raise WorldError(f"{path}: {error.strerror}: accepted a folder made by --mode=prepare") from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise WorldError(f"{path}: not a manifest of this program ({error}): prepare the corpus again") from error
-
-    def save(self, folder: pathlib.Path) -> None:
-        write_json_atomically(folder / MANIFEST, dataclasses.asdict(self), durable=True)
+# A shard's checksums: beside NAME.npy, NAME.crc holds the CRC-32 of every CHUNK bytes of its tokens, little-endian.
+# Each chunk is compared with its own when it is first read, so that no altered token is trained on. The manifest's
+# SHA-256 is of the shard as a whole, and for `verify`.
+CHUNK = 4096
 
 
 def header(dtype: str, num_tokens: int) -> bytes:
@@ -86,12 +33,40 @@ def header(dtype: str, num_tokens: int) -> bytes:
     return buffer.getvalue()
 
 
+class Checksums:
+    """The CRC-32 of every CHUNK bytes of what is given to `update`, in parts of any size."""
+
+    def __init__(self):
+        self._done: list[int] = []
+        self._last, self._length = 0, 0
+
+    def update(self, data: memoryview | bytes) -> None:
+        data = memoryview(data).cast("B")
+        start = 0
+        while start < len(data):
+            part = data[start : start + CHUNK - self._length]
+            self._last = zlib.crc32(part, self._last)
+            self._length += len(part)
+            start += len(part)
+            if self._length == CHUNK:
+                self._done.append(self._last)
+                self._last, self._length = 0, 0
+
+    def finish(self) -> bytes:
+        last = [self._last] if self._length else []
+        return np.array(self._done + last, "<u4").tobytes()
+
+
+def _checksums_of(shard: pathlib.Path) -> pathlib.Path:
+    return shard.with_suffix(".crc")
+
+
 class ShardWriter:
     """Writes one shard to a temporary name; `close` gives it its own."""
 
     def __init__(self, folder: pathlib.Path, name: str, dtype: str):
         self._path, self._temporary, self._dtype = folder / name, folder / f".tmp-{name}", dtype
-        self._hash = hashlib.sha256()
+        self._hash, self._checksums = hashlib.sha256(), Checksums()
         self.num_tokens = 0
         self._file = open(self._temporary, "wb")  # noqa: SIM115 (closed by close or abort)
         self._file.write(header(dtype, 0))
@@ -99,6 +74,7 @@ class ShardWriter:
     def write(self, tokens: np.ndarray) -> None:
         data = np.ascontiguousarray(tokens, self._dtype).data
         self._hash.update(data)
+        self._checksums.update(data)
         self._file.write(data)
         self.num_tokens += len(tokens)
 
@@ -108,6 +84,7 @@ class ShardWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+        write_atomically(_checksums_of(self._path), self._checksums.finish(), durable=True)
         os.replace(self._temporary, self._path)
         return Shard(self._path.name, self.num_tokens, self._hash.hexdigest())
 
@@ -131,7 +108,7 @@ def open_stream(path: str | os.PathLike, tokenizer: str | None = None) -> "Token
     manifest = Manifest.load(folder)
     if tokenizer is not None and manifest.tokenizer != tokenizer:
         raise WorldError(
-            f"{folder}: made with tokenizer.name={manifest.tokenizer}: accepted {tokenizer}, as this run's config says"
+            f"{folder}: made with tokenizer.name = {manifest.tokenizer}: expected {tokenizer}, as the run's config says"
         )
     for shard in manifest.shards:
         check_size(folder, shard, manifest.dtype)
@@ -159,64 +136,139 @@ def verify(path: str | os.PathLike) -> Iterator[Shard]:
     folder = pathlib.Path(path)
     stream = open_stream(folder)
     for shard in stream.manifest.shards:
-        expected = header(stream.manifest.dtype, shard.num_tokens)
-        with open(folder / shard.name, "rb") as file:
-            right = file.read(len(expected)) == expected
-            digest = hashlib.sha256()
-            while data := file.read(1 << 22):
-                digest.update(data)
-        if not right or digest.hexdigest() != shard.sha256:
-            raise WorldError(
-                f"{folder / shard.name}: altered since it was written "
-                f"(sha256 {digest.hexdigest()[:16]}..., the manifest says {shard.sha256[:16]}...): {_REDO}"
-            )
+        _verify(folder, shard, stream.manifest.dtype)
         yield shard
 
 
+def _verify(folder: pathlib.Path, shard: Shard, dtype: str) -> np.ndarray:
+    """The checksums of a shard's chunks, from reading it whole. Raises WorldError where its SHA-256 is not right."""
+    expected = header(dtype, shard.num_tokens)
+    digest, checksums = hashlib.sha256(), Checksums()
+    with open(folder / shard.name, "rb") as file:
+        right = file.read(len(expected)) == expected
+        while data := file.read(1 << 22):
+            digest.update(data)
+            checksums.update(data)
+    if not right or digest.hexdigest() != shard.sha256:
+        raise WorldError(
+            f"{folder / shard.name}: altered since it was written "
+            f"(sha256 {digest.hexdigest()[:16]}..., the manifest says {shard.sha256[:16]}...): {_REDO}"
+        )
+    return np.frombuffer(checksums.finish(), "<u4")
+
+
+# A shard in use: its tokens, their bytes, the checksums of its chunks, and which chunks have been compared.
+_Opened = tuple[np.ndarray, memoryview, memoryview, bytearray]
+
+
+class ShardFiles:
+    """Some shards as one row of tokens, memory-mapped on first use.
+
+    What is read is compared with its checksums when it is first read.
+    """
+
+    def __init__(self, folder: pathlib.Path, shards: Sequence[Shard], dtype: str):
+        self._folder, self._shards, self._dtype = folder, shards, np.dtype(dtype)
+        self._ends = np.cumsum([shard.num_tokens for shard in shards], dtype=np.int64)
+        self._opened: list[_Opened | None] = [None] * len(shards)
+        self._lock = threading.Lock()
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Tokens [start, stop): a view where one shard holds them all, else a copy.
+
+        Raises WorldError, naming the shard, where they are not what was written.
+        """
+        index = int(np.searchsorted(self._ends, start, side="right"))
+        begin = int(self._ends[index - 1]) if index else 0
+        if stop <= self._ends[index]:
+            return self._read(index, start - begin, stop - begin)
+        parts = []
+        while start < stop:
+            end = min(stop, int(self._ends[index]))
+            parts.append(self._read(index, start - begin, end - begin))
+            start = begin = end
+            index += 1
+        return np.concatenate(parts)
+
+    def _read(self, index: int, start: int, stop: int) -> np.ndarray:
+        tokens, data, checksums, seen = self._opened[index] or self._open(index)
+        size = self._dtype.itemsize
+        for chunk in range(start * size // CHUNK, -(-stop * size // CHUNK)):
+            if seen[chunk]:
+                continue
+            if zlib.crc32(data[chunk * CHUNK : (chunk + 1) * CHUNK]) != checksums[chunk]:
+                raise WorldError(
+                    f"{self._folder / self._shards[index].name}: altered since it was written "
+                    f"(among tokens {chunk * CHUNK // size} to {(chunk + 1) * CHUNK // size - 1}): {_REDO}"
+                )
+            seen[chunk] = 1
+        return tokens[start:stop]
+
+    def _open(self, index: int) -> "_Opened":
+        with self._lock:
+            if found := self._opened[index]:
+                return found
+            shard = self._shards[index]
+            path = self._folder / shard.name
+            expected = header(self._dtype.str, shard.num_tokens)
+            try:
+                with open(path, "rb") as file:
+                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:
+                raise WorldError(f"{path}: cannot be read ({error}): {_REDO}") from error
+            if mapped[: len(expected)] != expected:
+                raise WorldError(f"{path}: its header is not what was written: {_REDO}")
+            if hasattr(mmap, "MADV_RANDOM"):  # read-ahead would fetch 64 times what a shuffled block needs
+                mapped.madvise(mmap.MADV_RANDOM)
+            tokens = np.frombuffer(mapped, self._dtype, shard.num_tokens, len(expected))
+            checksums = self._checksums(shard).astype("=u4").data  # its items are Python's integers
+            opened = tokens, memoryview(mapped)[len(expected) :], checksums, bytearray(len(checksums))
+            self._opened[index] = opened
+            return opened
+
+    def _checksums(self, shard: Shard) -> np.ndarray:
+        """Read, or, where version 0.1 wrote none, made while the whole shard is verified, and kept if possible."""
+        path = _checksums_of(self._folder / shard.name)
+        count = -(-shard.num_tokens * self._dtype.itemsize // CHUNK)
+        try:
+            checksums = np.frombuffer(path.read_bytes(), "<u4")
+            if len(checksums) == count:
+                return checksums
+        except (OSError, ValueError):
+            pass
+        checksums = _verify(self._folder, shard, self._dtype.str)
+        with contextlib.suppress(OSError):  # a folder that cannot be written: verified again by the next run
+            write_atomically(path, checksums.tobytes())
+        return checksums
+
+
 class TokenStream:
-    """The tokens of a prepared folder, memory-mapped on first use, shard by shard."""
+    """The tokens of a prepared folder."""
 
     def __init__(self, folder: pathlib.Path, manifest: Manifest):
         self.folder, self.manifest = folder, manifest
         self.num_tokens = manifest.num_tokens
         self.dtype = np.dtype(manifest.dtype)
-        self._ends = np.cumsum([shard.num_tokens for shard in manifest.shards], dtype=np.int64)
-        self._maps: list[np.ndarray | None] = [None] * len(manifest.shards)
+        self._files = ShardFiles(folder, manifest.shards, manifest.dtype)
 
     @property
     def fingerprint(self) -> str:
         return self.manifest.fingerprint
+
+    def num_blocks(self, length: int) -> int:
+        """Whole blocks of `length` tokens."""
+        return sum(tokens // length for tokens in self.manifest.segments or (self.num_tokens,))
 
     def blocks(self, length: int) -> "Blocks":
         """The stream cut into blocks of `length` tokens. Raises WorldError when there is not one whole block."""
         return Blocks(self, length)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Tokens [start, stop): a view where one shard holds them all, else a copy."""
-        index = int(np.searchsorted(self._ends, start, side="right"))
-        begin = int(self._ends[index - 1]) if index else 0
-        if stop <= self._ends[index]:
-            return self._map(index)[start - begin : stop - begin]
-        parts = []
-        while start < stop:
-            end = min(stop, int(self._ends[index]))
-            parts.append(self._map(index)[start - begin : end - begin])
-            start = begin = end
-            index += 1
-        return np.concatenate(parts)
+        """Tokens [start, stop): a view where one shard holds them all, else a copy.
 
-    def _map(self, index: int) -> np.ndarray:
-        tokens = self._maps[index]
-        if tokens is None:
-            shard = self.manifest.shards[index]
-            with open(self.folder / shard.name, "rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            if hasattr(mmap, "MADV_RANDOM"):  # read-ahead would fetch 64 times what a shuffled block needs
-                mapped.madvise(mmap.MADV_RANDOM)
-            offset = len(header(self.manifest.dtype, shard.num_tokens))
-            tokens = np.frombuffer(mapped, self.dtype, shard.num_tokens, offset)
-            self._maps[index] = tokens
-        return tokens
+        Raises WorldError, naming the shard, where they are not what was written.
+        """
+        return self._files.read(start, stop)
 
 
 class Blocks(Sequence):
@@ -224,15 +276,15 @@ class Blocks(Sequence):
 
     def __init__(self, stream: TokenStream, length: int):
         if length < 1:
-            raise ValueError(f"length={length}: accepted a positive number of tokens")
+            raise ValueError(f"length = {length}: expected a positive number of tokens")
         segments = np.asarray(stream.manifest.segments or (stream.num_tokens,), np.int64)
         self._stream, self.length = stream, length
         self._starts = np.cumsum(segments) - segments
         self._ends = np.cumsum(segments // length)
         if not self._ends[-1]:
             raise WorldError(
-                f"{stream.folder}: {stream.num_tokens} tokens, not one block of model.length={length}: "
-                "accepted a longer corpus or a smaller model.length"
+                f"{stream.folder}: {stream.num_tokens} tokens, not one block of model.length = {length}: "
+                "expected a longer corpus or a smaller model.length"
             )
 
     def __len__(self) -> int:

@@ -14,11 +14,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dfm_jax.data import Tokenizer, TokenStream, eval_batches, get_tokenizer
+from dfm_jax.data import Batch, Tokenizer, TokenStream, eval_batches, get_tokenizer
 from dfm_jax.errors import WorldError
 from dfm_jax.evaluation import pictures
 from dfm_jax.evaluation.diversity import diversity
-from dfm_jax.evaluation.generation import Generator
+from dfm_jax.evaluation.generation import Generator, SamplingSettings
 from dfm_jax.evaluation.judge import Judge, load_judge
 from dfm_jax.evaluation.likelihood import LikelihoodEstimator, LikelihoodResult, Network, TransformerNetwork
 from dfm_jax.evaluation.loss import EvaluationLoss
@@ -115,7 +115,7 @@ class Evaluator:
             )
         return self._estimator(
             model,
-            self._batches(stream),
+            ((batch.tokens, weights) for batch, weights in self._batches(stream)),
             key=noise_key(self.settings.seed, "likelihood"),
             count_bytes=lambda row: len(self.tokenizer.decode_bytes(row)),
             progress=lambda done: self.note(f"likelihood of {stream.manifest.corpus}: {done} of {blocks} blocks"),
@@ -141,7 +141,7 @@ class Evaluator:
         for count in steps or sorted({max(1, most // 16), max(1, most // 4), most}):
             for temperature in temperatures:
                 settings = dataclasses.replace(self.settings.sampling, steps=count, temperature=temperature)
-                generator = Generator(self.problem, settings, self._sample_batch, self.mesh)
+                generator = self._generator_of(settings)
                 tokens = write_samples(None, generator, model, num or self.settings.num_samples, self.tokenizer)
                 points.append({"steps": count, "temperature": temperature, **self._judge_texts(tokens, [])})
                 self.note(f"frontier: {count} steps, temperature {temperature}: {points[-1]['ppl_token_mean']:.1f}")
@@ -162,11 +162,13 @@ class Evaluator:
     @functools.cached_property
     def _estimator(self) -> LikelihoodEstimator:
         points = self.settings.time_points
-        return LikelihoodEstimator(self.problem, points, network=self._network, mesh=self.mesh)
+        return LikelihoodEstimator(
+            self.problem, points, network=self._network, mesh=self.mesh, deterministic=self.settings.deterministic
+        )
 
     @functools.cached_property
     def _evaluation_loss(self) -> EvaluationLoss:
-        return EvaluationLoss(self.problem, self._network, self.mesh)
+        return EvaluationLoss(self.problem, self._network, self.mesh, self.settings.deterministic)
 
     @property
     def _sample_batch(self) -> int:
@@ -174,7 +176,13 @@ class Evaluator:
 
     @functools.cached_property
     def _generator(self) -> Generator:
-        return Generator(self.problem, self.settings.sampling, self._sample_batch, self.mesh, frames=FRAMES)
+        return self._generator_of(self.settings.sampling, frames=FRAMES)
+
+    def _generator_of(self, sampling: SamplingSettings, *, frames: int = 0) -> Generator:
+        deterministic = self.settings.deterministic
+        return Generator(
+            self.problem, sampling, self._sample_batch, self.mesh, frames=frames, deterministic=deterministic
+        )
 
     @functools.cached_property
     def _loaded(self) -> tuple[Judge | None, str]:
@@ -187,7 +195,8 @@ class Evaluator:
             self.note(f"no judge: {error}")
             return None, str(error)
         batch = self.settings.perplexity_batch_size * self.mesh.size
-        return Judge(model, tokenizer, batch_size=batch, mesh=self.mesh), ""
+        deterministic = self.settings.deterministic
+        return Judge(model, tokenizer, batch_size=batch, mesh=self.mesh, deterministic=deterministic), ""
 
     @property
     def _judge(self) -> Judge | None:
@@ -197,7 +206,7 @@ class Evaluator:
     def _judge_failure(self) -> str:
         return self._loaded[1]
 
-    def _batches(self, stream: TokenStream) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _batches(self, stream: TokenStream) -> Iterator[tuple[Batch, np.ndarray]]:
         """The stream's blocks; a corpus smaller than a batch is not filled up to one."""
         length = self.settings.sampling.length
         devices = math.lcm(self.mesh.shape["data"] * self.mesh.shape["fsdp"], jax.process_count())

@@ -18,6 +18,7 @@ from dfm_jax.models.denoiser import Temperature, TransformerDenoiser
 from dfm_jax.models.transformer import Transformer
 from dfm_jax.problem import Problem
 from dfm_jax.rng import noise_key
+from dfm_jax.runtime import compiler
 
 
 class Samples(NamedTuple):
@@ -69,6 +70,7 @@ class Generator:
     Attributes:
         batch_size: sequences per batch, over the whole mesh; a multiple of its devices.
         frames: how many states of each trajectory are kept, the first and the last included; 0 for none.
+        deterministic: compiled for the same bits in every run, see `runtime.compiler`.
     """
 
     problem: Problem
@@ -77,6 +79,7 @@ class Generator:
     mesh: Mesh | None = None
     frames: int = 0
     implementation: str | None = None
+    deterministic: bool = False
 
     def __post_init__(self):
         devices = 1 if self.mesh is None else self.mesh.size
@@ -135,14 +138,20 @@ class Generator:
     @functools.cached_property
     def _program(self):
         if self.mesh is None:
-            return jax.jit(self._draw)
+            return compiler.jit(self._draw, mesh=None, deterministic=self.deterministic)
         rows, whole = PartitionSpec(self.mesh.axis_names), PartitionSpec()
         frames = PartitionSpec(None, self.mesh.axis_names)
         # Each device's loops end when its own rows are done: nothing in them may be checked across devices.
         sharded = jax.shard_map(
             self._draw, mesh=self.mesh, in_specs=(whole, rows, rows, rows), out_specs=(rows, frames), check_vma=False
         )
-        return jax.jit(sharded, out_shardings=NamedSharding(self.mesh, whole))
+        return compiler.jit(
+            sharded,
+            out_shardings=NamedSharding(self.mesh, whole),
+            mesh=self.mesh,
+            communicates=False,
+            deterministic=self.deterministic,
+        )
 
     def _draw(self, model: Transformer, index: jax.Array, given: jax.Array, fixed: jax.Array):
         """Final tokens (B, L) and frames (F, B, L) or None of the sequences `index` (B,)."""
@@ -181,9 +190,11 @@ def generate(
     batch_size: int = 16,
     prompts: Sequence[Prompt] = (),
     mesh: Mesh | None = None,
+    deterministic: bool = False,
 ) -> np.ndarray:
     """`num` sequences (num, L) int32; see `Generator`, which is kept where there are several calls."""
-    batches = Generator(problem, settings, batch_size, mesh)(model, num, prompts=prompts)
+    generator = Generator(problem, settings, batch_size, mesh, deterministic=deterministic)
+    batches = generator(model, num, prompts=prompts)
     return np.concatenate([batch.tokens for batch in batches])
 
 

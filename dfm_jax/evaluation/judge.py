@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dfm_jax.data import Tokenizer
 from dfm_jax.errors import WorldError
 from dfm_jax.models.gpt2 import GPT2, find_gpt2, load_gpt2
+from dfm_jax.runtime import compiler
 
 WIDTHS = 64
 
@@ -49,9 +50,18 @@ class Judge:
         tokenizer: the judge's own tokenizer.
         batch_size: samples per forward pass, over the whole mesh.
         mesh: devices that share a batch along all their axes; batch_size is a multiple of their number.
+        deterministic: compiled for the same bits in every run, see `runtime.compiler`.
     """
 
-    def __init__(self, model: GPT2, tokenizer: Tokenizer, *, batch_size: int = 16, mesh: Mesh | None = None):
+    def __init__(
+        self,
+        model: GPT2,
+        tokenizer: Tokenizer,
+        *,
+        batch_size: int = 16,
+        mesh: Mesh | None = None,
+        deterministic: bool = False,
+    ):
         if mesh is not None and batch_size % mesh.size:
             raise ValueError(f"eval.perplexity_batch_size={batch_size}: accepted a multiple of {mesh.size} devices")
         self.tokenizer, self.batch_size = tokenizer, batch_size
@@ -62,7 +72,9 @@ class Judge:
             self._copy = NamedSharding(mesh, PartitionSpec())
         self.model = _place(model, self._copy)
         # The answer is copied to every process, which all want the figure.
-        self._sums = jax.jit(_nll_sums, out_shardings=self._copy)
+        self._sums = compiler.jit(
+            _nll_sums, out_shardings=self._copy, mesh=mesh, communicates=False, deterministic=deterministic
+        )
 
     def nll_sums(self, tokens: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Weighted sums of next-token NLL in nats: (N, L) tokens, (N, L - 1) weights -> (N,) float64.

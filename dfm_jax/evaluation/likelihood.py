@@ -21,6 +21,7 @@ from dfm_jax import flow, sharding
 from dfm_jax.flow import likelihood as points
 from dfm_jax.models import head
 from dfm_jax.problem import Problem
+from dfm_jax.runtime import compiler
 
 SENSITIVITY = (1e-2, 1e-3, 1e-4)
 # Time points of the tails between the eps of SENSITIVITY, and of the average over random orders, which varies less.
@@ -95,7 +96,8 @@ class LikelihoodEstimator:
     """The bounds of a problem, compiled once per shape of batch.
 
     bounds: names of objectives; None for those reported for the source (`flow.likelihood.bound_names`), and for the
-    mask source the average over random orders. eps: where the reference's figure ends.
+    mask source the average over random orders. eps: where the reference's figure ends. deterministic: compiled for the
+    same bits in every run, see `runtime.compiler`.
     """
 
     problem: Problem
@@ -104,6 +106,7 @@ class LikelihoodEstimator:
     bounds: Sequence[str] | None = None
     network: Network | None = None
     mesh: Mesh | None = None
+    deterministic: bool = False
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
@@ -181,7 +184,13 @@ class LikelihoodEstimator:
     @functools.cached_property
     def _program(self):
         replicated = None if self.mesh is None else sharding.replicated(self.mesh)
-        return jax.jit(self._batch, out_shardings=replicated)
+        return compiler.jit(
+            self._batch,
+            out_shardings=replicated,
+            mesh=self.mesh,
+            communicates=sharding.splits_parameters(self.mesh),
+            deterministic=self.deterministic,
+        )
 
     def _batch(self, model: Any, tokens: jax.Array, weights: jax.Array, first: jax.Array, key: jax.Array):
         """Integrals (K, B) per segment and of the count form, nats per token; the main curve, summed over rows."""
@@ -329,8 +338,9 @@ def estimate_likelihood(
     bounds: Sequence[str] | None = None,
     network: Network | None = None,
     mesh: Mesh | None = None,
+    deterministic: bool = False,
     count_bytes: Callable[[np.ndarray], int] | None = None,
 ) -> dict[str, LikelihoodResult]:
     """`LikelihoodEstimator` for one corpus; keep the estimator where there are several."""
-    estimator = LikelihoodEstimator(problem, time_points, eps, bounds, network, mesh)
+    estimator = LikelihoodEstimator(problem, time_points, eps, bounds, network, mesh, deterministic)
     return estimator(model, batches, key=key, count_bytes=count_bytes)

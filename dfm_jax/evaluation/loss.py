@@ -12,8 +12,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dfm_jax import flow, sharding
+from dfm_jax.data import Batch
 from dfm_jax.evaluation.likelihood import Network, TransformerNetwork, fold, standard_error
 from dfm_jax.problem import Problem
+from dfm_jax.runtime import compiler
+from dfm_jax.training import corruption
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -30,27 +33,24 @@ class EvaluationLoss:
     problem: Problem
     network: Network | None = None
     mesh: Mesh | None = None
+    deterministic: bool = False
 
-    def __call__(
-        self, model: Any, batches: Iterable[tuple[np.ndarray, np.ndarray]], *, key: jax.Array
-    ) -> dict[str, float]:
+    def __call__(self, model: Any, batches: Iterable[tuple[Batch, np.ndarray]], *, key: jax.Array) -> dict[str, float]:
         """`eval/loss`, its standard error over blocks `eval/loss_stderr`, and `eval/perplexity` = exp(loss) where the
         objective bounds a likelihood.
 
-        batches: (tokens (B, L) int32, weights (B,) of 0 or 1) of this process. Raises ValueError without a block.
+        batches: (rows, weights (B,) of 0 or 1) of this process. Raises ValueError without a block.
         """
         losses, predicted, first = [], [], 0
-        for tokens, weights in batches:
-            given = (jnp.asarray(tokens), jnp.asarray(weights))
-            if self.mesh is not None:
-                given = sharding.global_batch((tokens, weights), self.mesh)
-            index = first + np.arange(given[0].shape[0])
-            loss, count, kept = (
+        for rows in batches:
+            rows = jax.tree.map(jnp.asarray, rows) if self.mesh is None else sharding.global_batch(rows, self.mesh)
+            index = first + np.arange(len(rows[1]))
+            loss, count, weight = (
                 np.asarray(x, np.float64)
-                for x in self._program(model, *given, index.astype(np.int32), *self.times(index), key)
+                for x in self._program(model, *rows, index.astype(np.int32), *self.times(index), key)
             )
-            losses.append(loss[kept > 0])
-            predicted.append(count[kept > 0])
+            losses.append(loss[weight > 0])
+            predicted.append(count[weight > 0])
             first += len(index)
         total, counts = (np.concatenate(x) if x else np.zeros(0) for x in (losses, predicted))
         if not len(total):
@@ -69,22 +69,27 @@ class EvaluationLoss:
     @functools.cached_property
     def _program(self):
         replicated = None if self.mesh is None else sharding.replicated(self.mesh)
-        return jax.jit(self._batch, out_shardings=replicated)
+        return compiler.jit(
+            self._batch,
+            out_shardings=replicated,
+            mesh=self.mesh,
+            communicates=sharding.splits_parameters(self.mesh),
+            deterministic=self.deterministic,
+        )
 
-    def _batch(self, model, tokens, weights, index, t, r, key):
+    def _batch(self, model, batch, weights, index, t, r, key):
         """Per row: the loss summed over its predicted positions (B,), how many these are (B,), its weight (B,)."""
         problem, network = self.problem.given(model), self.network or TransformerNetwork(mesh=self.mesh)
-        objective, mask_id = problem.objective, problem.source.mask_id
+        objective, tokens = problem.token_objective, batch.tokens
         time = flow.Time(t, r)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
         kept = problem.coupling.kept(fold(keys, 0), tokens.shape)
-        if isinstance(objective, flow.MaskedCount) and mask_id is not None:
-            x_t = flow.mask_uniform_subset(fold(keys, 1), tokens, mask_id)
-        else:
-            x_0 = problem.source.sample(fold(keys, 1), tokens.shape)
-            x_t = problem.path.sample(fold(keys, 2), x_0, tokens, time).x_t
-        x_t = jnp.where(kept, tokens, x_t)
+        kept = kept if batch.given is None else kept | batch.given
+        x_0 = problem.source.sample(fold(keys, 1), tokens.shape)
+        path_keys = fold(keys, 1 if problem.counts_masks else 2)  # the count form makes nothing of x_0
+        x_t, weight = corruption.x_t(tokens, kept, x_0, time, path_keys, problem)
         features = network.features(model, x_t, problem.network_time(time))
         answer = network.answer(model, features, objective.query(tokens, x_t, time))
-        nats = flow.uncharged(objective(answer, tokens, x_t, time), kept)
+        nats = objective(answer, tokens, x_t, time)
+        nats = flow.uncharged(nats if weight is None else nats * weight[:, None], kept)
         return nats.sum(axis=1), (~kept).sum(axis=1).astype(jnp.float32), weights

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from dfm_jax.config import Config
 from dfm_jax.evaluation.generation import SamplingSettings
 from dfm_jax.problem import get_sampling_scheduler
 
@@ -13,7 +14,7 @@ class EvaluationSettings:
     """What is evaluated and how; the fields of a config's `eval`, `sampling` and a few others.
 
     Batches of samples and of the judge are per device, that of the likelihood is over all of them. head: as
-    `model.head`. config: the whole config as plain values, for the report.
+    `model.head`. config: the whole config as plain values, for the report. deterministic: as `training.deterministic`.
     """
 
     sampling: SamplingSettings
@@ -29,10 +30,11 @@ class EvaluationSettings:
     num_samples: int
     num_training_samples: int
     config: Mapping[str, Any]
+    deterministic: bool = False
 
     @classmethod
-    def from_config(cls, config: Any, vocab_size: int) -> "EvaluationSettings":
-        """The settings of a checked ConfigDict, for `vocab_size` data tokens."""
+    def from_config(cls, config: Config, vocab_size: int) -> "EvaluationSettings":
+        """The settings of a checked config, for `vocab_size` data tokens."""
         given, sampling = config.eval, config.sampling
         return cls(
             sampling=SamplingSettings(
@@ -55,5 +57,6 @@ class EvaluationSettings:
             time_points=given.time_points,
             num_samples=given.num_samples,
             num_training_samples=sampling.num,
+            deterministic=config.training.deterministic,
             config=config.to_dict(),
         )

@@ -87,7 +87,8 @@ class MixtureDiscreteSolver:
     The trajectory is one program: a scan over the steps. Each step first draws which positions jump, runs the
     model only if some do, and draws x_1 only there, in fixed-size groups. With the mask source revealed tokens
     never jump and the mask is never drawn. All noise is keyed per sequence, position and step: a sequence does not
-    depend on its batch.
+    depend on its batch. The program is compiled with XLA's own options: jax takes none for a function that is called
+    inside another jitted one, as generation calls this one, and the outer one has those of `runtime.compiler`.
     """
 
     model: Model | Denoiser

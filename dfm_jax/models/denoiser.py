@@ -8,7 +8,8 @@ from jax import Array
 
 from dfm_jax import flow
 from dfm_jax.flow.evidence import evidence
-from dfm_jax.kernels import vocab
+from dfm_jax.kernels import vocab_head
+from dfm_jax.models import head
 from dfm_jax.models.transformer import Transformer
 
 Temperature = float | Callable[[Array], Array]
@@ -30,7 +31,7 @@ class TransformerDenoiser:
         network_time: the number the network is told for t (B,); by default t.
         temperature: a number >= 0 (0: the most probable token), or a function of t (N,) -> (N,) above 0.
         top_p: in (0, 1], of the posterior after the temperature; 1 is off.
-        implementation: of the head, as `kernels.vocab` names it.
+        implementation: of the head, as `kernels.vocab_head` names it.
 
     Raises:
         ValueError: temperature or top_p out of range.
@@ -62,25 +63,24 @@ class TransformerDenoiser:
     def draw(self, keys: Array, features: Array, x_t: Array, t: Array) -> Array:
         """x_1 (N,) int32, each row from its own key alone."""
         carried = self.leave_one_out and self.source.mask_id is not None and self.evidence is None
-        shift = None
+        shift = None  # of the logit at x_t
         if self.leave_one_out and self.evidence is not None:
-            shift = vocab.Shift(x_t, self.evidence(x_t, t))
+            shift = self.evidence(x_t, t)
         elif self.leave_one_out and not carried:
             schedule = self.scheduler(t)
             e = evidence(schedule.alpha_t, schedule.sigma_t, self.source.probs(x_t))
-            shift = vocab.Shift(x_t, jnp.log1p(e.rho))
-        head = {
-            "shift": shift,
-            "suppress": self.source.mask_id if self.leave_one_out else self.suppress,
-            "num_valid": self.model.config.vocab_size,
-            "implementation": self.implementation,
-        }
-        kernel, bias = self.model.head_kernel(), self.model.head_bias()
+            shift = jnp.log1p(e.rho)
+        query = vocab_head.Query(
+            shift=shift,
+            shift_ids=None if shift is None else x_t,
+            suppress=self.source.mask_id if self.leave_one_out else self.suppress,
+        )
+        asked = head.of(self.model, implementation=self.implementation), query, features
         if not callable(self.temperature) and self.temperature == 0:
-            x_1 = vocab.argmax(features, kernel, bias, **head)
+            x_1 = vocab_head.argmax(*asked)
         else:
             temperature = self.temperature(t) if callable(self.temperature) else self.temperature
-            x_1 = vocab.sample(keys, features, kernel, bias, temperature=temperature, top_p=self.top_p, **head)
+            x_1 = vocab_head.sample(*asked, keys, temperature=temperature, top_p=self.top_p)
         # With the mask source a revealed token tells itself.
         return jnp.where(x_t == self.source.mask_id, x_1, x_t) if carried else x_1
 

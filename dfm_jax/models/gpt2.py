@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
-from dfm_jax.kernels import vocab
-from dfm_jax.models.safetensors import read_safetensors
+from dfm_jax.kernels import vocab_head
 
 HUB_NAMES = {
     "gpt2": "openai-community/gpt2",
@@ -115,12 +116,9 @@ class GPT2(nnx.Module):
         """log p(x_{i+1} | x_0..x_i), (B, L) int32 -> (B, L - 1) float32 nats, without (B, L, vocab_size)."""
         features = self.features(tokens)[:, :-1].reshape(-1, self.config.n_embd)
         kernel = self.wte.embedding[...].T
-        answer = vocab.log_probs(
-            features.astype(kernel.dtype),
-            kernel,
-            jnp.zeros((self.config.vocab_size,), jnp.float32),
-            tokens[:, 1:].reshape(-1, 1),
-        )
+        head = vocab_head.Head(kernel, jnp.zeros((self.config.vocab_size,), jnp.float32))
+        query = vocab_head.Query(tokens[:, 1:].reshape(-1, 1))
+        answer = vocab_head.log_probs(head, query, features.astype(kernel.dtype))
         return answer.at_ids.reshape(tokens.shape[0], -1)
 
 
@@ -158,9 +156,7 @@ def load_gpt2(folder: str | os.PathLike, dtype: str = "float32") -> GPT2:
         files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     # The hub's own files lack the prefix that `save_pretrained` writes.
     tensors = {
-        name.removeprefix("transformer."): value
-        for file in files
-        for name, value in read_safetensors(folder / file).items()
+        name.removeprefix("transformer."): value for file in files for name, value in _read(folder / file).items()
     }
 
     def fill(path, leaf):
@@ -177,6 +173,14 @@ def load_gpt2(folder: str | os.PathLike, dtype: str = "float32") -> GPT2:
 
     abstract = jax.eval_shape(lambda key: GPT2(config, rngs=nnx.Rngs(key)), jax.random.key(0))
     return jax.tree_util.tree_map_with_path(fill, abstract)
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file by name; ValueError where it is damaged."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
 
 
 def find_gpt2(name: str) -> pathlib.Path:

@@ -1,17 +1,27 @@
 """The vocabulary head as the flow asks for it: the query of an objective, answered without the logits."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from dfm_jax import flow
-from dfm_jax.kernels import vocab
+from dfm_jax.kernels import vocab_head
 from dfm_jax.models.transformer import ROWS, Transformer
+
+
+def of(model: Transformer, *, implementation: str | None = None, axis_name: str | None = None) -> vocab_head.Head:
+    """The model's head; its padding is no part of the vocabulary."""
+    return vocab_head.Head(
+        model.head_kernel(),
+        model.head_bias(),
+        num_valid=model.config.vocab_size,
+        axis_name=axis_name,
+        implementation=implementation,
+    )
 
 
 def answer(
@@ -28,13 +38,8 @@ def answer(
     With a mesh (data, fsdp, tensor) each device keeps its rows and its part of the vocabulary: the parts of a
     softmax are combined over tensor, and the kernel's gradient is reduced once.
     """
-
-    def local(features, kernel, bias, by_row: ByRow, by_column: ByColumn) -> flow.HeadAnswer:
-        result = vocab.log_probs(features, kernel, bias, by_row.ids, **options(by_row, by_column))
-        return flow.HeadAnswer(result.at_ids, result.reduced)
-
-    options, arguments = _prepare(model, features, query, implementation, mesh)
-    return _on_mesh(local, mesh, P(ROWS), extra=0)(*arguments)
+    given = _given(model, features, query, implementation, mesh)
+    return _on_mesh(vocab_head.log_probs, mesh, given, P(ROWS))(*given)
 
 
 def summed_loss(
@@ -54,75 +59,30 @@ def summed_loss(
     positions and the whole of `shared` (arrays (B, ...)) to (B, R) float32. No gradient flows to data and shared.
     """
 
-    def from_log_probs(result: vocab.LogProbs, data: Any, shared: Any) -> Array:
-        return loss(flow.HeadAnswer(result.at_ids, result.reduced), data, shared)
-
-    def local(features, kernel, bias, by_row: ByRow, by_column: ByColumn, data: Any, shared: Any) -> Array:
-        total, _ = vocab.summed_loss(
-            features, kernel, bias, by_row.ids, from_log_probs, data, shared, **options(by_row, by_column)
-        )
+    def local(head: vocab_head.Head, query: flow.HeadQuery, features: Array, data: Any, shared: Any) -> Array:
+        total, _ = vocab_head.summed_loss(head, query, features, loss, data, shared)
         return total if mesh is None or mesh.size == 1 else jax.lax.psum(total, ROWS)
 
-    options, arguments = _prepare(model, features, query, implementation, mesh)
-    return _on_mesh(local, mesh, P(), extra=2)(*arguments, data, shared)
+    given = _given(model, features, query, implementation, mesh)
+    return _on_mesh(local, mesh, given, P(), P(ROWS), P(ROWS))(*given, data, shared)
 
 
-class ByRow(NamedTuple):
-    """The arrays of a query that go with the rows (B, L, ...)."""
-
-    ids: Array
-    shift_ids: Array | None
-    shift: Array | None
-    scale: Array | None
-
-
-class ByColumn(NamedTuple):
-    """The arrays of a query that go with the vocabulary (S padded,)."""
-
-    weights: Array | None
-    inner: Array | None
-
-
-def _prepare(
+def _given(
     model: Transformer, features: Array, query: flow.HeadQuery, implementation: str | None, mesh: Mesh | None
-) -> tuple[Callable[[ByRow, ByColumn], dict[str, Any]], tuple[Array, Array, Array, ByRow, ByColumn]]:
-    """The kernel's arguments, and what makes its options from the parts that a device has of them."""
-    reduction = query.reduction or flow.VocabReduction("linear")
-    padding = model.config.padded_vocab_size - model.config.vocab_size
-    weights, inner = (x if x is None else jnp.pad(x, (0, padding)) for x in (reduction.weights, reduction.inner))
-    arguments = (
-        features.astype(model.config.compute_dtype),
-        model.head_kernel(),
-        model.head_bias(),
-        ByRow(query.ids, query.shift_ids, query.shift, reduction.scale),
-        ByColumn(weights, inner),
-    )
-
-    def options(by_row: ByRow, by_column: ByColumn) -> dict[str, Any]:
-        shift = None
-        if by_row.shift is not None and by_row.shift_ids is not None:
-            shift = vocab.Shift(by_row.shift_ids, by_row.shift)
-        asked = None
-        if query.reduction is not None:
-            asked = vocab.Reduction(reduction.kind, by_column.weights, by_row.scale, by_column.inner)
-        return {
-            "shift": shift,
-            "suppress": query.suppress,
-            "num_valid": model.config.vocab_size,
-            "reduction": asked,
-            "axis_name": _tensor_axis(mesh),
-            "implementation": implementation,
-        }
-
-    return options, arguments
+) -> tuple[vocab_head.Head, flow.HeadQuery, Array]:
+    head = of(model, implementation=implementation, axis_name=_tensor_axis(mesh))
+    return head, query.padded(model.config.padded_vocab_size), features.astype(model.config.compute_dtype)
 
 
-def _on_mesh(local: Callable, mesh: Mesh | None, out: P, *, extra: int) -> Callable:
-    """`local` under shard_map: rows over data and fsdp, the vocabulary over tensor; `extra` arguments go by row."""
+def _on_mesh(
+    local: Callable, mesh: Mesh | None, given: tuple[vocab_head.Head, flow.HeadQuery, Array], out: P, *others: P
+) -> Callable:
+    """`local` under shard_map: rows over data and fsdp, the vocabulary over tensor; `others` of further arguments."""
     if mesh is None or mesh.size == 1:
         return local
-    rows, axis = P(ROWS), _tensor_axis(mesh)
-    specs = (rows, P(None, axis), P(axis), rows, P(axis), *(rows,) * extra)
+    head, query, _ = given
+    rows, axis = P(ROWS), head.axis_name
+    specs = (head.specs(axis), query.specs(rows, P(axis)), rows, *others)
     return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=out)
 
 

@@ -3,9 +3,8 @@
 import pathlib
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from dfm_jax import files
+from dfm_jax.config import Config
 from dfm_jax.data import vocabulary_size
 from dfm_jax.models.transformer import count_parameters
 from dfm_jax.planning import driver, report, sweep, targets, verdict
@@ -13,7 +12,7 @@ from dfm_jax.problem import get_model_config, stand_in
 from dfm_jax.terminal import note
 
 
-def run(config: ConfigDict, target: str | None, workdir: pathlib.Path, *, axes: str | None = None) -> int:
+def run(config: Config, target: str | None, workdir: pathlib.Path, *, axes: str | None = None) -> int:
     """Compiles the config's programs for `target` and reports them, or sweeps over `axes` if given.
 
     Writes `compile.json` and `compile.md` (`sweep.json`, `sweep.md`) into `workdir` and prints a table.
@@ -43,22 +42,22 @@ def run(config: ConfigDict, target: str | None, workdir: pathlib.Path, *, axes: 
     return 0
 
 
-def result_of(config: ConfigDict, place: targets.Target, answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def result_of(config: Config, place: targets.Target, answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The report's content, from the children's answers by program."""
     return report.summary(config, place, answers, parameters(config), states(config))
 
 
-def parameters(config: ConfigDict) -> int:
+def parameters(config: Config) -> int:
     """Trained numbers, without padding."""
     return count_parameters(get_model_config(config, states(config), "gpu"))
 
 
-def states(config: ConfigDict) -> int:
+def states(config: Config) -> int:
     return stand_in(config, vocabulary_size(config.tokenizer.name)).source.num_states
 
 
 def run_sweep(
-    config: ConfigDict, target: str, place: targets.Target, workdir: pathlib.Path, points: list[sweep.Choice]
+    config: Config, target: str, place: targets.Target, workdir: pathlib.Path, points: list[sweep.Choice]
 ) -> int:
     """Larger batches are only tried where smaller ones fit, as memory grows with them."""
     note(f"compiling up to {len(points)} training steps for {place.describe()}")

@@ -155,7 +155,7 @@ def kernel_name(instruction: hlo.Instruction) -> str:
 
 
 def flash_attention(instruction: hlo.Instruction, computation: hlo.Computation) -> float:
-    """Operations of one call of `kernels/flash_gpu.py` on (B, L, H, d), 0 of another's."""
+    """Operations of one call of `kernels/attention/flash_gpu.py` on (B, L, H, d), 0 of another's."""
     count = FLASH_PRODUCTS.get(kernel_name(instruction), 0)
     if not count:
         return 0.0
@@ -165,7 +165,7 @@ def flash_attention(instruction: hlo.Instruction, computation: hlo.Computation) 
 
 
 def vocabulary_head(instruction: hlo.Instruction, computation: hlo.Computation) -> float:
-    """Operations of one call of `kernels/vocab_gpu.py` on (N, D) and (D, V), 0 of another's."""
+    """Operations of one call of `kernels/vocab_head/pallas_gpu.py` on (N, D) and (D, V), 0 of another's."""
     if not kernel_name(instruction).startswith(VOCAB_KERNEL):
         return 0.0
     (rows, width), (_, columns) = (computation[name].shapes[0].dims for name in instruction.operands[:2])

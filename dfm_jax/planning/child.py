@@ -30,7 +30,9 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
     from dfm_jax import config as configs
     from dfm_jax import sharding
+    from dfm_jax.models import implementations
     from dfm_jax.planning import programs
+    from dfm_jax.problem import get_model_config
 
     target = parse(request["target"])
     config = configs.from_json(request["config"])
@@ -38,6 +40,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         platform="cuda", target_config=target.chip.description, topology=target.topology
     )
     mesh = sharding.make_mesh(sharding.MeshShape(**config.mesh), topology.devices)
+    model = get_model_config(config, request["vocab_size"], "gpu")
+    implementations.check(model, config.model.head, mesh, losses=request["program"] != "sample")
     # The mesh in force tells the traced functions which platform they are for.
     with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as dump:
         started = time.monotonic()

@@ -14,13 +14,15 @@ from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh
-from ml_collections import ConfigDict
 
 from dfm_jax import config as configs
 from dfm_jax import sharding
+from dfm_jax.config import Config
 from dfm_jax.data import vocabulary_size
 from dfm_jax.errors import UsageError, WorldError
 from dfm_jax.planning.targets import Target
+from dfm_jax.runtime import compiler
+from dfm_jax.terminal import note
 
 PROGRAMS = ("train", "loss", "evaluate", "sample")
 TIMEOUT = 1800  # seconds for one program; a 7B step needs one minute
@@ -31,7 +33,7 @@ PLUGINS = ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")
 class Job:
     """One program to compile."""
 
-    config: ConfigDict
+    config: Config
     target: str  # as on the command line
     program: str  # of PROGRAMS
 
@@ -54,7 +56,7 @@ def is_installed(name: str) -> bool:
         return False
 
 
-def check_fits_mesh(config: ConfigDict, target: Target) -> sharding.MeshShape:
+def check_fits_mesh(config: Config, target: Target) -> sharding.MeshShape:
     """The config's mesh on the target's devices; UsageError where it does not divide them, the batch or the heads."""
     shape = sharding.MeshShape(**config.mesh).resolve(target.num_devices)
     sharding.check_mesh(
@@ -71,7 +73,10 @@ def compile_all(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     # A compilation takes up to two gigabytes and about one core.
     workers = max(1, min(len(jobs), os.cpu_count() or 1))
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(compile_one, jobs))
+        answers = list(pool.map(compile_one, jobs))
+    for line in dict.fromkeys(line for answer in answers for line in answer.pop("notes", ())):
+        note(line)
+    return answers
 
 
 def compile_one(job: Job) -> dict[str, Any]:
@@ -98,7 +103,9 @@ def compile_one(job: Job) -> dict[str, Any]:
         if not result.is_file():
             lines = [line for line in child.stderr.splitlines() if line.strip()]
             return {"error": f"exit status {child.returncode}", "text": " ".join(lines[-1:])[-400:]}
-        return json.loads(result.read_text())
+        # Options that this XLA does not know: each child finds out for itself, the reader is told once.
+        notes = [line for line in child.stderr.splitlines() if line.startswith(compiler.NOTE)]
+        return json.loads(result.read_text()) | {"notes": notes}
 
 
 def environment() -> dict[str, str]:
@@ -118,6 +125,8 @@ def raise_for(answer: dict[str, Any], job: Job) -> None:
             f"target={job.target}: accepted is a GpuTargetConfigProto in text form, such as those in "
             "dfm_jax/planning/chips; XLA cannot read this one"
         )
+    if answer["error"] == "UsageError" and answer["text"].startswith("config."):
+        raise UsageError(f"{answer['text']} (target {job.target})")
     text = f"target={job.target}: the {job.program} program could not be compiled ({answer['error']}: {answer['text']})"
     if answer["error"] in ("UsageError", "ValueError"):
         raise UsageError(f"{text}; accepted is a config and a target description that can")

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 
 from dfm_jax import sharding
-from dfm_jax.data import TokenStream
-from dfm_jax.data.tokenizers import ByteTokenizer
+from dfm_jax.config import Config
+from dfm_jax.data import Batch, TokenStream
+from dfm_jax.data.tokenizers.byte import ByteTokenizer
 from dfm_jax.evaluation.evaluate import Evaluator
 from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.problem import stand_in
@@ -33,14 +33,14 @@ class Program:
     width: int  # of the residual stream
 
 
-def train(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
+def train(config: Config, vocab_size: int, mesh: Mesh) -> Program:
     """One update."""
     trainer = make_trainer(config, vocab_size, mesh, stand_in(config, vocab_size))
     rows = config.training.batch_size
     return Program(
         "train",
         trainer.step,
-        (trainer.abstract, tokens(rows, config, mesh)),
+        (trainer.abstract, Batch(tokens(rows, config, mesh))),
         rows,
         rows * config.model.length,
         trainer.problem.source.num_states,
@@ -48,7 +48,7 @@ def train(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
     )
 
 
-def evaluate(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
+def evaluate(config: Config, vocab_size: int, mesh: Mesh) -> Program:
     """The likelihood of one batch, all its time points."""
     trainer = make_trainer(config, vocab_size, mesh, stand_in(config, vocab_size))
     rows = config.eval.batch_size
@@ -65,7 +65,7 @@ def evaluate(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
     )
 
 
-def loss(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
+def loss(config: Config, vocab_size: int, mesh: Mesh) -> Program:
     """The evaluation loss of one batch, which the trainer asks for at its intervals."""
     trainer = make_trainer(config, vocab_size, mesh, stand_in(config, vocab_size))
     rows, by_row = config.eval.batch_size, sharding.batch_sharding(mesh)
@@ -75,7 +75,7 @@ def loss(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
     return Program(
         "loss",
         get_evaluator(trainer)._evaluation_loss._program,
-        (trainer.abstract.best_model, tokens(rows, config, mesh), weights, index, time, time, key),
+        (trainer.abstract.best_model, Batch(tokens(rows, config, mesh)), weights, index, time, time, key),
         rows,
         rows * config.model.length,
         trainer.problem.source.num_states,
@@ -83,7 +83,7 @@ def loss(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
     )
 
 
-def sample(config: ConfigDict, vocab_size: int, mesh: Mesh) -> Program:
+def sample(config: Config, vocab_size: int, mesh: Mesh) -> Program:
     """One batch of sequences, all its steps; the parameters are whole on every device."""
     trainer = make_trainer(config, vocab_size, mesh, stand_in(config, vocab_size))
     generator = get_evaluator(trainer)._generator
@@ -125,7 +125,7 @@ def _no_corpus(name: str) -> TokenStream:
     raise ValueError(f"corpus {name}: accepted none while planning")
 
 
-def tokens(rows: int, config: ConfigDict, mesh: Mesh) -> jax.ShapeDtypeStruct:
+def tokens(rows: int, config: Config, mesh: Mesh) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((rows, config.model.length), jnp.int32, sharding=sharding.batch_sharding(mesh))
 
 

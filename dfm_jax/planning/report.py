@@ -4,9 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from dfm_jax import flops
+from dfm_jax.config import Config
 from dfm_jax.planning import roofline, verdict
 from dfm_jax.planning.targets import Target
 
@@ -26,7 +25,7 @@ BOUND_NOT_PREDICTION = (
 
 
 def summary(
-    config: ConfigDict,
+    config: Config,
     target: Target,
     answers: dict[str, dict[str, Any]],
     parameters: int,
@@ -42,7 +41,8 @@ def summary(
         "target": target.describe(),
         "devices": target.num_devices,
         "chip": {
-            field: getattr(target.chip, field) for field in ("memory", "memory_bandwidth", "peak", "nvlink", "network")
+            field: getattr(target.chip, field)
+            for field in ("compute_capability", "memory", "memory_bandwidth", "peak", "nvlink", "network")
         },
         "parameters": parameters,
         "programs": programs,
@@ -53,7 +53,7 @@ def summary(
     return result
 
 
-def training(config: ConfigDict, target: Target, program: dict[str, Any], num_states: int) -> dict[str, Any]:
+def training(config: Config, target: Target, program: dict[str, Any], num_states: int) -> dict[str, Any]:
     """What follows for the configured run."""
     bound = program["roofline"]["bound"]
     tokens = config.training.batch_size * config.model.length

@@ -3,9 +3,8 @@
 import dataclasses
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from dfm_jax import flops
+from dfm_jax.config import Config
 from dfm_jax.planning.targets import Target
 
 UTILISATIONS = (0.25, 0.40, 0.55)
@@ -50,14 +49,14 @@ def roofline(answer: dict[str, Any], target: Target) -> Roofline:
     )
 
 
-def utilisation(config: ConfigDict, num_states: int, seconds: float, target: Target) -> float | None:
+def utilisation(config: Config, num_states: int, seconds: float, target: Target) -> float | None:
     """Model FLOP utilisation of a training step that takes so many seconds."""
     if target.chip.peak is None:
         return None
     return flops.training_step(config, num_states) / (seconds * target.chip.peak * target.num_devices)
 
 
-def projections(config: ConfigDict, num_states: int, target: Target) -> list[Projection]:
+def projections(config: Config, num_states: int, target: Target) -> list[Projection]:
     """Tokens per second and days for `optim.n_iters` steps at each of UTILISATIONS."""
     if target.chip.peak is None:
         return []

@@ -1,13 +1,11 @@
 """Which meshes, batches and ways of recomputing fit, the fastest at the roofline first."""
 
-import copy
 import dataclasses
 import itertools
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from dfm_jax import sharding
+from dfm_jax.config import Config, replace
 from dfm_jax.errors import UsageError
 from dfm_jax.planning import driver, report, roofline, verdict
 from dfm_jax.planning.targets import Target
@@ -27,20 +25,16 @@ class Choice:
     def describe(self) -> str:
         return f"mesh {self.mesh.describe()}, {self.rows} sequences a device, remat {self.remat}"
 
-    def apply(self, config: ConfigDict) -> ConfigDict:
+    def apply(self, config: Config) -> Config:
         """The config with this choice: the batch is kept where it divides, and rounded up to a multiple else."""
-        chosen = copy.deepcopy(config)
-        for name, size in dataclasses.asdict(self.mesh).items():
-            chosen.mesh[name] = size
+        changes: dict[str, Any] = {f"mesh.{name}": size for name, size in dataclasses.asdict(self.mesh).items()}
         at_once = self.rows * self.mesh.data * self.mesh.fsdp
         parts = max(1, -(-config.training.batch_size // at_once))
-        chosen.training.batch_size = at_once * parts
-        chosen.training.grad_accum = parts
-        chosen.model.remat = self.remat
-        return chosen
+        changes |= {"training.batch_size": at_once * parts, "training.grad_accum": parts, "model.remat": self.remat}
+        return replace(config, changes)
 
 
-def choices(config: ConfigDict, target: Target, axes: str) -> list[Choice]:
+def choices(config: Config, target: Target, axes: str) -> list[Choice]:
     """Points along the axes named in `axes`, a comma-separated part of 'mesh,batch,remat' ('all' for all three)."""
     known = ("mesh", "batch", "remat")
     wanted = known if axes in ("", "all") else tuple(part.strip() for part in axes.split(","))
@@ -54,7 +48,7 @@ def choices(config: ConfigDict, target: Target, axes: str) -> list[Choice]:
     return [Choice(*point) for point in itertools.product(meshes, rows, remat)]
 
 
-def meshes_of(config: ConfigDict, target: Target) -> list[sharding.MeshShape]:
+def meshes_of(config: Config, target: Target) -> list[sharding.MeshShape]:
     """Everything split over nothing, over the node's GPUs, over all devices; and tensor parallelism over 2."""
     whole, node = target.num_devices, target.per_node
     shapes = [(1, 1), (node, 1), (whole, 1)]
@@ -63,7 +57,7 @@ def meshes_of(config: ConfigDict, target: Target) -> list[sharding.MeshShape]:
     return [sharding.MeshShape(whole // (f * t), f, t) for f, t in dict.fromkeys(shapes)]
 
 
-def rank(config: ConfigDict, target: Target, found: list[tuple[Choice, dict[str, Any]]], num_states: int):
+def rank(config: Config, target: Target, found: list[tuple[Choice, dict[str, Any]]], num_states: int):
     """Rows of the frontier: what fits first, then by tokens per second at the bound."""
     rows = []
     for choice, answer in found:

@@ -17,6 +17,7 @@ class Chip:
 
     name: str
     description: str  # GpuTargetConfigProto in text form, for XLA
+    compute_capability: tuple[int, int]  # which instructions it has: (8, 0) A100, (9, 0) H100, (10, 0) B200
     memory: int  # bytes on the card
     memory_bandwidth: float  # bytes
     peak: float | None  # dense bfloat16 operations
@@ -97,6 +98,12 @@ def read(name: str, text: str) -> Chip:
             raise UsageError(f"target={name}: accepted is a description with a line '{key}: NUMBER'")
         return float(match[1])
 
+    capability = re.search(r"^\s*cuda_compute_capability\s*\{([^}]*)\}", text, re.MULTILINE)
+    numbers = dict(re.findall(r"\b(major|minor):\s*(\d+)", capability[1] if capability else ""))
+    if "major" not in numbers:
+        raise UsageError(
+            f"target = {name}: expected a description with a line 'cuda_compute_capability {{ major: 9 }}'"
+        )
     figures: dict[str, float] = {}
     for line in re.findall(r"^#\s*figure:(.*)$", text, re.MULTILINE):
         words = line.split()
@@ -111,6 +118,7 @@ def read(name: str, text: str) -> Chip:
     return Chip(
         name=name,
         description=text,
+        compute_capability=(int(numbers["major"]), int(numbers.get("minor", 0))),
         memory=int(field("device_memory_size")),
         memory_bandwidth=field("memory_bandwidth"),
         peak=figures.get("bfloat16_flops_per_second"),

@@ -5,8 +5,7 @@ import math
 import os
 from typing import Any
 
-from ml_collections import ConfigDict
-
+from dfm_jax.config import Config
 from dfm_jax.planning.targets import Chip
 
 GIB = 2**30
@@ -47,7 +46,7 @@ def usable(chip: Chip, num_devices: int, fraction: float) -> int:
     return int(min(fraction * chip.memory, chip.memory - outside) * (1 - FRAGMENTATION))
 
 
-def judge(answer: dict[str, Any], config: ConfigDict, chip: Chip, num_devices: int) -> Verdict:
+def judge(answer: dict[str, Any], config: Config, chip: Chip, num_devices: int) -> Verdict:
     """The verdict on one compiled program, with what to change where it is not 'fits'."""
     needed = answer["memory"]["peak"] + answer["arithmetic"]["attention_workspace"]
     now = usable(chip, num_devices, pool_fraction())
@@ -61,7 +60,7 @@ def judge(answer: dict[str, Any], config: ConfigDict, chip: Chip, num_devices: i
     return Verdict(word, needed, now, max(now, most), tuple(advice))
 
 
-def advise(answer: dict[str, Any], config: ConfigDict, num_devices: int, room: int, needed: int) -> list[str]:
+def advise(answer: dict[str, Any], config: Config, num_devices: int, room: int, needed: int) -> list[str]:
     """Changes that would make it fit, the cheapest in time first. Estimates: compile again to know."""
     if answer["program"] != "train":
         field = {"loss": "batch_size", "evaluate": "batch_size", "sample": "sample_batch_size"}[answer["program"]]

@@ -10,10 +10,7 @@ The score of j keeps of the other positions what was not guessed, and of j itsel
 guess is right; grad f_j is near f_j grad log w_j, of which the last term takes the noise of m_j.
 """
 
-from __future__ import annotations
-
 import dataclasses
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -21,24 +18,36 @@ from jax import Array
 from jax.sharding import Mesh
 
 from dfm_jax import flow
-from dfm_jax.models import head
+from dfm_jax.data import Batch
+from dfm_jax.models import head as vocabulary_head
 from dfm_jax.models.transformer import Transformer
 from dfm_jax.problem import Problem
+from dfm_jax.rng import noise_key
+from dfm_jax.training import corruption
+from dfm_jax.training.corruption import NoisyBatch
 
-if TYPE_CHECKING:
-    from dfm_jax.training.step import NoisyBatch, StepSettings
+
+def corrupt(batch: Batch, step: Array | int, problem: Problem, *, seed: int, dropout: bool) -> NoisyBatch:
+    """As `corruption.corrupt`, with a second sample of x_t for each row: 2 B rows."""
+    first = corruption.corrupt(batch, step, problem, seed=seed, dropout=dropout)
+    return second_sample(first, noise_key(seed, "source", step), problem)
 
 
 def second_sample(batch: NoisyBatch, key: Array, problem: Problem) -> NoisyBatch:
     """`batch` followed by itself (2 B rows) with other noise on the path; row i and row B + i are a pair."""
     x_0 = problem.source.sample(key, batch.x_1.shape)  # the mask: no randomness is used twice
-    x_t = problem.path.sample(key, x_0, batch.x_1, batch.time).x_t
-    second = batch._replace(x_t=flow.conditional_coupling(x_t, batch.x_1, batch.kept))
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), batch, second)
+    x_t, _ = corruption.x_t(batch.x_1, batch.kept, x_0, batch.time, key, problem)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), batch, batch._replace(x_t=x_t))
 
 
 def loss_sum(
-    model: Transformer, batch: NoisyBatch, problem: Problem, settings: StepSettings, mesh: Mesh | None
+    model: Transformer,
+    batch: NoisyBatch,
+    problem: Problem,
+    *,
+    mesh: Mesh | None = None,
+    head: str | None = None,
+    unroll: int = 1,
 ) -> Array:
     """() float32: the objective summed over the positions of the 2 B rows, with the gradient above in the exponents."""
     path = problem.path
@@ -46,12 +55,12 @@ def loss_sum(
     path = path.with_exponents(jnp.exp(without_common_factor(model, batch)))
     objective = dataclasses.replace(problem.objective, path=path)
     time = problem.network_time(batch.time)
-    features = model(batch.x_t, time, dropout_keys=batch.dropout_keys, mesh=mesh, unroll=settings.unroll)
-    answer = head.answer(
+    features = model(batch.x_t, time, dropout_keys=batch.dropout_keys, mesh=mesh, unroll=unroll)
+    answer = vocabulary_head.answer(
         model,
         features,
         objective.query(batch.x_1, batch.x_t, batch.time),
-        implementation=settings.head,
+        implementation=head,
         mesh=mesh,
     )
     nats = flow.uncharged(objective(answer, batch.x_1, batch.x_t, batch.time) * batch.weight[:, None], batch.kept)

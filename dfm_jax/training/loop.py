@@ -8,19 +8,19 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from dfm_jax import flops, processes, sharding
-from dfm_jax.compiler_options import compiler_options
-from dfm_jax.data import TokenStream, train_batches
+from dfm_jax.checkpoints.store import Checkpoints
+from dfm_jax.config import Config
+from dfm_jax.data import Batch, TokenStream, train_batches
 from dfm_jax.errors import WorldError
 from dfm_jax.logging import MetricsWriter, Progress, note, warn
 from dfm_jax.models.transformer import TransformerConfig
+from dfm_jax.optim import from_config, learning_rate
 from dfm_jax.problem import Problem, get_model_config, get_problem
 from dfm_jax.rng import noise_key
+from dfm_jax.runtime import compiler
 from dfm_jax.signals import GracefulStop
-from dfm_jax.training.checkpoints import Checkpoints
-from dfm_jax.training.optimizer import from_config, learning_rate
 from dfm_jax.training.state import TrainState, create_state
 from dfm_jax.training.step import StepSettings, train_step
 
@@ -29,14 +29,14 @@ from dfm_jax.training.step import StepSettings, train_step
 class Trainer:
     """Everything about a run that does not change with its steps."""
 
-    config: ConfigDict
+    config: Config
     problem: Problem
     model_config: TransformerConfig
     settings: StepSettings
     mesh: jax.sharding.Mesh
     abstract: TrainState  # shapes and dtypes, each with its sharding
     create: Callable[[], TrainState]
-    step: Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]
+    step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
     notes: tuple[str, ...]  # sharding rules that did not divide
 
     def learning_rate(self, step: int) -> float:
@@ -45,9 +45,7 @@ class Trainer:
         return float(learning_rate(step, **schedule))
 
 
-def make_trainer(
-    config: ConfigDict, vocab_size: int, mesh: jax.sharding.Mesh, problem: Problem | None = None
-) -> Trainer:
+def make_trainer(config: Config, vocab_size: int, mesh: jax.sharding.Mesh, problem: Problem | None = None) -> Trainer:
     """Builds the problem, the abstract state with its shardings and the jitted functions; computes nothing.
 
     problem: in place of the config's, where what that needs (a corpus's unigram law) is not there.
@@ -74,12 +72,14 @@ def make_trainer(
     abstract = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings
     )
-    step = jax.jit(
+    deterministic = config.training.deterministic
+    step = compiler.jit(
         functools.partial(train_step, problem=problem, optimizer=optimizer, settings=settings, mesh=mesh),
         in_shardings=(shardings, sharding.batch_sharding(mesh)),
         out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,
-        compiler_options=compiler_options(platform),
+        mesh=mesh,
+        deterministic=deterministic,
     )
     return Trainer(
         config=config,
@@ -88,14 +88,14 @@ def make_trainer(
         settings=settings,
         mesh=mesh,
         abstract=abstract,
-        create=jax.jit(create, out_shardings=shardings),
+        create=compiler.jit(create, out_shardings=shardings, mesh=mesh, deterministic=deterministic),
         step=step,
         notes=tuple(notes),
     )
 
 
-def batches_from(trainer: Trainer, stream: TokenStream, step: int) -> Generator[jax.Array, None, None]:
-    """Global batches (B, L) int32 of updates step + 1, step + 2, ...; each on the devices before it is asked for."""
+def batches_from(trainer: Trainer, stream: TokenStream, step: int) -> Generator[Batch, None, None]:
+    """Global batches (B, L) of updates step + 1, step + 2, ...; each is on the devices before it is asked for."""
     config = trainer.config
     local = train_batches(
         stream,
@@ -107,8 +107,8 @@ def batches_from(trainer: Trainer, stream: TokenStream, step: int) -> Generator[
         process_count=jax.process_count(),
     )
     ahead = sharding.global_batch(next(local), trainer.mesh)
-    for tokens in local:
-        current, ahead = ahead, sharding.global_batch(tokens, trainer.mesh)
+    for batch in local:
+        current, ahead = ahead, sharding.global_batch(batch, trainer.mesh)
         yield current
 
 
@@ -145,25 +145,32 @@ def train(
     `train/grad_norm`, `train/tokens_per_second` and `train/step_time` in seconds (means since the last line),
     and `train/mfu` where the chip's peak is known.
 
+    There is no checkpoint of a state whose last update was not finite: one that is due comes after the next update
+    that is. A checkpoint after which no update was finite is set aside.
+
     Raises:
-        WorldError: `training.max_bad_steps` updates in a row had a non-finite loss or gradient.
+        WorldError: `training.max_bad_steps` updates in a row had a non-finite loss or gradient, or those that the
+            run ends with, or all that were made.
     """
     config = trainer.config
-    n_iters, step = config.optim.n_iters, int(state.step)
+    n_iters, first = config.optim.n_iters, int(state.step)
+    step = first
     tokens_per_step = config.training.batch_size * config.model.length
     peak = flops.peak_per_second(trainer.mesh)
     flops_per_step = flops.training_step(config, trainer.problem.source.num_states)
     agreement = processes.Agreement(trainer.mesh)
     started, last_line = time.monotonic(), step
     pending: tuple[int, dict[str, Any], Any] | None = None
+    bad = 0  # updates in a row, up to the one that was read last, that were not finite
 
     def account(at: int, metrics: dict[str, Any], stop: Any) -> bool:
         """Reads the metrics of update `at`, logs them if it is due, and says whether the run is to stop."""
-        nonlocal started, last_line
+        nonlocal started, last_line, bad
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if values["bad_steps"]:
+        bad = int(values["bad_steps"])
+        if bad:
             warn(f"step {at}: loss {values['loss']}, gradient norm {values['grad_norm']}: the update was skipped")
-        if at % config.logging.log_freq == 0 or at == n_iters or values["bad_steps"]:
+        if at % config.logging.log_freq == 0 or at == n_iters or bad:
             seconds = (time.monotonic() - started) / max(at - last_line, 1)
             line = {
                 "train/loss": values["loss"],
@@ -178,14 +185,18 @@ def train(
             writer.write(at, line)
             progress.update(at, loss=values["loss"], tokens_per_second=line["train/tokens_per_second"])
             started, last_line = time.monotonic(), at
-        if values["bad_steps"] >= config.training.max_bad_steps:
-            saved = checkpoints.latest_step()
-            raise WorldError(
-                f"training.max_bad_steps={config.training.max_bad_steps}: updates up to step {at} had a non-finite "
-                f"loss or gradient; the last good checkpoint is {'none' if saved is None else f'step {saved}'}; "
-                "accepted: a lower optim.lr, a longer optim.warmup or a smaller optim.grad_clip, and the same command"
-            )
+        if bad >= config.training.max_bad_steps:
+            raise not_finite(at, f"config.training.max_bad_steps = {config.training.max_bad_steps}: ")
         return bool(stop)
+
+    def not_finite(at: int, why: str = "") -> WorldError:
+        """What a run says that ends at step `at` with a bad streak; its next start goes on from what was good."""
+        saved = checkpoints.set_aside_unproven(at - bad)
+        return WorldError(
+            f"{why}the last {bad} updates, up to step {at}, had a non-finite loss or gradient; the last good "
+            f"checkpoint is {'none' if saved is None else f'step {saved}'}; expected: the same command with a lower "
+            "optim.lr, a longer optim.warmup or a smaller optim.grad_clip, which goes on from there"
+        )
 
     def report(at: int) -> None:
         """Evaluates and generates if it is due at step `at`, and logs both in one line."""
@@ -205,29 +216,32 @@ def train(
         Progress(total=n_iters, start=step, every=config.logging.log_freq, enabled=processes.is_first()) as progress,
         contextlib.closing(batches_from(trainer, stream, step)) as batches,
     ):
-        stopping = False
+        stopping, owed = False, False
         if step and not processes.from_first(any(not name.startswith("train/") for name in writer.logged)):
             report(step)  # the run ended between its checkpoint and its report
         while step < n_iters and not stopping:
             stop = agreement.ask(signals.requested)
-            tokens = next(batches)
-            state, metrics = trainer.step(state, tokens)
+            state, metrics = trainer.step(state, next(batches))
             if pending is not None:
                 stopping = account(*pending)
             step += 1
             pending = step, metrics, stop
             last = step == n_iters
-            snapshot = last or is_due(step, config.training.snapshot)
+            owed = owed or last or is_due(step, config.training.snapshot)
             due = is_due(step, config.training.eval_freq) or is_due(step, config.training.perplexity_freq)
-            if snapshot or due or stopping:
+            if owed or due or stopping:
                 # A checkpoint must not hold a state that the check on bad steps would have refused.
                 stopping = account(*pending) or stopping
                 pending = None
-                if snapshot or stopping:
+                if bad and (last or stopping) and (last or bad == step - first):
+                    raise not_finite(step)
+                if (owed or stopping) and not bad:
                     checkpoints.save(step, state, metadata=metadata)
+                    owed = False
                 if not stopping:
                     report(step)
     checkpoints.wait()
     if stopping:
-        note(f"stopped at step {step} of {n_iters}; the same command continues from there")
+        place = f"step {checkpoints.latest_step()}, the last before updates that were not finite" if bad else "there"
+        note(f"stopped at step {step} of {n_iters}; the same command continues from {place}")
     return state, not stopping

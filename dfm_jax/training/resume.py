@@ -1,99 +1,68 @@
 """What may change when a run is continued, and what may not."""
 
-import fnmatch
 import os
 from collections.abc import Mapping
 from typing import Any
 
-from dfm_jax.errors import WorldError
+from dfm_jax import config as configs
+from dfm_jax.config import TABLE
+from dfm_jax.errors import UsageError, WorldError
 
-# Fields that may change. What is not here says what is being learned, from what, in which order; a run continued with
-# another value of it would be neither the old run nor a new one.
-ACCEPTED = (
-    # What is reported, kept, evaluated and generated does not touch training.
-    "logging.*",
-    "checkpoint.*",
-    "eval.*",
-    "sampling.*",
-    "data.valid",
-    "data.packing",
-    "flow.sampling_steps",
-    "training.snapshot",
-    "training.eval_freq",
-    "training.perplexity_freq",
-    "training.max_bad_steps",
-    # Where and how the same is computed: equal but for rounding.
-    "mesh.*",
-    "data.cache_dir",
-    "data.num_workers",
-    "data.train",  # a corpus may move; its fingerprint may not change
-    "training.grad_accum",
-    "training.unroll",
-    "model.attention",
-    "model.head",
-    "model.remat",
-    "model.compute_dtype",
-    "model.residual_dtype",
-    # More steps, and the way out of a run that diverges: gentler updates from its last good checkpoint.
-    "optim.n_iters",
-    "optim.lr",
-    "optim.warmup",
-    "optim.eta_min_ratio",
-    "optim.grad_clip",
-    "optim.weight_decay",
-    "model.dropout",
-)
+Saved = Mapping[str, Mapping[str, Any]]  # {group: {field: value}}
 
 
 def check(
-    saved: Mapping[str, Mapping[str, Any]],
-    config: Mapping[str, Mapping[str, Any]],
+    saved: Saved,
+    config: Saved,
     *,
     workdir: str | os.PathLike,
     saved_fingerprint: str | None = None,
     fingerprint: str | None = None,
+    done: int = 0,
 ) -> list[str]:
-    """Compares the config of the run in `workdir` with the one it is to be continued with.
+    """Compares the config of the run in `workdir` with the one it is to be continued with, by the rule of each field.
 
     Args:
-      saved: {group: {field: value}} as the run was last started.
+      saved: {group: {field: value}} as the run was last started. Fields newer than the run have their defaults.
       config: likewise, as it is started now.
       saved_fingerprint: of the tokens that the run trains on; None = not known yet, and not compared.
       fingerprint: of the tokens that `config` names.
+      done: updates that the run's newest checkpoint holds.
 
     Returns: a line "field: old -> new" for every change that is accepted.
 
     Raises:
       WorldError: naming every change that is not, with both values.
     """
-    changes = differences(saved, config)
-    refused = [line for field, line in changes.items() if not is_accepted(field, saved, config)]
+    try:
+        saved = configs.complete(saved)
+    except UsageError as error:
+        raise WorldError(f"workdir = {os.fspath(workdir)}: its checkpoint's {error}") from error
+    accepted, refused = [], []
+    for name, old, new in differences(saved, config):
+        rule = TABLE[name].continues if name in TABLE else None
+        if rule is not None and rule.holds(old, new, done):
+            accepted.append(f"{name}: {old!r} -> {new!r}")
+        else:
+            words = "" if rule is None or rule is configs.FIXED else f" (may change {rule.words})"
+            refused.append(f"{name}: {old!r} -> {new!r}{words}")
     if None not in (saved_fingerprint, fingerprint) and saved_fingerprint != fingerprint:
-        name = _get(config, "data.train")
+        name = config["data"]["train"]
         refused.append(f"data.train: {name} has other tokens ({saved_fingerprint} -> {fingerprint})")
     if refused:
         raise WorldError(
-            f"workdir={os.fspath(workdir)}: accepted the config that its run was begun with, another --workdir, or "
+            f"workdir = {os.fspath(workdir)}: expected the config that its run was begun with, another --workdir, or "
             f"--config.checkpoint.restore_from={os.fspath(workdir)} in a new one; changed are {'; '.join(refused)}"
         )
-    return [line for field, line in changes.items() if is_accepted(field, saved, config)]
+    return accepted
 
 
-def differences(saved: Mapping[str, Mapping[str, Any]], config: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """{"group.field": "group.field: old -> new"} of the fields whose values differ."""
-    fields = sorted({f"{group}.{name}" for tree in (saved, config) for group in tree for name in tree[group]})
-    pairs = {field: (_get(saved, field), _get(config, field)) for field in fields}
-    return {field: f"{field}: {old!r} -> {new!r}" for field, (old, new) in pairs.items() if old != new}
+def differences(saved: Saved, config: Saved) -> list[tuple[str, Any, Any]]:
+    """("group.field", old, new) of the fields whose values differ, by name."""
+    old, new = (_flat(tree) for tree in (saved, config))
+    return [(name, old.get(name), new.get(name)) for name in sorted(old | new) if old.get(name) != new.get(name)]
 
 
-def is_accepted(field: str, saved: Mapping[str, Mapping[str, Any]], config: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether a run may be continued with another value of `field` ("group.name")."""
-    if field == "optim.ema_decay":  # another pace is, but an average cannot begin or end in mid-run
-        return bool(_get(saved, field)) and bool(_get(config, field))
-    return any(fnmatch.fnmatchcase(field, pattern) for pattern in ACCEPTED)
-
-
-def _get(tree: Mapping[str, Mapping[str, Any]], field: str) -> Any:
-    group, name = field.split(".", 1)
-    value = tree.get(group, {}).get(name)
-    return list(value) if isinstance(value, tuple) else value  # JSON has no tuples
+def _flat(tree: Saved) -> dict[str, Any]:
+    # JSON has no tuples.
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in configs.flatten(tree).items()}

@@ -10,10 +10,12 @@ import time
 
 import pytest
 
+import programs
 from configs import quickstart, uniform_gkl
 from dfm_jax import benchmark
 from dfm_jax.benchmark import cases, child, counterparts, driver, results
 from dfm_jax.benchmark.timing import Timing, measure
+from dfm_jax.config import freeze, replace, to_json
 from dfm_jax.errors import UsageError
 
 
@@ -88,8 +90,11 @@ def test_numbers_are_read_easily():
     assert [results.number(x) for x in (0, 0.01234, 3.14159, 123456.7)] == ["0", "0.0123", "3.14", "123,457"]
 
 
-def names(only, platform, config=None):
-    return [case.name for case in cases.chosen(only, config or uniform_gkl.get_config(), platform)]
+PUBLISHED = freeze(uniform_gkl.get_config())
+
+
+def names(only, platform, config=PUBLISHED):
+    return [case.name for case in cases.chosen(only, config, platform)]
 
 
 def test_what_is_measured_on_a_gpu_most_telling_first():
@@ -99,10 +104,11 @@ def test_what_is_measured_on_a_gpu_most_telling_first():
         "prepare",
     ]  # fmt: skip
     assert names("train,train:remat", "gpu") == ["train", "train:remat=dots", "train:remat=blocks"]
-    config = uniform_gkl.get_config()
-    config.model.attention, config.model.remat = "xla", "dots"
+    config = replace(PUBLISHED, {"model.attention": "xla", "model.remat": "dots"})
     assert {"train:attention=cudnn", "train:remat=none"} < set(names(None, "gpu", config))
     assert "train:attention=xla" not in names(None, "gpu", config)
+    # 'auto' is then xla.
+    assert "train:attention=xla" not in names(None, "gpu", replace(PUBLISHED, {"training.deterministic": True}))
 
 
 def test_what_is_measured_on_a_processor():
@@ -112,18 +118,17 @@ def test_what_is_measured_on_a_processor():
     ]  # fmt: skip
     assert set(names(None, "cpu")) == set(cases.BENCHMARKS)
     assert names("train,train:remat=dots, loader", "cpu") == ["train", "train:remat=dots", "loader"]
-    case = cases.chosen("train:remat=dots", uniform_gkl.get_config(), "cpu")[0]
-    assert case.apply(uniform_gkl.get_config()).model.remat == "dots"
+    case = cases.chosen("train:remat=dots", PUBLISHED, "cpu")[0]
+    assert case.apply(PUBLISHED).model.remat == "dots"
 
 
 def test_a_config_for_eight_gpus_fits_one():
-    config = uniform_gkl.get_config()
-    fitted, said = cases.fitted(config, "gpu", 1)
+    fitted, said = cases.fitted(PUBLISHED, "gpu", 1)
     assert (fitted.training.batch_size, fitted.eval.batch_size) == (64, 64)
-    assert said.startswith("training.batch_size = 512: measured with 64") and config.training.batch_size == 512
-    assert cases.fitted(config, "gpu", 8)[1] == cases.fitted(config, "cpu", 1)[1] == ""
-    config.training.grad_accum = 2  # in two parts
-    assert cases.fitted(config, "gpu", 1)[0].training.batch_size == 128
+    assert said.startswith("training.batch_size = 512: measured with 64") and PUBLISHED.training.batch_size == 512
+    assert cases.fitted(PUBLISHED, "gpu", 8)[1] == cases.fitted(PUBLISHED, "cpu", 1)[1] == ""
+    in_two_parts = replace(PUBLISHED, {"training.grad_accum": 2})
+    assert cases.fitted(in_two_parts, "gpu", 1)[0].training.batch_size == 128
 
 
 def tiny():
@@ -132,17 +137,15 @@ def tiny():
     config.training.batch_size = config.eval.batch_size = 4
     config.eval.sample_batch_size = config.sampling.batch_size = 2
     config.data.num_workers = 1
-    return config
+    return freeze(config)
 
 
 def measured(config, only, *, trace=None):
     """(rows by (case, figure), missing reasons by name) of cases measured in this process."""
-    from dfm_jax import config as configs
-
     told = []
     for case in cases.chosen(only, config, "cpu"):
         request = {
-            "case": vars(case), "config": configs.to_json(config), "vocab_size": 257, "trace": trace,
+            "case": vars(case), "config": to_json(config), "vocab_size": 257, "trace": trace,
         }  # fmt: skip
         child.measure(request, lambda kind, value: told.append((kind, value)))
     rows = {(row["benchmark"], row["what"]): row for kind, row in told if kind == "row"}
@@ -167,7 +170,7 @@ def test_the_step_and_the_operations(few):
     assert ("attention", "xla forward and backward") in rows
     # What this machine cannot run is not measured, and named.
     assert not any(name == "attention" and what.startswith("cudnn") for name, what in rows)
-    assert "platform cpu" in missing["attention cudnn"] and "interpreted" in missing["head pallas"]
+    assert "expected an NVIDIA GPU" in missing["attention cudnn"] and "interpreted" in missing["head pallas"]
     assert {what for name, what in rows if name == "head"} >= {"dense draws", "blocks with gradients"}
 
 
@@ -192,6 +195,11 @@ def test_a_case_that_fails_is_a_line(few, monkeypatch):
     assert missing["loader"] == "MemoryError: RESOURCE_EXHAUSTED: Out of memory while trying to allocate / 90 GiB"
 
 
+def test_a_field_that_does_not_go_with_the_config_is_a_line():
+    rows, missing = measured(replace(tiny(), {"training.deterministic": True}), "train:attention=cudnn")
+    assert rows == {} and missing["train:attention=cudnn"].startswith("config.model.attention = cudnn: expected auto")
+
+
 def test_an_implementation_that_fails_leaves_the_others(few, monkeypatch):
     from dfm_jax.benchmark import operations
 
@@ -203,7 +211,7 @@ def test_an_implementation_that_fails_leaves_the_others(few, monkeypatch):
         return attention(*args, implementation="xla", **options)
 
     monkeypatch.setattr(operations.attention, "attention", refuses)
-    monkeypatch.setattr(operations.attention, "limit", lambda *args: None)
+    monkeypatch.setattr(operations.attention, "why_not", lambda *args, **options: None)
     rows, missing = measured(tiny(), "attention")
     assert missing["attention xla"] == "RuntimeError: Pass pipeline failed"
     assert {what for _, what in rows} == {"cudnn forward", "cudnn forward and backward"}
@@ -261,7 +269,7 @@ def test_every_case_that_ends_badly_is_named_and_the_others_go_on(tmp_path, monk
         },
     )  # fmt: skip
     only = "train,train:head=pallas,train:attention=pallas,train:attention=xla,loader"
-    assert benchmark.run(uniform_gkl.get_config(), tmp_path, only=only) == 0
+    assert benchmark.run(PUBLISHED, tmp_path, only=only) == 0
     assert said.asked == ["machine", *only.split(",")]
     found = json.loads((tmp_path / "benchmark.json").read_text())
     assert [r["benchmark"] for r in found["rows"]] == ["train", "train:head=pallas", "loader"]
@@ -278,7 +286,7 @@ def test_the_budget_ends_before_the_list_and_the_rest_is_named(tmp_path, monkeyp
     said = Said(monkeypatch, {"machine": MACHINE, "sampler": (0, row("sampler") + line("done", 1.0))})
     lefts = iter([100.0, 100.0, 100.0, 3.0, 2.0, 1.0])  # asked once by each process and once before each case
     monkeypatch.setattr(driver.Budget, "left", lambda self: next(lefts))
-    benchmark.run(uniform_gkl.get_config(), tmp_path, only="sampler,loader,prepare", seconds=120)
+    benchmark.run(PUBLISHED, tmp_path, only="sampler,loader,prepare", seconds=120)
     found = json.loads((tmp_path / "benchmark.json").read_text())
     assert said.asked == ["machine", "sampler"] and found["budget"] == 120
     missing = found["left_out"]
@@ -324,12 +332,12 @@ def test_at_its_limit_a_process_ends_with_what_it_started(tmp_path):
 def test_what_is_measured_is_on_disk_at_once_and_sigterm_ends_it(tmp_path):
     """The command itself: a figure's line is there while its process still runs; SIGTERM leaves nothing running."""
     words = [f"--config.model.{field}={n}" for field, n in {"hidden_size": 16, "n_heads": 2, "n_blocks": 1}.items()]
-    root = driver.environment(None)["PYTHONPATH"].split(os.pathsep)[0]
     command = [
-        sys.executable, f"{root}/main.py", f"--config={root}/configs/quickstart.py", "--mode=benchmark",
-        f"--workdir={tmp_path}", "--only=train", "--seconds=300", *words,
+        sys.executable, str(programs.ROOT / "main.py"), f"--config={programs.ROOT}/configs/quickstart.py",
+        "--mode=benchmark", f"--workdir={tmp_path}", "--only=train", "--seconds=300", *words,
     ]  # fmt: skip
-    process = subprocess.Popen(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, stderr=subprocess.PIPE, text=True)
+    env = programs.environment(JAX_PLATFORMS="cpu")
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
     lines = tmp_path / "benchmark.jsonl"
     deadline = time.monotonic() + 240
     while not (lines.exists() and '"compilation"' in lines.read_text()):
@@ -398,7 +406,6 @@ commands.run(command_line.parse(["main.py", *words]))
 
 def test_the_command_itself_takes_no_device(tmp_path):
     """On a GPU it would hold three quarters of the memory that its processes are to measure."""
-    root = driver.environment(None)["PYTHONPATH"].split(os.pathsep)[0]
     command = [sys.executable, "-c", LOOKS_AT_NO_DEVICE, str(tmp_path)]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=programs.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 7, done.stderr

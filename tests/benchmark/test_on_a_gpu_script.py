@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -10,9 +9,10 @@ import time
 
 import pytest
 
+import programs
 from benchmarks import on_a_gpu
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = programs.ROOT
 
 
 def arguments(folder):
@@ -22,10 +22,11 @@ def arguments(folder):
 def test_the_parts_share_the_time_and_measure_what_there_is():
     from configs import uniform_gkl
     from dfm_jax.benchmark import cases
+    from dfm_jax.config import freeze
 
     assert sum(part.share for part in on_a_gpu.PARTS) == pytest.approx(1)
     assert sum(part.share for part in on_a_gpu.DRY) == pytest.approx(1)
-    config = uniform_gkl.get_config()
+    config = freeze(uniform_gkl.get_config())
     names = [case for part in on_a_gpu.PARTS if part.benchmark for case in cases.chosen(part.benchmark, config, "gpu")]
     # Preparing a corpus needs no GPU.
     assert set(names) == set(cases.chosen(None, config, "gpu")) - {cases.Case("prepare")}
@@ -72,7 +73,7 @@ def test_a_part_at_its_end_is_stopped_with_what_it_started_and_named(tmp_path, m
 def test_a_rehearsal(tmp_path):
     """`--dry`: every part at a toy size, and the folder that it leaves."""
     command = [sys.executable, str(ROOT / "benchmarks" / "on_a_gpu.py"), "--dry", "--minutes=9", f"--folder={tmp_path}"]
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    env = programs.environment(JAX_PLATFORMS="cpu")
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr + (tmp_path / "summary.md").read_text()
     found = json.loads((tmp_path / "summary.json").read_text())

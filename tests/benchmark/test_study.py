@@ -41,6 +41,7 @@ def small(tmp_path, monkeypatch) -> pathlib.Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_study_from_training_to_picture(small, monkeypatch, capsys):
     png, workdir = small / "study.png", small / "runs"
     words = ["study.py", "--seeds=0", "--steps=2", "--samples=2", f"--workdir={workdir}", f"--picture={png}"]

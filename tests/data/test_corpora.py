@@ -7,14 +7,19 @@ import pytest
 
 from dfm_jax.data import corpora, get_tokenizer, open_stream, prepare
 from dfm_jax.data.corpora import resolve
-from dfm_jax.data.wikitext import detokenize
+from dfm_jax.data.identity import Memory
+from dfm_jax.data.sources.wikitext import detokenize
 from dfm_jax.errors import UsageError, WorldError
 
 BYTES = get_tokenizer("bytes")
 
 
 def texts(spec, split="train"):
-    return [row.text if row else None for unit in resolve(spec, split, f"data.{split}").units() for row in unit.rows(0)]
+    return [
+        row.text if row else None
+        for unit in resolve(spec, split, f"data.{split}").units(Memory())
+        for row in unit.rows(0)
+    ]
 
 
 @pytest.fixture
@@ -36,14 +41,14 @@ def hub(tmp_path, monkeypatch):
 
 
 def test_a_dataset_of_the_hub_is_streamed_by_file(hub):
-    assert [unit.name for unit in resolve("tiny", "train", "").units()] == [f"file {i} of 3" for i in (1, 2, 3)]
+    assert [unit.name for unit in resolve("tiny", "train", "").units(Memory())] == [f"file {i} of 3" for i in (1, 2, 3)]
     assert texts("tiny") == [f"first train {i} {j}" for i in range(3) for j in range(4)]
     assert texts("tiny", "valid") == [f"first validation 0 {j}" for j in range(4)]
     assert texts("tiny:config=second:split=validation:column=other")[0] == "second validation 0 0"
 
 
 def test_a_unit_of_the_hub_goes_on_where_it_was_left(hub):
-    unit = resolve("tiny", "train", "").units()[1]
+    unit = resolve("tiny", "train", "").units(Memory())[1]
     assert [row.text for row in unit.rows(3)] == ["first train 1 3"]
     assert unit.fraction() == 1.0
     assert list(unit.rows(4)) == []
@@ -53,7 +58,7 @@ def test_a_hub_that_breaks_off_keeps_what_is_prepared(hub, tmp_path):
     path = hub / "first" / "train-00001-of-00003.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[:100])
-    with pytest.raises(WorldError, match=r"data\.train=tiny: .*(stopped after 0 rows|cannot be loaded)") as caught:
+    with pytest.raises(WorldError, match=r"data\.train = tiny: .*(stopped after 0 rows|cannot be loaded)") as caught:
         prepare("tiny", "train", BYTES, tmp_path / "cache")
     assert "\n" not in str(caught.value)
     path.write_bytes(whole)
@@ -72,15 +77,15 @@ def test_a_corpus_of_the_hub_is_prepared_and_then_needs_no_hub(hub, tmp_path, mo
 @pytest.mark.parametrize(
     ("spec", "kind", "message"),
     [
-        ("tiny:config=third", UsageError, "data.train=tiny:config=third: .*third"),
-        ("tiny:split=test", UsageError, "data.train=tiny:split=test: .*test"),
-        ("tiny:column=content", UsageError, "no column content in .*accepted :column= one of id, text, other"),
-        ("nobody/nothing", WorldError, "data.train=nobody/nothing: .*accepted a machine with network, or NAME@PATH"),
+        ("tiny:config=third", UsageError, "data.train = tiny:config=third: .*third"),
+        ("tiny:split=test", UsageError, "data.train = tiny:split=test: .*test"),
+        ("tiny:column=content", UsageError, "no column content in .*expected :column= one of id, text, other"),
+        ("nobody/nothing", WorldError, "data.train = nobody/nothing: .*expected a machine with network, NAME@PATH"),
     ],
 )
 def test_what_the_hub_does_not_have(hub, spec, kind, message):
     with pytest.raises(kind, match=message) as caught:
-        resolve(spec, "train", "data.train").units()
+        resolve(spec, "train", "data.train").units(Memory())
     assert "\n" not in str(caught.value)
 
 
@@ -92,11 +97,11 @@ def test_a_dataset_saved_to_disk(tmp_path):
     assert texts(f"{tmp_path}/one") == ["a", "b", None, "c"]
     assert texts(f"{tmp_path}/both", "valid") == ["a"]
     assert texts(f"{tmp_path}/both:split=train", "valid") == ["a", "b", None, "c"]
-    with pytest.raises(UsageError, match="no split test: accepted :split= one of train, validation"):
+    with pytest.raises(UsageError, match="no split test: expected :split= one of train, validation"):
         texts(f"{tmp_path}/both:split=test")
-    with pytest.raises(UsageError, match=r"no column content in .*: accepted :column= one of text, n"):
+    with pytest.raises(UsageError, match=r"no column content in .*: expected :column= one of text, n"):
         texts(f"{tmp_path}/one:column=content")
-    (unit,) = resolve(f"{tmp_path}/one", "train", "").units()
+    (unit,) = resolve(f"{tmp_path}/one", "train", "").units(Memory())
     assert [row.text for row in unit.rows(3)] == ["c"]
 
 
@@ -105,27 +110,29 @@ def test_a_dataset_saved_to_disk(tmp_path):
     [
         (
             "fineweb",
-            "accepted pydocs, fineweb-edu, wikitext103, .*NAME@PATH, an existing file, folder or glob, or OWNER/",
+            "expected pydocs, fineweb-edu, wikitext103, .*NAME@PATH, an existing file, folder or glob, or OWNER/",
         ),
-        ("wikitext@x", "accepted pydocs"),
-        ("./nothing/here", "accepted pydocs"),
-        ("fineweb-edu:dump=CC-MAIN-2024-10", "dump=CC-MAIN-2024-10: accepted config=..., split=..., revision=..., "),
-        ("fineweb-edu:documents=lines", "documents=lines means nothing for a dataset of the hub: accepted config, "),
-        ("HERE:config=x", "config=x means nothing for local files: accepted column, documents"),
-        ("HERE:documents=pages", "documents=pages: accepted file, lines"),
-        ("ptb", "the hub serves this corpus only as a script: accepted ptb@PATH"),
+        ("wikitext@x", "expected pydocs"),
+        ("fineweb-edu:dump=CC-MAIN-2024-10", "dump=CC-MAIN-2024-10: expected config=..., split=..., revision=..., "),
+        (
+            "fineweb-edu:documents=lines",
+            "documents=lines means nothing for a dataset of the hub: expected options are config, ",
+        ),
+        ("HERE:config=x", "config=x means nothing for local files: expected options are column, documents"),
+        ("HERE:documents=pages", "documents=pages: expected file, lines"),
+        ("ptb", "the hub serves this corpus only as a script: expected ptb@PATH"),
     ],
 )
 def test_specs_without_meaning(tmp_path, spec, message):
     (tmp_path / "a.txt").write_text("x")
     spec = spec.replace("HERE", str(tmp_path))
-    with pytest.raises(UsageError, match=f"data.train={spec}: .*{message}"):
+    with pytest.raises(UsageError, match=f"data.train = {spec}: .*{message}"):
         resolve(spec, "train", "data.train")
 
 
 def test_a_corpus_without_a_validation_split():
     with pytest.raises(
-        UsageError, match=r"data\.valid=fineweb-edu: it has no split for this: accepted fineweb-edu:split="
+        UsageError, match=r"data\.valid = fineweb-edu: it has no split for this: expected fineweb-edu:split="
     ):
         resolve("fineweb-edu", "valid", "data.valid")
 
@@ -146,7 +153,7 @@ def test_named_corpora_of_the_published_run():
     assert (edu.hub, edu.config, edu.splits["train"]) == ("HuggingFaceFW/fineweb-edu", "CC-MAIN-2024-10", "train")
     assert (wikitext.config, wikitext.splits["valid"]) == ("wikitext-103-raw-v1", "validation")
     other = resolve("fineweb-edu:config=sample-10BT", "train", "")
-    assert other.identity != resolve("fineweb-edu", "train", "").identity
+    assert other.identity(Memory()) != resolve("fineweb-edu", "train", "").identity(Memory())
 
 
 @pytest.mark.parametrize(
@@ -158,9 +165,9 @@ def test_rules_that_change_the_tokens_change_the_identity(tmp_path, monkeypatch,
     plain = corpora.Rules("owner/mine")
     other = {"detokenize": str.upper, "keep_empty": True, "keep_newline": True}.get(field, "lines")
     monkeypatch.setitem(corpora.NAMED, "mine", plain)
-    before = resolve(spec, "train", "").identity
+    before = resolve(spec, "train", "").identity(Memory())
     monkeypatch.setitem(corpora.NAMED, "mine", dataclasses.replace(plain, **{field: other}))
-    assert resolve(spec, "train", "").identity != before
+    assert resolve(spec, "train", "").identity(Memory()) != before
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ def take(iterator, count):
 
 
 def batches(stream, count, **kwargs):
-    return take(train_batches(stream, **{"length": LENGTH, "batch_size": 16, "seed": 42, **kwargs}), count)
+    made = train_batches(stream, **{"length": LENGTH, "batch_size": 16, "seed": 42, **kwargs})
+    return [batch.tokens for batch in take(made, count) if batch.given is None]
 
 
 def block_numbers(rows):
@@ -112,7 +113,8 @@ def test_evaluation_reads_every_block_once(stream, processes, local, max_blocks)
     assert len({len(part) for part in parts}) == 1
     seen = []
     for step in zip(*parts, strict=True):
-        for tokens, weights in step:
+        for (tokens, kept), weights in step:
+            assert kept is None
             assert tokens.shape == (local, LENGTH)
             assert (tokens.dtype, weights.dtype, weights.shape) == (np.int32, np.float32, (local,))
             assert not tokens[weights == 0].any()

@@ -8,8 +8,11 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from dfm_jax.data import corpora, local
-from dfm_jax.data.rows import Row, Rules
+from dfm_jax.data import corpora
+from dfm_jax.data.readers import text
+from dfm_jax.data.rows import Fault, Row, Rules
+from dfm_jax.data.sources import local
+from dfm_jax.data.tokenizers import pieces
 from dfm_jax.errors import UsageError, WorldError
 
 PLAIN = Rules()
@@ -17,8 +20,13 @@ TEXTS = ["first", "naïve 漢字\nsecond line", "", "<|endoftext|> is text"]
 
 
 def rows(path, rules=PLAIN, skip=0):
-    files = local.find(str(path), "data.train=x")
-    return [row for unit in local.units(files, rules, "data.train=x") for row in unit.rows(skip)]
+    """The rows that a preparation gets which stops at the first fault."""
+    files = local.find(str(path), "data.train = x").paths
+    found = [row for unit in local.units(files, rules, "data.train = x") for row in unit.rows(skip)]
+    for row in found:
+        if isinstance(row, Fault):
+            raise row.error
+    return found
 
 
 def texts(*args, **kwargs):
@@ -80,13 +88,14 @@ def test_a_line_of_wikitext_keeps_its_line_feed_unless_blank(tmp_path):
 
 
 def test_a_long_txt_comes_in_pieces_of_one_document(tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "PIECE_CHARS", 100)
-    text = "".join(f"word{i} é\n" for i in range(200_000))
-    (tmp_path / "a.txt").write_text(text)
-    pieces = rows(tmp_path / "a.txt")
-    assert len(pieces) > 10
-    assert "".join(piece.text for piece in pieces) == text
-    assert [piece.end for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    monkeypatch.setattr(text, "_CHUNK", 1000)
+    monkeypatch.setattr(pieces.split_stream, "__defaults__", (1000,))
+    whole = "".join(f"word{i} é\n" for i in range(2000))
+    (tmp_path / "a.txt").write_text(whole)
+    found = rows(tmp_path / "a.txt")
+    assert len(found) > 10
+    assert "".join(row.text for row in found) == whole
+    assert [row.end for row in found] == [False] * (len(found) - 1) + [True]
 
 
 def test_folder_and_glob_are_sorted_and_leave_out_what_is_no_text(tmp_path):
@@ -97,7 +106,7 @@ def test_folder_and_glob_are_sorted_and_leave_out_what_is_no_text(tmp_path):
     assert texts(tmp_path) == ["a.txt", "b.txt", "sub/c.txt"]
     assert texts(tmp_path / "*.txt") == ["a.txt", "b.txt"]
     assert texts(tmp_path / "**" / "c.txt") == ["sub/c.txt"]
-    with pytest.raises(WorldError, match=r"data\.train=x: no file there: accepted files that end in \.txt"):
+    with pytest.raises(WorldError, match=r"data\.train = x: no file there: expected files that end in \.txt"):
         rows(tmp_path / "*.md")
 
 
@@ -105,7 +114,7 @@ def test_small_files_share_a_unit_and_large_ones_do_not(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "UNIT_BYTES", 10)
     for i, size in enumerate([4, 4, 4, 20, 3]):
         (tmp_path / f"{i}.txt").write_text("x" * size)
-    units = local.units(local.find(str(tmp_path), ""), Rules(), "")
+    units = local.units(local.find(str(tmp_path), "").paths, Rules(), "")
     assert [unit.size for unit in units] == [12, 20, 3]
     for unit in units:
         list(unit.rows(0))
@@ -142,22 +151,24 @@ def test_invalid_utf8_is_replaced_and_said(tmp_path):
 def test_missing_column_lists_those_there_are(tmp_path, name):
     write = write_jsonl if name.endswith("jsonl") else write_parquet
     path = write(tmp_path / name, ["x"], column="content")
-    with pytest.raises(UsageError, match=r"data\.train=x: no column text in .*accepted :column= one of .*id.*content"):
+    with pytest.raises(
+        UsageError, match=r"data\.train = x: no column text in .*expected :column= one of .*id.*content"
+    ):
         rows(path)
     assert texts(path, Rules(column="content")) == ["x"]
 
 
 def test_a_column_of_numbers_is_no_text(tmp_path):
-    with pytest.raises(UsageError, match="column=id holds int64"):
+    with pytest.raises(UsageError, match="column id holds int64"):
         rows(write_parquet(tmp_path / "a.parquet", ["x"]), Rules(column="id"))
-    with pytest.raises(UsageError, match=r"column=id of .*line 1 is no text"):
+    with pytest.raises(UsageError, match=r"column id at .*a\.jsonl:1 is no text"):
         rows(write_jsonl(tmp_path / "a.jsonl", ["x"]), Rules(column="id"))
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", "12"])
 def test_damaged_jsonl_names_the_line(tmp_path, line):
     (tmp_path / "a.jsonl").write_text('{"text": "x"}\n\n' + line + "\n")
-    with pytest.raises(WorldError, match=r"a\.jsonl, line 3: not "):
+    with pytest.raises(WorldError, match=r"a\.jsonl:3: not "):
         rows(tmp_path / "a.jsonl")
 
 

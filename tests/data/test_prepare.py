@@ -18,13 +18,13 @@ from dfm_jax.data import (
     get_tokenizer,
     is_complete,
     journal,
-    local,
     missing_units,
     open_stream,
     prepare,
     summary,
 )
 from dfm_jax.data.prepare import reference_segments
+from dfm_jax.data.sources import local
 from dfm_jax.errors import UsageError, WorldError
 
 BYTES = get_tokenizer("bytes")
@@ -163,7 +163,7 @@ def test_kill_9_changes_nothing(tmp_path):
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    (folder,) = (tmp_path / "cut").iterdir()
+    (folder,) = (tmp_path / "cut").glob("in-*")
     assert not is_complete(folder)
     kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("*-000[012].npy")}
     assert contents(prepare(source, "train", "bytes", tmp_path / "cut", shard_bytes=400)) == whole
@@ -208,7 +208,7 @@ def test_full_disk(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
     try:
-        with pytest.raises(WorldError, match=r"data\.cache_dir=.*: File too large: .* run again to continue"):
+        with pytest.raises(WorldError, match=r"data\.cache_dir = .*: File too large: .* run again to continue"):
             prepare(source, "train", "bytes", tmp_path, shard_bytes=1 << 14)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -219,7 +219,7 @@ def test_full_disk(tmp_path):
 
 def test_unwritable_cache(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(WorldError, match=r"data\.cache_dir=.*file: .*accepted a folder that can be written"):
+    with pytest.raises(WorldError, match=r"data\.cache_dir = .*file: .*expected a folder that can be written"):
         prepare(write(tmp_path / "in", LONG), "train", "bytes", tmp_path / "file")
 
 
@@ -227,7 +227,7 @@ def test_a_damaged_file_stops_the_run_and_what_was_prepared_stays(tmp_path, monk
     monkeypatch.setattr(local, "UNIT_BYTES", 1)
     source = write(tmp_path / "in", ["one", "two", "three"], files=3)
     (tmp_path / "in" / "1.jsonl").write_text("{")
-    with pytest.raises(WorldError, match=r"1\.jsonl, line 1: not JSON"):
+    with pytest.raises(WorldError, match=r"1\.jsonl:1: not JSON"):
         prepare(source, "train", "bytes", tmp_path)
     (folder,) = tmp_path.glob("in-*")
     assert missing_units(folder) == ["1.jsonl", "2.jsonl"]
@@ -236,9 +236,9 @@ def test_a_damaged_file_stops_the_run_and_what_was_prepared_stays(tmp_path, monk
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"packing": "tight"}, r"data\.packing=tight: accepted continuous, reference"),
-        ({"shard": (2, 2)}, r"shard=2/2: accepted i/n with 0 <= i < n"),
-        ({"tokenizer": "gpt3"}, r"tokenizer\.name=gpt3"),
+        ({"packing": "tight"}, r"data\.packing = tight: expected continuous, reference"),
+        ({"shard": (2, 2)}, r"shard = 2/2: expected i/n with 0 <= i < n"),
+        ({"tokenizer": "gpt3"}, r"tokenizer\.name = gpt3"),
     ],
 )
 def test_usage(tmp_path, options, message):
@@ -248,9 +248,9 @@ def test_usage(tmp_path, options, message):
 
 def test_a_prepared_folder_of_another_tokenizer_or_packing(tmp_path):
     made = prepare(write(tmp_path / "in", LONG), "train", "bytes", tmp_path)
-    with pytest.raises(WorldError, match=r"made with tokenizer\.name=bytes: accepted gpt2"):
+    with pytest.raises(WorldError, match=r"made with tokenizer\.name = bytes: expected gpt2"):
         open_stream(made, "gpt2")
-    with pytest.raises(WorldError, match=r"made with data\.packing=continuous: accepted reference"):
+    with pytest.raises(WorldError, match=r"made with data\.packing = continuous: expected reference"):
         prepare(str(made), "train", "bytes", tmp_path, packing="reference")
 
 

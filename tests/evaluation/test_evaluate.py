@@ -132,6 +132,7 @@ def test_a_run_that_wants_no_judge_misses_none(evaluator):
     assert "Missing" not in text and "Judge: none, config.eval.judge is empty." in text
 
 
+@pytest.mark.slow
 def test_frontier(evaluator):
     points = evaluator.frontier(make_model(), 7, temperatures=(0.5, 1.0), steps=(2,), num=2)
     assert [(p["steps"], p["temperature"]) for p in points] == [(2, 0.5), (2, 1.0)]

@@ -3,12 +3,14 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import toys
 from toy_network import ExactNetwork, draw_batches, make_problem
 
 from dfm_jax import flow
+from dfm_jax.data import Batch
 from dfm_jax.evaluation.loss import EvaluationLoss
 
 A = toys.TOYS["A"]
@@ -17,7 +19,8 @@ KEY = jax.random.key(7)
 
 
 def batches(blocks: int, batch_size: int):
-    return list(draw_batches(np.random.default_rng(0), A.data, A.q, blocks, batch_size))
+    drawn = draw_batches(np.random.default_rng(0), A.data, A.q, blocks, batch_size)
+    return [(Batch(tokens), weights) for tokens, weights in drawn]
 
 
 def test_loss_is_the_bound_and_repeats_exactly():
@@ -56,3 +59,35 @@ def test_an_objective_that_bounds_nothing_has_no_perplexity():
     assert "eval/perplexity" not in figures and figures["eval/loss"] > 0
     with pytest.raises(ValueError, match="at least one block"):
         EvaluationLoss(PROBLEM)(None, [], key=KEY)
+
+
+class FlatNetwork:
+    """log p(x_1^i | x_t) = -log 5 everywhere."""
+
+    def features(self, model, x_t, t):
+        return jnp.zeros((*x_t.shape, 6))
+
+    def answer(self, model, features, query):
+        return flow.answer_from_logits(features.at[..., 5].set(-jnp.inf), query)
+
+
+@pytest.mark.parametrize("coupling", ["independent", "conditional"])
+@pytest.mark.parametrize("loss", ["masked_count", "masked_elbo"])
+def test_a_flat_network_pays_log_5_for_every_token_that_is_not_kept(coupling, loss):
+    """Whatever the coupling keeps: a position is charged L / n with the probability n / L."""
+    problem = make_problem(flow.MaskSource(5))
+    objective = flow.get_objective(loss, path=problem.path, source=problem.source, suppress_mask=True)
+    problem = dataclasses.replace(problem, objective=objective, coupling=flow.get_coupling(coupling))
+    tokens = np.random.default_rng(0).integers(0, 5, (20_000, 12)).astype(np.int32)
+    rows = [(Batch(tokens), np.ones(len(tokens), np.float32))]
+    figures = EvaluationLoss(problem, network=FlatNetwork())(None, rows, key=KEY)
+    assert figures["eval/loss"] == pytest.approx(np.log(5), abs=4 * figures["eval/loss_stderr"] + 2e-3)
+    assert figures["eval/loss_stderr"] < 0.02
+
+
+def test_what_a_batch_says_is_given_is_kept_and_free():
+    """Both tokens of toy A, the first given: what is left is H(second | first)."""
+    network = ExactNetwork(PROBLEM, A.data, A.q)
+    rows = [(Batch(b.tokens, np.tile([True, False], (len(b.tokens), 1))), w) for b, w in batches(20_000, 20_000)]
+    figures = EvaluationLoss(PROBLEM, network=network)(None, rows, key=KEY)
+    assert abs(figures["eval/loss"] - 0.9203113520) < 4 * figures["eval/loss_stderr"] < 0.08

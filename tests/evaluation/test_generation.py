@@ -36,7 +36,7 @@ def draw(source: str, num: int, batch_size: int, prompts=(), mesh=None, **settin
     return generate(model, problem(source), given, num, batch_size=batch_size, prompts=prompts, mesh=mesh)
 
 
-@pytest.mark.parametrize("source", ["mask", "uniform"])
+@pytest.mark.parametrize("source", [pytest.param("mask", marks=pytest.mark.slow), "uniform"])
 def test_a_sequence_depends_on_its_number_alone(source):
     whole = draw(source, 6, 6)
     assert whole.shape == (6, L) and whole.dtype == np.int32
@@ -45,7 +45,8 @@ def test_a_sequence_depends_on_its_number_alone(source):
 
 
 PROMPT = Prompt(np.arange(L, dtype=np.int32) % V, np.arange(L) % 3 == 1)
-METHODS = ["exact", "corrector", "first_hitting"]  # the solvers have such a test for every method
+# The solvers have such a test for every method.
+METHODS = ["exact", pytest.param("corrector", marks=pytest.mark.slow), "first_hitting"]
 
 
 @pytest.mark.parametrize("method", METHODS)

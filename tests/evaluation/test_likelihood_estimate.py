@@ -73,7 +73,7 @@ def test_a_wrong_posterior_costs_its_divergence(source):
 
 
 @pytest.mark.parametrize("source", ["mask", "uniform"])
-@pytest.mark.parametrize("exponent", [1, 2])
+@pytest.mark.parametrize("exponent", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_reference_estimates_the_same(source, exponent):
     fixture = np.load(FIXTURES / "elbo.npz")
     problem = make_problem(flow.get_source(source, 37), exponent=float(exponent), suppress=False)

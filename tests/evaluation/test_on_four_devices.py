@@ -1,9 +1,14 @@
 """Samples, likelihoods and the judge on meshes of four simulated devices."""
 
-import os
 import pathlib
 import subprocess
 import sys
+
+import pytest
+
+import programs
+
+pytestmark = pytest.mark.slow
 
 
 def test_samples_and_figures_are_the_same_on_every_mesh():
@@ -13,7 +18,7 @@ def test_samples_and_figures_are_the_same_on_every_mesh():
         capture_output=True,
         text=True,
         cwd=here.parent.parent,
-        env={**os.environ, "PYTHONPATH": str(here.parent.parent)},
+        env=programs.environment(),
         timeout=600,
     )
     assert "the same on every mesh" in done.stdout, done.stderr[-3000:]

@@ -1,7 +1,6 @@
 """`--mode=eval` in two processes with a device each: one report, and the figures and samples of one process."""
 
 import json
-import os
 import pathlib
 import shutil
 import socket
@@ -11,10 +10,15 @@ import sys
 import numpy as np
 import pytest
 
+import programs
+
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILE = ROOT / "tests" / "fixtures" / "checkpoint_uniform.pth"
 # Of the file; 37 tokens without a text.
 MODEL = {"model.hidden_size": 32, "model.cond_dim": 16, "model.length": 12, "model.n_blocks": 2, "model.n_heads": 2}
+MODEL |= {"tokenizer.name": "ids:37"}
 SETTINGS = {"eval.batch_size": 6, "eval.time_points": 4, "eval.num_samples": 5, "eval.judge": "", "sampling.steps": 4}
 
 
@@ -23,7 +27,7 @@ def start(folder: pathlib.Path, devices: int, *words: str, **fields) -> subproce
     return subprocess.Popen(
         [sys.executable, str(ROOT / "main.py"), *words, *settings],
         cwd=folder,
-        env={**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+        env=programs.environment(XLA_FLAGS=programs.flags(devices)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -60,6 +60,7 @@ def test_shapes_must_agree():
 LOOK = "[...document.querySelectorAll('#text span')].map(s => s.className + '|' + s.textContent)"
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_slider_keys_and_player_in_chromium(tmp_path):
     browser = chromium.find_browser()

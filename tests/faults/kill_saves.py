@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax.training.checkpoints import Checkpoints
+from dfm_jax.checkpoints.store import Checkpoints
 
 
 def make_state(step: int) -> dict:

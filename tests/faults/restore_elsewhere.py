@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dfm_jax.training.checkpoints import Checkpoints
+from dfm_jax.checkpoints.store import Checkpoints
 
 
 def numbers(step: int) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from dfm_jax import metrics
-from dfm_jax.training.checkpoints import Checkpoints
+from dfm_jax.checkpoints.store import Checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 

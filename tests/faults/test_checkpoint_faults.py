@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import runs
-from dfm_jax.training.checkpoints import Checkpoints
+from dfm_jax.checkpoints.store import Checkpoints
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -48,8 +48,10 @@ def test_a_full_disk_costs_one_checkpoint(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "CHECKPOINT 3 WAS NOT SAVED" in done.stderr and "the newest complete one is 2" in done.stderr
     assert "CHECKPOINT 4 WAS NOT SAVED" in done.stderr and "No space left on device" in done.stderr
+    assert len(done.stderr.splitlines()) == 2, done.stderr  # a line each, and nothing of orbax's own
 
 
+@pytest.mark.slow
 def test_other_meshes_and_process_counts_continue(tmp_path):
     def processes(data, fsdp, count):
         with socket.socket() as free:

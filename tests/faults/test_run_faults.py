@@ -17,8 +17,10 @@ import pytest
 
 import runs
 from dfm_jax import command_line, commands, flow, metrics
+from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.training import step as step_module
-from dfm_jax.training.checkpoints import Checkpoints
+
+pytestmark = pytest.mark.slow
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -76,7 +78,7 @@ def test_sigterm_a_second_run_and_a_damaged_checkpoint(quiet, tmp_path):
 
     other = runs.command(workdir, quiet / "data", runs.TINY | {"model.hidden_size": 64, "training.snapshot": 4})
     last = runs.finish(runs.Run(other), status=1).splitlines()[-1]
-    assert last.startswith(f"error: workdir={workdir}: accepted the config that its run was begun with")
+    assert last.startswith(f"error: workdir = {workdir}: expected the config that its run was begun with")
     assert last.endswith("; changed are model.hidden_size: 32 -> 64")
 
 
@@ -134,8 +136,9 @@ def test_parameters_that_are_not_finite_stop_the_run(quiet, tmp_path):
     overrides = runs.TINY | {"optim.n_iters": 60, "training.max_bad_steps": 4}
     told = runs.finish(runs.Run(runs.command(workdir, quiet / "data", overrides)), status=1)
     last = told.splitlines()[-1]
-    assert last.startswith("error: ") and "training.max_bad_steps=4" in last and f"step {step + 4}" in last
-    assert "checkpoint" in last and "optim.lr" in last
+    assert last.startswith("error: config.training.max_bad_steps = 4: ") and f"step {step + 4}" in last
+    assert "the last good checkpoint is step 42" in last and "optim.lr" in last
+    assert f"checkpoint {step} is kept as {step}.diverged" in told
     assert told.count("the update was skipped") == 4 and "Traceback" not in told
     assert [line["train/bad_steps"] for line in runs.logged(workdir) if line["step"] > step] == [1, 2, 3, 4]
 
@@ -144,8 +147,8 @@ def test_a_batch_that_is_not_finite_is_skipped(quiet, tmp_path, monkeypatch, cap
     """Update 7 sees times that are NaN. It changes nothing, is said and logged, and the run goes on."""
     healthy = step_module.corrupt
 
-    def poisoned(tokens, step, *rest):
-        batch = healthy(tokens, step, *rest)
+    def poisoned(rows, step, *rest, **options):
+        batch = healthy(rows, step, *rest, **options)
         time = flow.Time(*(jnp.where(jnp.equal(step, 6), jnp.nan, part) for part in batch.time))
         return batch._replace(time=time)
 
@@ -159,9 +162,9 @@ def test_a_batch_that_is_not_finite_is_skipped(quiet, tmp_path, monkeypatch, cap
     assert logged[7]["train/loss"] is None and logged[7]["train/bad_steps"] == 1
     assert all(logged[step]["train/bad_steps"] == 0 and logged[step]["train/loss"] > 0 for step in (6, 8, 9))
     checkpoints = Checkpoints(workdir / "checkpoints")
-    before, at, after = (checkpoints.restore(checkpoints.arrays(step), step)[1] for step in (6, 7, 8))
-    for name, array in before.items():
-        if name not in ("step", "bad_steps"):
-            np.testing.assert_array_equal(at[name], array, err_msg=name)
-    assert int(at["step"]) == 7 and int(at["bad_steps"]) == 1
-    assert any((np.asarray(after[name]) != np.asarray(array)).any() for name, array in at.items() if "model." in name)
+    assert checkpoints.steps() == [1, 2, 3, 4, 5, 6, 8, 9]
+    before, after = (checkpoints.restore(checkpoints.arrays(step), step)[1] for step in (6, 8))
+    counts = [name for name in before if name.startswith("opt_state.") and name.endswith("count")]
+    assert counts and all(int(after[name]) == int(before[name]) + 1 for name in counts)
+    assert int(after["step"]) == 8 and int(after["bad_steps"]) == 0
+    assert any((np.asarray(after[name]) != np.asarray(x)).any() for name, x in before.items() if "model." in name)

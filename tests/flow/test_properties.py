@@ -56,6 +56,7 @@ def problem(seed: int, time: float) -> tuple[dict, jax.Array, dict, jax.Array]:
     return logits, x_1, x_t, t
 
 
+@pytest.mark.slow
 @few
 @hypothesis.given(seeds, times)
 def test_relabelling_the_vocabulary_changes_nothing(seed, time):

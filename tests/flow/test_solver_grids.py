@@ -103,7 +103,10 @@ def test_uniform_source_at_a_half():
     assert abs(float((x == x_init).mean()) - (0.5 + 0.5 / (V + 1))) < 0.06
 
 
-@pytest.mark.parametrize("times", [(0.0, 0.1, 0.7, 1.0), tuple(np.linspace(0, 1, 8)), (0.0, 0.5, 0.50001, 1.0)])
+@pytest.mark.parametrize(
+    "times",
+    [(0.0, 0.1, 0.7, 1.0), pytest.param(tuple(np.linspace(0, 1, 8)), marks=pytest.mark.slow), (0.0, 0.5, 0.50001, 1.0)],
+)
 def test_number_of_intermediates(times):
     """As many states as times asked for, whatever floats they are; first x_init, last the result."""
     solver, x_init = mask_solver(), masked(2, 4)

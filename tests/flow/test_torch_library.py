@@ -6,7 +6,7 @@ import pytest
 
 from dfm_jax import flow
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 torch = pytest.importorskip("torch")
 pytest.importorskip("flow_matching")
 

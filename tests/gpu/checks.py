@@ -18,7 +18,8 @@ import numpy as np
 from faults import runs
 from oracles import test_sampler_frequencies as frequencies
 
-from kernels import attention, vocab
+import programs
+from kernels import attention, vocab_head
 
 
 def relative(found, wanted) -> float:
@@ -64,11 +65,15 @@ def head_errors(implementation: str, rows: tuple[int, int], width: int, states: 
         return data * (jnp.exp(answer.at_ids[..., 1]) - 1.0 - answer.at_ids[..., 0])
 
     def run(features, kernel, bias, implementation):
-        options = {"num_valid": states, "implementation": implementation}
-        at_ids = vocab.log_probs(features, kernel, bias, ids, **options).at_ids
+        query = vocab_head.Query(ids)
+
+        def head(kernel, bias):
+            return vocab_head.Head(kernel, bias, num_valid=states, implementation=implementation)
+
+        at_ids = vocab_head.log_probs(head(kernel, bias), query, features).at_ids
 
         def total(features, kernel, bias):
-            return vocab.summed_loss(features, kernel, bias, ids, loss, weight, **options)[0]
+            return vocab_head.summed_loss(head(kernel, bias), query, features, loss, weight)[0]
 
         return at_ids, *jax.value_and_grad(total, argnums=(0, 1, 2))(features, kernel, bias)
 
@@ -95,9 +100,8 @@ def draw_excess(implementation: str, rows: int, width: int, states: int) -> floa
     row = jax.random.normal(keys[0], (width,)).astype(jnp.bfloat16)
     kernel = (jax.random.normal(keys[1], (width, stored)) * width**-0.5).astype(jnp.bfloat16).astype(jnp.float32)
     features = jnp.broadcast_to(row, (1, rows, width))
-    drawn = vocab.sample(
-        keys[2], features, kernel, jnp.zeros(stored), num_valid=states, implementation=implementation
-    )  # fmt: skip
+    head = vocab_head.Head(kernel, jnp.zeros(stored), num_valid=states, implementation=implementation)
+    drawn = vocab_head.sample(head, vocab_head.Query(), features, keys[2])
     logits = np.asarray(row, np.float64) @ np.asarray(kernel, np.float64)[:, :states]
     law = np.exp(logits - logits.max())
     return frequencies.excess(np.bincount(np.asarray(drawn).ravel(), minlength=states), law / law.sum())
@@ -106,8 +110,7 @@ def draw_excess(implementation: str, rows: int, width: int, states: int) -> floa
 def gradient_process(sizes: dict, path: pathlib.Path, *, platform: str, dtype: str) -> subprocess.Popen:
     """Starts `gradient.py`: the loss and gradient of one update on `platform`, as `path` (an .npz file)."""
     script = pathlib.Path(__file__).with_name("gradient.py")
-    places = [str(runs.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    env = os.environ | {"JAX_PLATFORMS": platform, "PYTHONPATH": os.pathsep.join(places)}
+    env = programs.environment(JAX_PLATFORMS=platform)
     command = [sys.executable, str(script), json.dumps(sizes), dtype, str(path)]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

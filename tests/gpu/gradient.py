@@ -13,6 +13,8 @@ import numpy as np
 
 from configs import uniform_gkl
 from dfm_jax import sharding
+from dfm_jax.config import freeze
+from dfm_jax.data import Batch
 from dfm_jax.training import step as training_step
 from dfm_jax.training.loop import make_trainer
 
@@ -27,7 +29,7 @@ def loss_and_gradient(sizes: dict, dtype: str) -> tuple[float, np.ndarray]:
     if jax.default_backend() == "cpu":
         config.training.unroll = 1
     mesh = sharding.make_mesh(sharding.MeshShape(), jax.devices()[:1])
-    trainer = make_trainer(config, sizes["vocabulary"], mesh)
+    trainer = make_trainer(freeze(config), sizes["vocabulary"], mesh)
     rng = np.random.default_rng(0)
     leaves, structure = jax.tree.flatten(trainer.create().model)
     # Scales of norms begin at one, and stay near it.
@@ -37,8 +39,9 @@ def loss_and_gradient(sizes: dict, dtype: str) -> tuple[float, np.ndarray]:
 
     @jax.jit
     def run(model, tokens):
-        batch = training_step.corrupt(tokens, 0, trainer.problem, trainer.settings)
-        return training_step.loss_and_gradient(model, batch, trainer.problem, trainer.settings, mesh)
+        method, settings = training_step.get_method(trainer.problem), trainer.settings
+        noisy = method.corrupt(Batch(tokens), 0, trainer.problem, seed=settings.seed, dropout=settings.dropout > 0)
+        return training_step.loss_and_gradient(method, model, noisy, trainer.problem, settings, mesh)
 
     loss, gradient = run(model, tokens)
     return float(loss), np.concatenate([np.ravel(np.asarray(g, np.float32)) for g in jax.tree.leaves(gradient)])

@@ -15,6 +15,7 @@ import pytest
 from configs import uniform_gkl
 from dfm_jax.benchmark import cases
 from dfm_jax.benchmark import driver as benchmarks
+from dfm_jax.config import freeze
 from dfm_jax.planning import driver, targets, verdict
 
 pytestmark = pytest.mark.gpu
@@ -76,7 +77,7 @@ def test_memory_is_as_planned(tmp_path, capability):
     chip = named[0] if named else {(8, 0): "a100", (9, 0): "h100", (10, 0): "b200"}.get(capability)
     if chip is None or not any(driver.is_installed(name) for name in driver.PLUGINS):
         pytest.skip(f"no description of {kind}, of compute capability {capability}, to plan for")
-    config = cases.fitted(uniform_gkl.get_config(), "gpu", 1)[0]
+    config = cases.fitted(freeze(uniform_gkl.get_config()), "gpu", 1)[0]
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         answer = pool.submit(driver.compile_one, driver.Job(config, f"{chip}:1", "train"))
         outcome = benchmarks.run_case(

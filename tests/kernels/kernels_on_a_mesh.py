@@ -2,7 +2,7 @@
 
 import os
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from kernels import vocab
+from kernels import vocab_head
 from kernels.attention import attention
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -37,12 +37,13 @@ def answers(kind, implementation, axis_name, ids, shift_ids, features, kernel, b
     reduction = None
     if kind is not None:
         extra = {"scale": scale, "inner": inner} if kind == "log1p" else {}
-        reduction = vocab.Reduction(kind, weights, **extra)
-    return vocab.log_probs(
-        features, kernel, bias, ids, shift=vocab.Shift(shift_ids, amounts), suppress=SUPPRESS, num_valid=VALID,
-        reduction=reduction, axis_name=axis_name, implementation=implementation,
+        reduction = vocab_head.Reduction(kind, weights, **extra)
+    head = vocab_head.Head(
+        kernel, bias, num_valid=VALID, axis_name=axis_name, implementation=implementation,
         block_rows=None if implementation == "dense" else 4,
     )  # fmt: skip
+    query = vocab_head.Query(ids, amounts, shift_ids, SUPPRESS, reduction)
+    return vocab_head.log_probs(head, query, features)
 
 
 def total(answer):
@@ -77,11 +78,12 @@ def check(mesh, kind, implementation):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found, wanted)
 
     def draws(tensor, keys, features, kernel, bias):
-        options = {"suppress": SUPPRESS, "num_valid": VALID, "axis_name": tensor}
+        head = vocab_head.Head(kernel, bias, num_valid=VALID, axis_name=tensor)
+        asked = head, vocab_head.Query(suppress=SUPPRESS), features
         return (
-            vocab.sample(keys, features, kernel, bias, temperature=0.7, **options),
-            vocab.sample(keys, features, kernel, bias, top_p=0.5, **options),
-            vocab.argmax(features, kernel, bias, **options),
+            vocab_head.sample(*asked, keys, temperature=0.7),
+            vocab_head.sample(*asked, keys, top_p=0.5),
+            vocab_head.argmax(*asked),
         )
 
     run = jax.shard_map(
@@ -98,13 +100,14 @@ def check_law(mesh):
     probs = np.where(np.arange(320) < 300, np.exp(logits), 0)
     probs /= probs.sum()
     zeros, law = jnp.zeros((1, 20000, 1)), jnp.asarray(logits, jnp.float32)
+    head = vocab_head.Head(jnp.zeros((1, 320)), law, num_valid=300, axis_name="tensor")
     run = jax.shard_map(
-        lambda x, kernel, bias: vocab.sample(jax.random.key(1), x, kernel, bias, num_valid=300, axis_name="tensor"),
+        lambda head, x: vocab_head.sample(head, vocab_head.Query(), x, jax.random.key(1)),
         mesh=mesh,
-        in_specs=(P(), P(None, "tensor"), P("tensor")),
+        in_specs=(head.specs("tensor"), P()),
         out_specs=P(),
     )
-    counts = np.bincount(np.asarray(jax.jit(run)(zeros, jnp.zeros((1, 320)), law)).ravel(), minlength=320)
+    counts = np.bincount(np.asarray(jax.jit(run)(head, zeros)).ravel(), minlength=320)
     assert counts[300:].sum() == 0
     expected = 20000 * probs[:300]
     chi_square = ((counts[:300] - expected) ** 2 / expected).sum()

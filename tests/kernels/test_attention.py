@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import importlib.util
 import logging
-import os
 import pathlib
 import subprocess
 import sys
@@ -15,12 +14,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import programs
 from dfm_jax.models.layers import rotary_tables
 from dfm_jax.models.transformer import Transformer, TransformerConfig
 from kernels import attention as module
-from kernels.attention import attention
-from kernels.flash import Blocks
-from kernels.rotary import rotate
+from kernels.attention import Blocks, attention, cudnn, operation
+from kernels.attention.rotary import rotate
+from kernels.target import Target
 
 HERE = tuple(name for name in module.IMPLEMENTATIONS if name != "cudnn")
 
@@ -88,7 +88,7 @@ def test_rotation_is_rounded_once(implementation):
     rounded = (rotate(x, tables).astype(jnp.bfloat16) for x in (q, k))
     np.testing.assert_array_equal(found, attention(*rounded, v, implementation=implementation))
     assert found.dtype == jnp.bfloat16
-    with pytest.raises(ValueError, match="q, k, v of dtypes float32, float32, bfloat16: accepted is one"):
+    with pytest.raises(ValueError, match="q, k, v = dtypes float32, float32, bfloat16: expected one"):
         attention(q, k, v, implementation=implementation)
 
 
@@ -111,10 +111,13 @@ def test_two_runs_are_bitwise_equal_and_tables_are_constants(implementation):
 @pytest.mark.parametrize(
     ("tables", "said"),
     [
-        (rotary_tables(9, 32), r"rotary=float32\[9, 16\], float32\[9, 16\]: accepted cosines and sines.* 8 positions"),
-        (rotary_tables(8, 64), r"float32\[8, 32\]: accepted .* here 32"),
-        (rotary_tables(8, 32)[:1], r"rotary=float32\[8, 16\]: accepted"),
-        (tuple(x.astype(jnp.bfloat16) for x in rotary_tables(8, 32)), r"bfloat16\[8, 16\]: accepted .*float32"),
+        (
+            rotary_tables(9, 32),
+            r"rotary = float32\[9, 16\], float32\[9, 16\]: expected cosines and sin.* 8 positions",
+        ),
+        (rotary_tables(8, 64), r"float32\[8, 32\]: expected .* here 32"),
+        (rotary_tables(8, 32)[:1], r"rotary = float32\[8, 16\]: expected"),
+        (tuple(x.astype(jnp.bfloat16) for x in rotary_tables(8, 32)), r"bfloat16\[8, 16\]: expected .*float32"),
     ],
 )
 def test_tables_of_another_shape_are_refused(tables, said):
@@ -130,10 +133,11 @@ def test_flash_keeps_large_scores_and_any_block():
     for blocks in (Blocks(), Blocks(q=128, kv=64), Blocks(q=64, kv=128)):
         found = attention(q, k, v, implementation="pallas", blocks=blocks)
         np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-2)
-    with pytest.raises(ValueError, match="q=96: accepted a multiple of 64"):
+    with pytest.raises(ValueError, match="q = 96: expected a multiple of 64"):
         Blocks(q=96)
 
 
+@pytest.mark.slow
 def test_the_model_trains_with_it():
     """The denoiser's gradient through the interpreted kernel, under scan over its blocks, is that through xla."""
     config = TransformerConfig(
@@ -156,15 +160,15 @@ def test_the_model_trains_with_it():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * max(1.0, float(jnp.abs(b).max())))
 
 
+@pytest.mark.slow
 def test_flash_compiles_for_hopper_without_spills():
     """Forward and backward for sm_90a, on a machine without a GPU, plain and with rotation in the loads."""
     if not any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)):
         pytest.skip("needs jax's CUDA plugin (`pip install jax-cuda12-plugin jax-cuda12-pjrt`)")
     script = pathlib.Path(__file__).with_name("flash_for_hopper.py")
-    root = script.parents[2]
     done = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu", "MOSAIC_GPU_DUMP_PTXAS": "1"},
+        env=programs.environment(JAX_PLATFORMS="cpu", XLA_FLAGS="", MOSAIC_GPU_DUMP_PTXAS="1"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     output = done.stdout + done.stderr
@@ -173,37 +177,82 @@ def test_flash_compiles_for_hopper_without_spills():
 
 
 def test_the_choice_is_by_platform_and_logged_once(caplog):
-    module._log_choice.cache_clear()
+    operation._log_choice.cache_clear()
     q, k, v = (jnp.asarray(x, jnp.float32) for x in operands((1, 8, 1, 32))[:3])
     with caplog.at_level(logging.INFO, logger="kernels.attention"):
         np.testing.assert_array_equal(attention(q, k, v), attention(q, k, v, implementation="xla"))
         attention(q, k, v)
-    assert [r.getMessage() for r in caplog.records] == ["attention: xla (platform cpu, float32, head_dim 32)"]
+    assert [r.getMessage() for r in caplog.records] == ["attention: xla (cpu, float32, head_dim 32)"]
+
+
+CPU, A100 = Target("cpu", "cpu"), Target("gpu", "NVIDIA A100-SXM4-80GB", (8, 0))
+H100, B200, V100 = (Target("gpu", name, c) for name, c in (("H100", (9, 0)), ("B200", (10, 0)), ("V100", (7, 0))))
+AMD = Target("gpu", "AMD Instinct MI300X")
 
 
 @pytest.mark.parametrize(
-    ("implementation", "platform", "dtype", "head_dim", "reason"),
+    ("implementation", "target", "dtype", "head_dim", "reason"),
     [
-        ("cudnn", "cpu", jnp.bfloat16, 64, "platform cpu, accepted an NVIDIA GPU"),
-        ("cudnn", "cuda", jnp.float32, 64, "dtype float32, accepted bfloat16 or float16"),
-        ("cudnn", "cuda", jnp.bfloat16, 36, "head_dim 36, accepted multiples of 8"),
-        ("cudnn", "cuda", jnp.bfloat16, 64, None),
-        ("pallas", "cpu", jnp.float32, 16, "head_dim 16, accepted 32 to 128"),
-        ("pallas", "cuda", jnp.float32, 64, "dtype float32, accepted bfloat16 or float16"),
-        ("pallas", "cpu", jnp.float32, 64, None),
-        ("xla", "cpu", jnp.float32, 5, None),
+        ("cudnn", CPU, jnp.bfloat16, 64, "capability 8.0 or more (A100, L4, H100, B200, ...), not cpu"),
+        ("cudnn", V100, jnp.bfloat16, 64, "capability 8.0 or more (A100, L4, H100, B200, ...), not V100 of compute"),
+        ("cudnn", AMD, jnp.bfloat16, 64, "not AMD Instinct MI300X of unknown compute capability"),
+        ("cudnn", H100, jnp.float32, 64, "expected bfloat16 or float16, not float32"),
+        ("cudnn", H100, jnp.bfloat16, 36, "expected head_dim a multiple of 8 up to 256, not 36"),
+        ("cudnn", A100, jnp.bfloat16, 136, "expected head_dim a multiple of 8 up to 128, not 136"),
+        ("cudnn", B200, jnp.bfloat16, 256, "expected head_dim a multiple of 8 up to 128, not 256"),
+        ("cudnn", H100, jnp.bfloat16, 256, None),
+        ("cudnn", A100, jnp.bfloat16, 64, None),
+        ("cudnn", B200, jnp.float16, 128, None),
+        ("pallas", CPU, jnp.float32, 16, "expected head_dim 32 to 128, not 16"),
+        ("pallas", CPU, jnp.float32, 64, None),
+        ("pallas", H100, jnp.float32, 64, "expected bfloat16 or float16 on a GPU, not float32"),
+        ("pallas", H100, jnp.bfloat16, 64, None),
+        (
+            "pallas",
+            A100,
+            jnp.bfloat16,
+            64,
+            "H200, GH200), not NVIDIA A100-SXM4-80GB of compute capability 8.0",
+        ),
+        ("pallas", B200, jnp.bfloat16, 64, "9.0 (H100, H200, GH200), not B200 of compute capability 10.0"),
+        ("pallas", AMD, jnp.bfloat16, 64, "9.0 (H100, H200, GH200), not AMD"),
+        ("xla", CPU, jnp.float32, 5, None),
+        ("xla", V100, jnp.bfloat16, 64, None),
+        ("flash", H100, jnp.bfloat16, 64, "expected xla, cudnn, pallas"),
     ],
 )
-def test_limits(implementation, platform, dtype, head_dim, reason):
-    found = module.limit(implementation, jax.ShapeDtypeStruct((1, 8, 1, head_dim), dtype), platform)  # pyright: ignore
+def test_what_each_needs(monkeypatch, implementation, target, dtype, head_dim, reason):
+    monkeypatch.setattr(cudnn, "_refusal", lambda head_dim: None)
+    found = module.why_not(implementation, head_dim=head_dim, dtype=dtype, target=target)
     assert (found is None) if reason is None else reason in found
+
+
+def test_without_cudnn_the_choice_is_another(monkeypatch):
+    """Where jax finds none, it says so while it traces; that is what the probe reports, on every jax."""
+
+    def refuse(*_):
+        raise RuntimeError("cuDNN not\nfound.")
+
+    cudnn._refusal.cache_clear()
+    monkeypatch.setattr(cudnn, "attention", refuse)
+    said = module.why_not("cudnn", head_dim=64, target=H100)
+    cudnn._refusal.cache_clear()
+    assert said == "expected an installed cuDNN that takes head_dim 64 (jax: cuDNN not found.)"
+    monkeypatch.setattr(operation.targets, "current", lambda: A100)
+    monkeypatch.setattr(cudnn, "why_not", lambda *_: said)
+    q = jnp.ones((1, 8, 1, 32), jnp.bfloat16)
+    np.testing.assert_array_equal(attention(q, q, q), attention(q, q, q, implementation="xla"))
+    with pytest.raises(ValueError, match=r"implementation = 'pallas': expected a GPU of compute capability 9\.0"):
+        attention(q, q, q, implementation="pallas")
 
 
 def test_an_impossible_choice_names_its_limit():
     q = jnp.zeros((1, 8, 1, 32), jnp.bfloat16)
-    with pytest.raises(ValueError, match="implementation='cudnn': platform cpu"):
+    with pytest.raises(
+        ValueError, match=r"implementation = 'cudnn': expected an NVIDIA GPU of compute capability 8\.0"
+    ):
         attention(q, q, q, implementation="cudnn")
-    with pytest.raises(ValueError, match="implementation='flash': accepted xla, cudnn, pallas"):
+    with pytest.raises(ValueError, match="implementation = 'flash': expected xla, cudnn, pallas"):
         attention(q, q, q, implementation="flash")
-    with pytest.raises(ValueError, match="accepted is one shape"):
+    with pytest.raises(ValueError, match="expected one shape"):
         attention(q, q[:, :4], q)

@@ -1,9 +1,8 @@
 """Every implementation of the vocabulary head against the dense definition in float64, values and gradients."""
 
+import dataclasses
 import functools
 import itertools
-import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -15,7 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import vocab
+import programs
+from kernels import vocab_head
+from kernels.target import Target
 
 WIDTH, SUPPRESS = 16, 7
 ROWS = ((37,), (2, 3, 5))  # neither is a multiple of the blocks
@@ -48,12 +49,10 @@ def call(floats, integers, *, kind, with_shift, num_valid, implementation, block
     ids, shift_ids = integers
     reduction = None
     if kind is not None:
-        reduction = vocab.Reduction(kind, weights, *((scale, inner) if kind == "log1p" else ()))
-    return vocab.log_probs(
-        features, kernel, bias, ids, shift=vocab.Shift(shift_ids, amounts) if with_shift else None,
-        suppress=SUPPRESS, num_valid=num_valid, reduction=reduction, implementation=implementation,
-        block_rows=block_rows,
-    )  # fmt: skip
+        reduction = vocab_head.Reduction(kind, weights, *((scale, inner) if kind == "log1p" else ()))
+    head = vocab_head.Head(kernel, bias, num_valid=num_valid, implementation=implementation, block_rows=block_rows)
+    shift = (amounts, shift_ids) if with_shift else (None, None)
+    return vocab_head.log_probs(head, vocab_head.Query(ids, *shift, SUPPRESS, reduction), features)
 
 
 def objective(floats, integers, **options):
@@ -96,8 +95,8 @@ def assert_close(found, wanted, relative):
         np.testing.assert_allclose(a[finite], b[finite], rtol=0, atol=relative * max(1.0, np.abs(b[finite]).max()))
 
 
-@pytest.mark.parametrize("implementation", vocab.IMPLEMENTATIONS)
-@pytest.mark.parametrize("with_shift", [False, True])
+@pytest.mark.parametrize("implementation", vocab_head.IMPLEMENTATIONS)
+@pytest.mark.parametrize("with_shift", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("kind", [None, "linear", "log1p"])
 def test_equals_the_definition(implementation, kind, with_shift):
     for rows, columns, num_valid, k in ((ROWS[0], 257, 257, 3), (ROWS[1], 1024, 1000, 2)):
@@ -113,7 +112,7 @@ def test_equals_the_definition(implementation, kind, with_shift):
         assert_close(found, exact(rows, columns, num_valid, k, kind, with_shift), 3e-6)
 
 
-@pytest.mark.parametrize("implementation", vocab.IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", vocab_head.IMPLEMENTATIONS)
 def test_bfloat16_operands_accumulate_in_float32(implementation):
     """Against float64 on the rounded operands: what is left is the rounding of dlogits, relative to each of them."""
     rows, num_valid = ROWS[0], 257
@@ -135,6 +134,7 @@ def test_bfloat16_operands_accumulate_in_float32(implementation):
     assert_close(gradient, wanted[1], 6e-3)
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(
     st.integers(2, 40), st.integers(1, 3), st.sampled_from([257, 300]), st.integers(0, 2**16),
@@ -159,15 +159,17 @@ def test_the_published_vocabularies(columns, implementation):
     kernel = jax.random.normal(jax.random.key(1), (8, stored)) * 0.1
     ids = jnp.asarray([[0, columns - 1], [5, 5], [columns - 2, 50256]], jnp.int32)
     suppress = 50257 if columns == 50258 else None
-    options = {"num_valid": columns, "suppress": suppress, "implementation": implementation}
-    padded = vocab.log_probs(features, kernel, jnp.zeros(stored), ids, reduction=vocab.Reduction("linear"), **options)
-    cut = vocab.log_probs(features, kernel[:, :columns], jnp.zeros(columns), ids, **options)
+    options = {"num_valid": columns, "implementation": implementation}
+    query = vocab_head.Query(ids, suppress=suppress, reduction=vocab_head.Reduction("linear"))
+    padded = vocab_head.log_probs(vocab_head.Head(kernel, jnp.zeros(stored), **options), query, features)
+    head = vocab_head.Head(kernel[:, :columns], jnp.zeros(columns), **options)
+    cut = vocab_head.log_probs(head, vocab_head.Query(ids, suppress=suppress), features)
     np.testing.assert_allclose(padded.reduced, 1.0, rtol=1e-5)
     np.testing.assert_allclose(padded.at_ids, cut.at_ids, rtol=1e-6)
     assert np.isneginf(padded.at_ids[0, 1]) == (columns == 50258)
 
 
-@pytest.mark.parametrize("implementation", vocab.IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", vocab_head.IMPLEMENTATIONS)
 def test_large_features_do_not_overflow(implementation):
     floats, integers = problem((9,), 257, 257, 2, size=1e4)
     found = value_and_grad(
@@ -177,16 +179,16 @@ def test_large_features_do_not_overflow(implementation):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
 
 
-@pytest.mark.parametrize("implementation", vocab.IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", vocab_head.IMPLEMENTATIONS)
 def test_equal_logits_are_uniform(implementation):
     ids = jnp.asarray([[0, 1], [255, 9]], jnp.int32)
-    answer = vocab.log_probs(
-        jnp.zeros((2, 4)), jnp.zeros((4, 256)), jnp.full((256,), 3.0), ids, implementation=implementation
-    )
+    head = vocab_head.Head(jnp.zeros((4, 256)), jnp.full((256,), 3.0), implementation=implementation)
+    answer = vocab_head.log_probs(head, vocab_head.Query(ids), jnp.zeros((2, 4)))
     np.testing.assert_allclose(answer.at_ids, -np.log(256), rtol=1e-6)
     np.testing.assert_allclose(answer.log_sum_exp, 3 + np.log(256), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_match_finite_differences():
     """Of the definition itself, in float64; the implementations are compared with it above."""
     floats, integers = problem((3,), 20, 18, 2)
@@ -200,12 +202,8 @@ def test_gradients_match_finite_differences():
             _, gradient = value_and_grad(tuple(floats), integers, **options)
             along = sum(float((g * d).sum()) for g, d in zip(gradient, direction, strict=True))
             step = 1e-6
-            ends = [
-                float(
-                    objective(tuple(x + s * d for x, d in zip(floats, direction, strict=True)), integers, **options)[0]
-                )
-                for s in (step, -step)
-            ]
+            moved = (tuple(x + s * d for x, d in zip(floats, direction, strict=True)) for s in (step, -step))
+            ends = [float(value_and_grad(x, integers, **options)[0][0]) for x in moved]
         np.testing.assert_allclose((ends[0] - ends[1]) / (2 * step), along, rtol=1e-6)
 
 
@@ -217,7 +215,7 @@ def row_loss(answer, data, shared):
 
 
 @pytest.mark.parametrize("kind", [None, "log1p"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("implementation", ["blocks", "pallas"])
 def test_summed_loss_is_the_sum_of_the_losses(kind, dtype, implementation):
     floats, (ids, shift_ids) = problem((2, 5), 300, 257, 2)
@@ -225,13 +223,13 @@ def test_summed_loss_is_the_sum_of_the_losses(kind, dtype, implementation):
 
     def total(floats, fused):
         features, kernel, bias, amounts, weights, scale, inner = floats
-        reduction = None if kind is None else vocab.Reduction(kind, weights, scale, inner)
-        options = {"shift": vocab.Shift(shift_ids, amounts), "num_valid": 257, "reduction": reduction, "block_rows": 2}
-        options["implementation"] = implementation
+        reduction = None if kind is None else vocab_head.Reduction(kind, weights, scale, inner)
+        head = vocab_head.Head(kernel, bias, num_valid=257, block_rows=2, implementation=implementation)
+        query = vocab_head.Query(ids, amounts, shift_ids, reduction=reduction)
         if not fused:
-            by_row = row_loss(vocab.log_probs(features, kernel, bias, ids, **options), data, shared)
+            by_row = row_loss(vocab_head.log_probs(head, query, features), data, shared)
             return 0.3 * by_row.sum(), by_row
-        out, by_row = vocab.summed_loss(features, kernel, bias, ids, row_loss, data, shared, **options)
+        out, by_row = vocab_head.summed_loss(head, query, features, row_loss, data, shared)
         return 0.3 * out, by_row
 
     floats = as_float32(floats)
@@ -272,36 +270,67 @@ def test_deterministic(implementation):
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
+HEAD, QUERY = vocab_head.Head(jnp.zeros((4, 20)), jnp.zeros(20)), vocab_head.Query(jnp.zeros((3, 1), jnp.int32))
+
+
+def asking(reduction):
+    return HEAD, QUERY._replace(reduction=reduction)
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("asked", "message"),
     [
-        ({"implementation": "triton"}, "implementation='triton': accepted dense, blocks, pallas"),
-        ({"num_valid": 21}, "num_valid=21: accepted 1 to 20"),
-        ({"suppress": 20}, "suppress=20: accepted 0 to 19"),
-        ({"bias": jnp.zeros(19)}, "bias"),
-        ({"ids": jnp.zeros((4, 1), jnp.int32)}, "ids"),
-        ({"kernel": jnp.zeros((5, 20))}, "kernel"),
-        ({"reduction": vocab.Reduction("max")}, "reduction.kind='max'"),
-        ({"reduction": vocab.Reduction("linear", scale=jnp.ones(3))}, "accepted weights alone"),
-        ({"reduction": vocab.Reduction("log1p", jnp.ones(7))}, "reduction.weights"),
-        ({"shift": vocab.Shift(jnp.zeros(3, jnp.int32), jnp.zeros(4))}, "shift"),
+        ((dataclasses.replace(HEAD, implementation="triton"), QUERY), "'triton': expected dense, blocks, pallas"),
+        ((dataclasses.replace(HEAD, num_valid=21), QUERY), "num_valid = 21: expected 1 to 20"),
+        ((dataclasses.replace(HEAD, axis_name="tensor", implementation="dense"), QUERY), "'dense': expected blocks"),
+        ((dataclasses.replace(HEAD, bias=jnp.zeros(19)), QUERY), r"bias = shape \(19,\): expected \(20,\)"),
+        (
+            (dataclasses.replace(HEAD, kernel=jnp.zeros((5, 20))), QUERY),
+            r"kernel = shapes \(3, 4\), \(5, 20\)",
+        ),
+        ((HEAD, QUERY._replace(suppress=20)), "suppress = 20: expected 0 to 19"),
+        ((HEAD, QUERY._replace(ids=jnp.zeros((4, 1), jnp.int32))), r"ids = shape \(4, 1\)"),
+        ((HEAD, QUERY._replace(shift=jnp.zeros(4), shift_ids=jnp.zeros(3, jnp.int32))), r"shift = shape \(4,\)"),
+        ((HEAD, QUERY._replace(shift=jnp.zeros(3))), "shift_ids = None: expected"),
+        (asking(vocab_head.Reduction("max")), "reduction.kind = 'max': expected one of log1p, linear, cotangent"),
+        (asking(vocab_head.Reduction("linear", scale=jnp.ones(3))), "expected weights alone"),
+        (asking(vocab_head.Reduction("log1p", jnp.ones(7))), r"reduction.weights = shape \(7,\)"),
+        (asking(vocab_head.Reduction("log1p", scale=jnp.ones(4))), r"reduction.scale = shape \(4,\)"),
     ],
 )
-def test_arguments_that_do_not_fit(change, message):
-    arguments = {
-        "features": jnp.zeros((3, 4)), "kernel": jnp.zeros((4, 20)), "bias": jnp.zeros(20),
-        "ids": jnp.zeros((3, 1), jnp.int32),
-    } | change  # fmt: skip
+def test_arguments_that_do_not_fit(asked, message):
     with pytest.raises(ValueError, match=message):
-        vocab.log_probs(**arguments)
+        vocab_head.log_probs(*asked, jnp.zeros((3, 4)))
 
 
+@pytest.mark.parametrize(
+    ("implementation", "options", "reason"),
+    [
+        ("blocks", {"target": Target("gpu", "V100", (7, 0)), "dtype": jnp.float32}, None),
+        ("dense", {"split": True}, "expected blocks or pallas where a mesh axis splits the vocabulary"),
+        ("dense", {}, None),
+        ("pallas", {"target": Target("cpu", "cpu"), "dtype": jnp.float32}, None),
+        ("pallas", {"target": Target("gpu", "H200", (9, 0))}, None),
+        ("pallas", {"target": Target("gpu", "H200", (9, 0)), "dtype": jnp.float32}, "bfloat16 or float16 on a GPU"),
+        (
+            "pallas",
+            {"target": Target("gpu", "A100", (8, 0))},
+            "H200, GH200), not A100 of compute capability 8.0",
+        ),
+        ("pallas", {"target": Target("gpu", "B200", (10, 0))}, "not B200 of compute capability 10.0"),
+    ],
+)
+def test_what_each_needs(implementation, options, reason):
+    found = vocab_head.why_not(implementation, **options)
+    assert (found is None) if reason is None else reason in found
+
+
+@pytest.mark.slow
 def test_on_a_mesh():
     """Data, fsdp and tensor axes, in a process with 8 devices."""
     script = __file__.replace("test_vocab.py", "kernels_on_a_mesh.py")
-    root = str(pathlib.Path(script).parents[2])
     done = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": root}
+        [sys.executable, script], capture_output=True, text=True, check=False, env=programs.environment()
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "ok"

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax import flow
-from kernels import vocab
+from kernels import vocab_head
 
 
 def test_cotangent_reduction_and_its_gradient():
@@ -17,10 +17,9 @@ def test_cotangent_reduction_and_its_gradient():
     ids = jnp.zeros((2, 5, 1), jnp.int32)
 
     def fused(features, implementation):
-        reduction = vocab.Reduction("cotangent", scale=scale, inner=jnp.pad(inner, (0, 2)))
-        return vocab.log_probs(
-            features, kernel, bias, ids, num_valid=10, reduction=reduction, block_rows=2, implementation=implementation
-        ).reduced
+        reduction = vocab_head.Reduction("cotangent", scale=scale, inner=jnp.pad(inner, (0, 2)))
+        head = vocab_head.Head(kernel, bias, num_valid=10, block_rows=2, implementation=implementation)
+        return vocab_head.log_probs(head, vocab_head.Query(ids, reduction=reduction), features).reduced
 
     def dense(features):
         reduction = flow.VocabReduction("cotangent", scale=scale, inner=inner)
@@ -30,6 +29,6 @@ def test_cotangent_reduction_and_its_gradient():
     probs = np.asarray(jax.nn.softmax(features @ kernel[:, :10]), np.float64)
     expected = (probs * (1 - y / np.tan(y))).sum(-1)
     slope = jax.grad(lambda f: dense(f).sum())(features)
-    for name in vocab.IMPLEMENTATIONS:
+    for name in vocab_head.IMPLEMENTATIONS:
         np.testing.assert_allclose(fused(features, name), expected, rtol=3e-5)
         np.testing.assert_allclose(jax.grad(lambda f, n=name: fused(f, n).sum())(features), slope, atol=2e-6)

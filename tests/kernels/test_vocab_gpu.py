@@ -1,19 +1,22 @@
 """The vocabulary head's Mosaic GPU kernels on a machine without a GPU: compiled for Hopper, and simulated."""
 
 import importlib.util
-import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
+import programs
 
-def run(script: str, **environment: str) -> str:
+pytestmark = pytest.mark.slow
+
+
+def run(script: str, **variables: str) -> str:
     path = pathlib.Path(__file__).with_name(script)
     done = subprocess.run(
         [sys.executable, str(path)], capture_output=True, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": str(path.parents[2]), "JAX_PLATFORMS": "cpu", **environment},
+        env=programs.environment(JAX_PLATFORMS="cpu", XLA_FLAGS="", **variables),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr

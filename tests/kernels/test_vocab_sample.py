@@ -5,14 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels import vocab
+from kernels import vocab_head
 
 
-def law(rows, logits, *, key=0, **options):
+def law(rows, logits, *, key=0, suppress=None, num_valid=None, implementation=None, **options):
     """Draws of `rows` rows that all have these logits."""
     bias = jnp.asarray(logits, jnp.float32)
-    draw = jax.jit(lambda key: vocab.sample(key, jnp.zeros((rows, 1)), jnp.zeros((1, bias.size)), bias, **options))
-    return np.asarray(draw(jax.random.key(key)))
+    head = vocab_head.Head(jnp.zeros((1, bias.size)), bias, num_valid=num_valid, implementation=implementation)
+    asked = head, vocab_head.Query(suppress=suppress), jnp.zeros((rows, 1))
+    return np.asarray(jax.jit(lambda key: vocab_head.sample(*asked, key, **options))(jax.random.key(key)))
 
 
 def assert_law(draws, probs):
@@ -56,60 +57,58 @@ def test_shift_and_temperature_by_row():
     bias = jnp.asarray(np.random.default_rng(0).normal(size=40), jnp.float32)
     temperature = jnp.where(jnp.arange(rows) % 2 == 0, 0.5, 2.0)
     amounts = jnp.where(jnp.arange(rows) % 2 == 0, -jnp.inf, 2.0)
-    shift = vocab.Shift(jnp.full((rows,), 3, jnp.int32), amounts)
-    draws = np.asarray(
-        jax.jit(vocab.sample)(
-            jax.random.key(1), jnp.zeros((rows, 1)), jnp.zeros((1, 40)), bias, shift=shift, temperature=temperature
-        )
-    )
+    query = vocab_head.Query(shift=amounts, shift_ids=jnp.full((rows,), 3, jnp.int32))
+    head = vocab_head.Head(jnp.zeros((1, 40)), bias)
+    draws = jax.jit(vocab_head.sample)(head, query, jnp.zeros((rows, 1)), jax.random.key(1), temperature=temperature)
+    draws = np.asarray(draws)
     for parity, amount, t in ((0, -np.inf, 0.5), (1, 2.0, 2.0)):
         logits = np.asarray(bias, np.float64)
         logits[3] += amount
         assert_law(draws[parity::2], np.exp(logits / t))
 
 
-def random_head(rows):
+NOTHING = vocab_head.Query()
+
+
+def random_head(rows, **options):
     keys = jax.random.split(jax.random.key(2), 3)
-    return (
-        jax.random.normal(keys[0], (rows, 16)),
-        jax.random.normal(keys[1], (16, 257)),
-        jax.random.normal(keys[2], (257,)),
-    )
+    head = vocab_head.Head(jax.random.normal(keys[1], (16, 257)), jax.random.normal(keys[2], (257,)), **options)
+    return jax.random.normal(keys[0], (rows, 16)), head
 
 
 def test_a_row_depends_on_its_own_key_alone():
-    features, kernel, bias = random_head(37)
+    features, head = random_head(37)
     keys = jax.random.split(jax.random.key(3), 37)
-    sample = jax.jit(vocab.sample, static_argnames="block_rows")
-    draws = sample(keys, features, kernel, bias, block_rows=8)
-    np.testing.assert_array_equal(draws[5:9], sample(keys[5:9], features[5:9], kernel, bias))
-    by_sequence = sample(keys[:36].reshape(4, 9), features[:36].reshape(4, 9, 16), kernel, bias)
+    sample = jax.jit(vocab_head.sample)
+    draws = sample(random_head(37, block_rows=8)[1], NOTHING, features, keys)
+    np.testing.assert_array_equal(draws[5:9], sample(head, NOTHING, features[5:9], keys[5:9]))
+    by_sequence = sample(head, NOTHING, features[:36].reshape(4, 9, 16), keys[:36].reshape(4, 9))
     np.testing.assert_array_equal(draws[:36].reshape(4, 9), by_sequence)
 
 
 @pytest.mark.parametrize("implementation", ["dense", "blocks"])
 def test_argmax(implementation):
-    features, kernel, bias = random_head(37)
-    logits = np.asarray(features) @ np.asarray(kernel) + np.asarray(bias)
+    features, head = random_head(37, num_valid=250, implementation=implementation)
+    logits = np.asarray(features) @ np.asarray(head.kernel) + np.asarray(head.bias)
     logits[:, 250:] = -np.inf
     logits[:, 5] = -np.inf
-    found = vocab.argmax(features, kernel, bias, suppress=5, num_valid=250, implementation=implementation)
+    found = vocab_head.argmax(head, vocab_head.Query(suppress=5), features)
     np.testing.assert_array_equal(found, logits.argmax(-1))
-    ties = vocab.argmax(jnp.zeros((2, 4)), jnp.zeros((4, 256)), jnp.zeros(256), implementation=implementation)
+    even = vocab_head.Head(jnp.zeros((4, 256)), jnp.zeros(256), implementation=implementation)
+    ties = vocab_head.argmax(even, NOTHING, jnp.zeros((2, 4)))
     np.testing.assert_array_equal(ties, 0)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"temperature": 0.0}, "temperature=0.0: accepted temperature > 0"),
-        ({"top_p": 1.5}, "top_p=1.5"),
+        ({"temperature": 0.0}, "temperature = 0.0: expected a number above 0"),
+        ({"top_p": 1.5}, "top_p = 1.5: expected"),
         ({"key": jnp.zeros(2, jnp.uint32)}, "typed PRNG key"),
-        ({"key": jax.random.split(jax.random.key(0), 5)}, "key of shape"),
+        ({"key": jax.random.split(jax.random.key(0), 5)}, "key = shape"),
     ],
 )
 def test_arguments_that_do_not_fit(change, message):
-    features, kernel, bias = random_head(3)
-    arguments = {"key": jax.random.key(0), "features": features, "kernel": kernel, "bias": bias} | change
+    features, head = random_head(3)
     with pytest.raises(ValueError, match=message):
-        vocab.sample(**arguments)
+        vocab_head.sample(head, NOTHING, features, **({"key": jax.random.key(0)} | change))

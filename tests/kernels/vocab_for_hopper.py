@@ -9,7 +9,7 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from kernels import vocab
+from kernels import vocab_head
 
 CHIP = pathlib.Path(__file__).parents[2] / "dfm_jax/planning/chips/h100.txtpb"
 WIDTH, STORED, VALID, ROWS = 768, 50304, 50258, 1000
@@ -21,11 +21,10 @@ def compiled(kind: str | None, shifted: bool) -> str:
 
     def loss(features, kernel, bias, amounts, weights, scale, inner, ids):
         extra = {"scale": scale, "inner": inner} if kind in ("log1p", "cotangent") else {}
-        answer = vocab.log_probs(
-            features, kernel, bias, ids, implementation="pallas", num_valid=VALID, suppress=VALID - 1,
-            shift=vocab.Shift(ids[:, 0], amounts) if shifted else None,
-            reduction=None if kind is None else vocab.Reduction(kind, weights, **extra),
-        )  # fmt: skip
+        head = vocab_head.Head(kernel, bias, num_valid=VALID, implementation="pallas")
+        reduction = None if kind is None else vocab_head.Reduction(kind, weights, **extra)
+        shift = (amounts, ids[:, 0]) if shifted else (None, None)
+        answer = vocab_head.log_probs(head, vocab_head.Query(ids, *shift, VALID - 1, reduction), features)
         total = (jnp.cos(answer.at_ids).sum() + jnp.sin(answer.log_sum_exp).sum()).astype(jnp.float32)
         return total if answer.reduced is None else total + jnp.sin(answer.reduced).sum()
 

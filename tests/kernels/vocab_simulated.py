@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks, params  # not public before jax 0.12
 
-from kernels import vocab, vocab_gpu
+from kernels import vocab_head
+from kernels.target import Target
+from kernels.vocab_head import operations, pallas_gpu
 
 # The simulation's values have no layout, and it knows no operation that gives them one.
-vocab_gpu._load = lambda ref, layout: ref[...]
-vocab_gpu.plgpu.layout_cast = lambda value, layout: value
-vocab_gpu.plgpu.broadcasted_iota = lambda dtype, shape, axis, layout: jax.lax.broadcasted_iota(dtype, shape, axis)
-vocab.is_gpu = lambda platform: True
+pallas_gpu.plgpu.layout_cast = lambda value, layout: value
+pallas_gpu.plgpu.broadcasted_iota = lambda dtype, shape, axis, layout: jax.lax.broadcasted_iota(dtype, shape, axis)
+HOPPER = Target("gpu", "simulated", (9, 0))
 
 ROWS, WIDTH, COLUMNS, VALID = 130, 160, 700, 690
 rng = np.random.default_rng(0)
@@ -28,11 +29,10 @@ ids = jnp.asarray(rng.integers(0, VALID, (ROWS, 2)), jnp.int32)
 def value_and_gradient(kind, implementation):
     def loss(features, kernel, bias, amounts, weights, scale, inner):
         extra = {"scale": jnp.exp(scale), "inner": inner} if kind == "log1p" else {}
-        answer = vocab.log_probs(
-            features, kernel, bias, ids, implementation=implementation, num_valid=VALID, suppress=5,
-            shift=vocab.Shift(ids[:, 0], amounts), tiles=vocab.Tiles(columns=256 if kind is None else 128),
-            reduction=None if kind is None else vocab.Reduction(kind, weights, **extra),
-        )  # fmt: skip
+        tiles = vocab_head.Tiles(columns=256 if kind is None else 128)
+        head = vocab_head.Head(kernel, bias, num_valid=VALID, implementation=implementation, tiles=tiles)
+        reduction = None if kind is None else vocab_head.Reduction(kind, weights, **extra)
+        answer = vocab_head.log_probs(head, vocab_head.Query(ids, amounts, ids[:, 0], 5, reduction), features)
         total = (answer.at_ids * jnp.asarray([[1.0, -0.5]])).sum() + jnp.sin(answer.log_sum_exp).sum()
         return total + (0.0 if answer.reduced is None else jnp.sin(answer.reduced).sum()), answer
 
@@ -49,6 +49,7 @@ def close(found, wanted, relative):
 if __name__ == "__main__":
     for kind in (None, "log1p"):
         wanted = value_and_gradient(kind, "dense")
+        operations.targets.current = lambda: HOPPER
         with params.force_gpu_interpret_mode(params.InterpretGPUParams(detect_races=True)):
             found = value_and_gradient(kind, "pallas")
             jax.block_until_ready(found)

@@ -1,6 +1,5 @@
 """The same run on any mesh and any number of processes: simulated devices, and real processes over gloo."""
 
-import os
 import pathlib
 import socket
 import subprocess
@@ -10,10 +9,12 @@ import time
 import numpy as np
 import pytest
 
+import programs
 from dfm_jax import metrics, sharding
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORKER = ROOT / "tests" / "mesh" / "worker.py"
+SLOW = ("8x1x1", "1x8x1", "1x2x4")
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +29,8 @@ def cache(tmp_path_factory) -> pathlib.Path:
 def start(cache: pathlib.Path, name: str, mesh: str, *flags: str) -> tuple[subprocess.Popen, pathlib.Path]:
     out = cache / f"{name}.npz"
     command = [sys.executable, str(WORKER), str(out), str(cache), mesh, *flags]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment())
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=programs.environment())
     return process, out
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def finish(*started: tuple[subprocess.Popen, pathlib.Path]) -> dict[str, np.ndarray]:
@@ -73,17 +70,19 @@ def assert_same_run(result: dict[str, np.ndarray], alone: dict[str, np.ndarray])
     assert result["traces"] == 1
 
 
-@pytest.mark.parametrize("mesh", ["8x1x1", "1x8x1", "2x2x2", "1x2x4"])
+@pytest.mark.parametrize("mesh", ["2x2x2", *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in SLOW)])
 def test_a_mesh_changes_nothing(mesh, cache, alone):
     assert_same_run(run(cache, mesh, mesh), alone)
 
 
+@pytest.mark.slow
 def test_our_attention_on_a_mesh_is_the_compilers_on_one_device(cache):
     wide = ("--config.model.hidden_size=128", "--config.model.length=16", "--config.data.num_workers=1")
     definition = run(cache, "xla", "1x1x1", "--devices=1", *wide)
     assert_same_run(run(cache, "pallas", "2x2x2", "--config.model.attention=pallas", *wide), definition)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, source", [("three_term", "mask"), ("metric", "uniform")])
 def test_other_paths_on_a_mesh(name, source, cache):
     fields = [f"flow.path={name}", f"flow.source_distribution={source}", "flow.loss_function=cross_entropy"]
@@ -95,16 +94,19 @@ def test_other_paths_on_a_mesh(name, source, cache):
     assert_same_run(run(cache, f"{name}-mesh", "2x2x2", *flags), definition)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh, count, devices", [("8x1x1", 2, 4), ("2x2x1", 4, 1)])
 def test_processes_change_nothing(mesh, count, devices, cache, alone):
     assert_same_run(run_processes(cache, f"{count}-processes", mesh, count, devices), alone)
 
 
+@pytest.mark.slow
 def test_accumulation_is_the_large_batch(cache, alone):
     result = run(cache, "accumulated", "2x1x1", "--devices=2", "--config.training.grad_accum=4")
     assert_same_run(result, alone)
 
 
+@pytest.mark.slow
 def test_fsdp_holds_an_eighth_of_everything_large(cache):
     wide = ("--config.model.hidden_size=256", "--config.model.cond_dim=64")
     result = run(cache, "fsdp", "1x8x1", *wide)
@@ -117,6 +119,7 @@ def test_fsdp_holds_an_eighth_of_everything_large(cache):
     assert total[0] < 0.16 * total[1]
 
 
+@pytest.mark.slow
 def test_when_a_process_dies_the_others_end_and_name_it(cache, tmp_path):
     port, workdir = free_port(), tmp_path / "run"
     tiny = [
@@ -138,7 +141,7 @@ def test_when_a_process_dies_the_others_end_and_name_it(cache, tmp_path):
             cwd=ROOT,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment(),
+            env=programs.environment(),
         )
         for i in range(2)
     ]

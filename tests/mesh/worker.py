@@ -19,11 +19,11 @@ import numpy as np
 
 from configs import quickstart
 from dfm_jax import command_line, processes, sharding
+from dfm_jax.checkpoints import tree_names
 from dfm_jax.corpora import get_stream
 from dfm_jax.data import get_tokenizer
-from dfm_jax.training import tree_names
+from dfm_jax.training.corruption import corrupt
 from dfm_jax.training.loop import batches_from, make_trainer
-from dfm_jax.training.step import corrupt
 
 STEPS = 20
 
@@ -52,8 +52,8 @@ def main() -> None:
     state = trainer.create()
 
     @jax.jit
-    def draw_noise(tokens):
-        batch = corrupt(tokens, 3, trainer.problem, trainer.settings)
+    def draw_noise(rows):
+        batch = corrupt(rows, 3, trainer.problem, seed=config.training.seed, dropout=config.model.dropout > 0)
         return batch.x_t, batch.time, jax.random.key_data(batch.dropout_keys)
 
     losses, batches = [], batches_from(trainer, stream, 0)

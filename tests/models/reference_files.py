@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax.models.pytorch import convert
+from dfm_jax.checkpoints.pytorch import convert
 from dfm_jax.models.transformer import Transformer, TransformerConfig
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"

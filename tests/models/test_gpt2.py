@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from dfm_jax.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from dfm_jax.models.gpt2 import GPT2, GPT2Config, find_gpt2, load_gpt2
-from dfm_jax.models.safetensors import read_safetensors, write_safetensors
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"
 TINY = FIXTURES / "tiny_gpt2"
@@ -71,6 +71,10 @@ def test_what_cannot_be_loaded_is_named(tmp_path, monkeypatch):
     shutil.copy(TINY / "model.safetensors", tmp_path)
     with pytest.raises(ValueError, match="has shape"):
         load_gpt2(tmp_path)
+    whole = (TINY / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match=r"model\.safetensors: not a whole safetensors file"):
+        load_gpt2(tmp_path)
     assert find_gpt2(str(TINY)) == TINY
 
 
@@ -84,18 +88,19 @@ def test_safetensors_round_trip(tmp_path):
     path = tmp_path / "x.safetensors"
     write_safetensors(path, tensors, {"format": "pt"})
     read = read_safetensors(path)
-    assert list(read) == list(tensors)
+    assert set(read) == set(tensors)
     for name, value in tensors.items():
         assert read[name].dtype == value.dtype
         np.testing.assert_array_equal(read[name], value)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"empty|half|scalar"):
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
         read_safetensors(path)
     path.write_bytes(b"no header here")
-    with pytest.raises(ValueError, match="not a safetensors file"):
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
         read_safetensors(path)
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.filterwarnings("ignore")
 def test_transformers_agrees_on_random_weights(tmp_path):

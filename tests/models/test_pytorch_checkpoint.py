@@ -10,10 +10,10 @@ import reference_files as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dfm_jax.models import pytorch
-from dfm_jax.models.pytorch import convert
-from dfm_jax.models.pytorch.archive import read_archive, write_archive
-from dfm_jax.models.safetensors import read_metadata, read_safetensors, write_safetensors
+from dfm_jax.checkpoints import pytorch
+from dfm_jax.checkpoints.pytorch import convert
+from dfm_jax.checkpoints.pytorch.archive import read_archive, write_archive
+from dfm_jax.checkpoints.safetensors_file import read_metadata, read_safetensors, write_safetensors
 from dfm_jax.models.transformer import TransformerConfig
 
 HYPERPARAMETERS = {"lr": 3e-4, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.03}
@@ -244,7 +244,6 @@ def test_safetensors_have_the_references_names_and_say_what_they_are(tmp_path):
     path = tmp_path / "model.safetensors"
     pytorch.write_weights(path, state.model, config=state.config, step=state.step)
     tensors, expected = read_safetensors(path), content()["model"]
-    assert list(tensors) == list(expected)
     assert_same_bits(tensors, dict(expected))
     metadata = read_metadata(path)
     assert metadata["step"] == "7" and TransformerConfig(**json.loads(metadata["config"])) == state.config
@@ -264,8 +263,8 @@ def test_any_safetensors_file_of_the_references_tensors_is_read(tmp_path):
     with pytest.raises(ValueError, match=r"a.safetensors: output_layer.linear.weight is missing"):
         pytorch.read_weights(path)
     write_safetensors(path, tensors, {"config": "[]"})
-    with pytest.raises(ValueError, match=r"a.safetensors: metadata config=\[\]"):
+    with pytest.raises(ValueError, match=r"a.safetensors: metadata config = \[\]: expected an object"):
         pytorch.read_weights(path)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="do not hold"):
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
         pytorch.read_weights(path)

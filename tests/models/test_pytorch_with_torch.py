@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from test_pytorch_checkpoint import assert_same_bits, export, fixture
 
-from dfm_jax.models import pytorch
-from dfm_jax.models.pytorch import convert
-from dfm_jax.models.pytorch.archive import read_archive
-from dfm_jax.models.safetensors import read_safetensors
+from dfm_jax.checkpoints import pytorch
+from dfm_jax.checkpoints.pytorch import convert
+from dfm_jax.checkpoints.pytorch.archive import read_archive
+from dfm_jax.checkpoints.safetensors_file import read_safetensors
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 torch = pytest.importorskip("torch", reason="torch is not installed (pip install .[torch])")
 nn = torch.nn
 

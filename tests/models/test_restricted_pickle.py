@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfm_jax.models.pytorch import restricted_pickle
-from dfm_jax.models.pytorch.archive import read_archive, write_archive
+from dfm_jax.checkpoints.pytorch import restricted_pickle
+from dfm_jax.checkpoints.pytorch.archive import read_archive, write_archive
 
 
 def loads(data: bytes):

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from dfm_jax.models import layers
 from dfm_jax.models.transformer import Block, Transformer, TransformerConfig
-from dfm_jax.training.optimizer import make_optimizer
-from kernels.rotary import rotate
+from dfm_jax.optim import make_optimizer
+from kernels.attention.rotary import rotate
 
 SMALL = TransformerConfig(vocab_size=37, hidden_size=32, cond_dim=16, length=12, n_blocks=2, n_heads=2, dropout=0.25)
 seeds = st.integers(0, 2**31 - 1)

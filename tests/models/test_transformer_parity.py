@@ -8,10 +8,10 @@ import pytest
 import reference_files as reference
 
 from dfm_jax import flow
+from dfm_jax.checkpoints.pytorch import convert
 from dfm_jax.models import head
-from dfm_jax.models.pytorch import convert
 from dfm_jax.models.transformer import TransformerConfig, count_parameters
-from dfm_jax.training.optimizer import make_optimizer
+from dfm_jax.optim import make_optimizer
 
 
 @pytest.mark.parametrize("source", reference.SOURCES)

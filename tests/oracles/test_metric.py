@@ -128,6 +128,7 @@ def test_total_variation(step):
     assert np.log2(tv[256] / tv[512]) == pytest.approx(order, abs=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["kinetic_optimal", "maximal"])
 def test_frequencies_are_the_enumerated_law(step):
     law, path, source = path_of("A", "line2")

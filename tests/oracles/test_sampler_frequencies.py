@@ -63,7 +63,9 @@ CHOSEN = [
 ]
 
 
-@pytest.mark.parametrize("case", CHOSEN, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, id=c.name, marks=[] if "exact" in c.name else [pytest.mark.slow]) for c in CHOSEN]
+)
 def test_frequencies_are_the_enumerated_law(case):
     """Toy A in 4 steps, where the samplers differ most, on the exact posterior."""
     stages = case.stages(4)
@@ -120,6 +122,7 @@ def test_first_hitting_intermediates_are_exact():
         assert excess(counts_of(x, 4), toys.marginal_law(toy, toys.mixture(time, 1 - time, p, 3))) < 4.5
 
 
+@pytest.mark.slow
 def test_thinning_frequencies():
     """The chain of a posterior that is held on bins of kappa, by the master equation bin by bin; then the step from
     sigma = delta, at the end and on the way to it."""

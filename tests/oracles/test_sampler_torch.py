@@ -14,7 +14,7 @@ from flow_matching.path.scheduler import PolynomialConvexScheduler  # noqa: E402
 from flow_matching.solver import MixtureDiscreteEulerSolver  # noqa: E402
 from flow_matching.utils import ModelWrapper  # noqa: E402
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 STEPS, SEQUENCES = 4, 60_000
 
 

@@ -13,6 +13,8 @@ from dfm_jax.errors import WorldError
 from dfm_jax.evaluation.evaluate import FRAMES
 from dfm_jax.planning import driver, hlo, targets, verdict
 
+pytestmark = pytest.mark.slow
+
 GIB = 2**30
 PUBLISHED = {"mask_ce": mask_ce, "mask_gkl": mask_gkl, "uniform_ce": uniform_ce, "uniform_gkl": uniform_gkl}
 LARGE = {"model_1_7b": model_1_7b, "model_7b": model_7b}

@@ -7,6 +7,7 @@ import pytest
 
 from configs import base
 from dfm_jax import flops, planning
+from dfm_jax.config import freeze
 from dfm_jax.errors import UsageError, WorldError
 from dfm_jax.planning import driver, report, roofline, sweep, targets, verdict
 from dfm_jax.sharding import MeshShape
@@ -138,7 +139,7 @@ def test_the_page_says_what_it_should():
 
 
 def test_sweep_points_and_their_order():
-    config = base.get_config()
+    config = freeze(base.get_config())
     points = sweep.choices(config, TARGET, "all")
     assert len({(p.mesh, p.remat) for p in points}) * len(sweep.ROWS) == len(points)
     assert MeshShape(1, 4, 2) in {p.mesh for p in points}

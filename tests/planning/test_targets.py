@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from dfm_jax import flops
 from dfm_jax.errors import UsageError
 from dfm_jax.planning import targets
 
@@ -33,8 +32,13 @@ def test_the_shipped_chips_have_every_figure():
         # Links are slower than memory, networks than links; cards of these kinds hold 80 GB or more.
         assert chip.memory_bandwidth > chip.nvlink > chip.network
         assert chip.memory > 79 * 2**30
-        # The trainer's table says the same within rounding.
-        assert flops.PEAKS[name.upper()] == pytest.approx(chip.peak, rel=1e-3)
+
+
+def test_compute_capabilities():
+    found = {name: targets.load(name).compute_capability for name in targets.known()}
+    assert found == {"a100": (8, 0), "h100": (9, 0), "h200": (9, 0), "b200": (10, 0)}
+    text = targets.load("h100").description.replace("{ major: 9 }", "{ major: 8 minor: 9 }")
+    assert targets.read("l40s", text).compute_capability == (8, 9)
 
 
 def test_a_description_by_path(tmp_path):
@@ -72,6 +76,7 @@ def test_wrong_targets_are_one_line(text, said):
         (lambda s: s.rsplit("}", 1)[0], "GpuTargetConfigProto"),
         (lambda s: re.sub(r".*device_memory_size.*\n", "", s), "'device_memory_size: NUMBER'"),
         (lambda s: "# figure: nvlink_bytes_per_second fast\n" + s, "# figure: NAME NUMBER"),
+        (lambda s: s.replace("cuda_compute_capability", "capability"), "'cuda_compute_capability { major: 9 }'"),
         (lambda s: "# figure: speed 3\n" + s, "accepted figures are bfloat16_flops_per_second"),
     ],
 )

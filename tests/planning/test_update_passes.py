@@ -1,15 +1,17 @@
 """How often the update passes over the parameters, in the step compiled for an H100 on this machine."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
+import programs
 from dfm_jax.errors import WorldError
 from dfm_jax.planning import driver
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("grad_accum", [1, 2])
@@ -26,7 +28,7 @@ def test_the_update_is_one_kernel_a_parameter(grad_accum):
     script = pathlib.Path(__file__).with_name("update_for_hopper.py")
     done = subprocess.run(
         [sys.executable, str(script), str(grad_accum)], capture_output=True, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": str(script.parents[2]), "JAX_PLATFORMS": "cpu"},
+        env=programs.environment(JAX_PLATFORMS="cpu", XLA_FLAGS=""),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     answer = json.loads(done.stdout)

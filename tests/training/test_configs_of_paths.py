@@ -9,13 +9,14 @@ import pytest
 
 from dfm_jax import config as configs
 from dfm_jax import sharding
-from dfm_jax.data import vocabulary_size
+from dfm_jax.data import Batch, vocabulary_size
 from dfm_jax.evaluation.likelihood import estimate_likelihood
+from dfm_jax.experiment import conditions
 from dfm_jax.problem import get_problem
 from dfm_jax.training.loop import make_trainer
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
-NAMES = ["three_term", "unigram_ko", "mask_genmd4", "metric_ko"]
+NAMES = ["metric_ko", *(pytest.param(n, marks=pytest.mark.slow) for n in ("three_term", "unigram_ko", "mask_genmd4"))]
 
 
 def tiny(name: str):
@@ -26,8 +27,9 @@ def tiny(name: str):
     config.optim.lr, config.optim.warmup, config.optim.n_iters = 3e-3, 2, 30
     config.model.hidden_size, config.model.cond_dim, config.model.length = 32, 16, 16
     config.model.n_blocks, config.model.n_heads, config.model.dropout = 1, 2, 0.0
-    configs.check(config)
-    return config
+    frozen = configs.freeze(config)
+    conditions.check(frozen, "train")
+    return frozen
 
 
 def text(vocab_size: int) -> np.ndarray:
@@ -48,7 +50,7 @@ def test_config_learns(name):
     trainer = make_trainer(config, vocab_size, mesh, get_problem(config, vocab_size, law))
     state = trainer.create()
     for step in range(30):
-        state, metrics = trainer.step(state, sharding.global_batch(blocks[(8 * step) % 64 :][:8], mesh))
+        state, metrics = trainer.step(state, sharding.global_batch(Batch(blocks[(8 * step) % 64 :][:8]), mesh))
         losses.append(float(metrics["loss"]))
         assert metrics["bad_steps"] == 0
     assert np.mean(losses[-8:]) < 0.9 * np.mean(losses[:8])

@@ -13,7 +13,8 @@ from dfm_jax.models import head
 from dfm_jax.models.transformer import Transformer, TransformerConfig
 from dfm_jax.problem import Problem
 from dfm_jax.training import learned_schedules
-from dfm_jax.training.step import NoisyBatch, StepSettings, split_rows
+from dfm_jax.training.corruption import NoisyBatch
+from dfm_jax.training.step import split_rows
 
 V, LENGTH, TIME = 3, 2, 0.4
 X_1 = (2, 0)
@@ -93,11 +94,12 @@ def of_pairs(model: Transformer) -> tuple[jax.Array, jax.Array]:
     def loss(i, j):
         # The other pair, both masked at 0, gives its mean to the guesses and next to nothing to the sum.
         rows = batch(jnp.stack([states[i], states[2], states[j], states[2]]), jnp.array([1.0, 1e-12, 1.0, 1e-12]))
-        return learned_schedules.loss_sum(model, rows, problem(), StepSettings(seed=0), None) / 2
+        return learned_schedules.loss_sum(model, rows, problem()) / 2
 
     return jax.vmap(loss)(first, second), q[first] * q[second]
 
 
+@pytest.mark.slow
 def test_gradient_is_that_of_the_expected_loss():
     """Over all pairs of masks of one x_1, weighted by their probability under q_w."""
     model = network()

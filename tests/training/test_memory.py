@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from configs import base
 from dfm_jax import sharding
@@ -13,6 +14,7 @@ from dfm_jax.training.loop import make_trainer
 BATCH, LENGTH, VOCABULARY = 8, 256, 50257
 
 
+@pytest.mark.slow
 def test_the_step_of_the_benchmark_never_holds_its_logits():
     """That of benchmarks/step_vs_pytorch.py: half a gigabyte, where logits, softmax and gradient would be 1.2."""
     config = base.get_config()

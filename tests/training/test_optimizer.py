@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfm_jax.models.transformer import Transformer, TransformerConfig
-from dfm_jax.training.optimizer import decayed, get_moments, learning_rate, make_optimizer, set_moments
+from dfm_jax.optim import decayed, get_moments, learning_rate, make_optimizer, set_moments
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"
 PUBLISHED = {"lr": 3e-4, "warmup": 2500, "n_iters": 1_000_000, "eta_min_ratio": 0.1}

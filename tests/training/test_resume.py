@@ -1,10 +1,12 @@
 """What a run may be continued with."""
 
 import copy
+import dataclasses
 
 import pytest
 
 from configs import base
+from dfm_jax import config as configs
 from dfm_jax.errors import WorldError
 from dfm_jax.training import resume
 
@@ -24,6 +26,7 @@ def changed(config, **fields):
 
 def test_the_same_config_is_accepted_silently_through_json(config):
     assert resume.check(changed(config, eval__corpora=["wikitext103"]), config, workdir="runs/a") == []
+    assert resume.check(config, configs.Config(), workdir="runs/a") == []
 
 
 def test_safe_changes_are_noted(config):
@@ -44,7 +47,7 @@ def test_every_unsafe_change_is_named_with_both_values(config):
     with pytest.raises(WorldError) as error:
         resume.check(config, new, workdir="runs/a", saved_fingerprint="abc", fingerprint="def")
     line = str(error.value)
-    assert line.startswith("workdir=runs/a: accepted the config that its run was begun with, ") and "\n" not in line
+    assert line.startswith("workdir = runs/a: expected the config that its run was begun with, ") and "\n" not in line
     assert line.endswith(
         "changed are model.n_blocks: 12 -> 6; tokenizer.name: 'gpt2' -> 'bytes'; training.seed: 42 -> 1; "
         "data.train: fineweb-edu has other tokens (abc -> def)"
@@ -60,23 +63,37 @@ def test_a_corpus_that_moved_is_the_same_corpus(config):
 @pytest.mark.parametrize("pair", [(0.0, 0.99), (0.99, 0.0)])
 def test_an_average_cannot_begin_or_end_in_mid_run(config, pair):
     old, new = (changed(config, optim__ema_decay=decay) for decay in pair)
-    with pytest.raises(WorldError, match=r"optim\.ema_decay"):
+    with pytest.raises(WorldError, match=r"optim\.ema_decay: .* \(may change between values above 0\)"):
         resume.check(old, new, workdir="w")
     assert resume.check(changed(config, optim__ema_decay=0.9), changed(config, optim__ema_decay=0.99), workdir="w")
 
 
-def test_fields_that_only_one_of_the_two_has_are_refused(config):
+def test_a_run_cannot_end_before_the_steps_that_it_has_done(config):
+    new = changed(config, optim__n_iters=100)
+    assert resume.check(config, new, workdir="w", done=100) == ["optim.n_iters: 1000000 -> 100"]
+    with pytest.raises(WorldError, match=r"optim\.n_iters: 1000000 -> 100 \(may change to no less than the steps that "):
+        resume.check(config, new, workdir="w", done=101)
+
+
+def test_a_field_that_the_run_should_have_is_missed(config):
     old = changed(config)
     del old["flow"]["coupling"]
-    with pytest.raises(WorldError, match=r"flow\.coupling: None -> 'independent'"):
+    with pytest.raises(WorldError, match=r"w: its checkpoint's config\.flow\.coupling = \(missing\): expected one of"):
         resume.check(old, config, workdir="w")
 
 
-def test_every_accepted_pattern_names_a_field(config):
-    fields = [f"{group}.{name}" for group in config for name in config[group]]
-    for pattern in resume.ACCEPTED:
-        assert any(resume.fnmatch.fnmatchcase(field, pattern) for field in fields), pattern
-    refused = {field for field in fields if not resume.is_accepted(field, config, config)}
-    assert {"model.hidden_size", "flow.loss_function", "training.batch_size", "optim.name", "data.train"} - refused == {
-        "data.train"
-    }
+def test_a_field_newer_than_the_run_had_its_default(config, monkeypatch):
+    field = dataclasses.replace(configs.TABLE["flow.coupling"], since="0.2")
+    monkeypatch.setitem(configs.TABLE, "flow.coupling", field)
+    old = changed(config)
+    del old["flow"]["coupling"]
+    assert resume.check(old, config, workdir="w") == []
+    with pytest.raises(WorldError, match=r"flow\.coupling: 'independent' -> 'conditional'"):
+        resume.check(old, changed(config, flow__coupling="conditional"), workdir="w")
+
+
+def test_what_is_learned_from_what_and_in_which_order_stays():
+    fixed = {name for name, field in configs.TABLE.items() if field.continues is configs.FIXED}
+    assert {"model.hidden_size", "flow.loss_function", "training.batch_size", "training.seed", "optim.name"} <= fixed
+    # What makes a checkpoint another network cannot change in mid-run either.
+    assert set(configs.NETWORK) <= fixed and "tokenizer.name" in configs.NETWORK and "model.n_heads" in configs.NETWORK

@@ -1,0 +1,20 @@
+"""PyTorch checkpoints of the reference in and out, without PyTorch."""
+
+from dfm_jax.checkpoints.pytorch.training_file import (
+    ImportedCheckpoint,
+    check_exportable,
+    infer_source,
+    read_checkpoint,
+    write_checkpoint,
+)
+from dfm_jax.checkpoints.pytorch.weights import read_weights, write_weights
+
+__all__ = [
+    "ImportedCheckpoint",
+    "check_exportable",
+    "infer_source",
+    "read_checkpoint",
+    "read_weights",
+    "write_checkpoint",
+    "write_weights",
+]

@@ -1,0 +1,58 @@
+"""The safetensors format, through its own package: what it raises becomes one line, what is written appears whole."""
+
+import os
+from collections.abc import Mapping
+
+import ml_dtypes  # noqa: F401  before safetensors: without it numpy has no bfloat16 to read into
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from dfm_jax import files
+
+
+def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Every tensor of a file by name, bfloat16 as `ml_dtypes.bfloat16`.
+
+    Raises:
+        ValueError: the file is cut, is not of this format, or has a dtype that numpy lacks.
+        OSError: the file cannot be read.
+    """
+    return _read(path)[0]
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """The strings that a file's header keeps beside its tensors. Raises as `read_safetensors` does."""
+    return _read(path, tensors=False)[1]
+
+
+def _read(path: str | os.PathLike, *, tensors: bool = True) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    try:
+        with safe_open(path, framework="np") as file:
+            names = file.keys() if tensors else []
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
+
+
+def write_safetensors(
+    path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes `tensors` (of any strides) so that the file appears whole or not at all.
+
+    Args:
+        path: the file; its folder exists.
+        tensors: arrays by name. The file has them in an order of its own.
+        metadata: strings kept in the header (`transformers` wants `format`).
+
+    Raises:
+        ValueError: a dtype that the format does not have.
+    """
+    arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
+    with files.replacing(path, durable=True) as file:
+        try:
+            save_file(arrays, file.name, dict(metadata) if metadata else None)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: {error}") from error
+        with open(file.name, "rb") as written:  # the package has put another file under this name
+            os.fsync(written.fileno())

@@ -1,0 +1,353 @@
+"""Checkpoints of a run: written in the background, complete or absent, checked before they are trusted.
+
+A checkpoint travels through three places of one folder, and only the last has a step's plain name:
+
+    .incoming/STEP.orbax-checkpoint-tmp   orbax writes here, from a copy of the arrays, while training goes on
+    .incoming/STEP                        orbax has committed; the checksums of its files are added
+    STEP                                  one rename: complete, flushed to the disk, with `checksums.json`
+
+So whatever has a plain name was once whole, and a process killed at any moment leaves either that or
+something under `.incoming`, which the next run removes. A plain name whose files do not have their checksums
+(or that has none) was damaged later: it is reported, set aside as `STEP.damaged`, and the one before it is
+used.
+"""
+
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from dfm_jax import files, processes
+from dfm_jax.checkpoints import checksums, tree_names
+from dfm_jax.checkpoints.saving import ITEM, Save, first_line
+from dfm_jax.errors import WorldError
+from dfm_jax.terminal import note, warn
+
+_INCOMING = ".incoming"
+_TRASH = ".trash"
+_METADATA = "_CHECKPOINT_METADATA"  # the file of orbax that holds what `save` was given
+_FEW = 8  # differences that a message spells out
+
+
+class Checkpoints:
+    """The checkpoints in `directory`.
+
+    With `keep_last` given this is the run's writer: one at a time (see `dfm_jax.lock`), in every process of
+    the run. It keeps the newest `keep_last` checkpoints and every one whose step is a multiple of `keep_every`
+    (0 = none beyond the newest). Without `keep_last` it only reads: nothing on the disk is made, moved or
+    removed.
+
+    Arrays are stored under flat names ("model.blocks.qkv.kernel.value"), one per leaf of the saved tree, so
+    that a part of them can be read alone, on any mesh and any number of processes.
+
+    Raises:
+      WorldError: the folder cannot be written to (writer only).
+    """
+
+    def __init__(self, directory: str | os.PathLike, *, keep_last: int | None = None, keep_every: int = 0):
+        if keep_last is not None and keep_last < 1:
+            raise ValueError(f"keep_last={keep_last}: accepted 1 or more")
+        self.directory = pathlib.Path(directory).absolute()
+        self._keep_last = keep_last
+        self._keep_every = keep_every
+        self._save: Save | None = None
+        self._failed: int | None = None  # the newest save, if it failed
+        self._trusted: set[int] = set()  # saved or restored by this object
+        if self._writes and processes.is_first():
+            files.ensure_writable(self.directory, field="checkpoints")
+            for leftover in (_INCOMING, _TRASH):
+                shutil.rmtree(self.directory / leftover, ignore_errors=True)
+
+    @property
+    def _writes(self) -> bool:
+        return self._keep_last is not None
+
+    # Looking
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, ascending; none of them verified."""
+        if not self.directory.is_dir():
+            return []
+        names = (path.name for path in self.directory.iterdir() if path.is_dir())
+        return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+    def latest_step(self) -> int | None:
+        """The newest step that has a checkpoint, or None."""
+        return max(self.steps(), default=None)
+
+    def metadata(self, step: int | None = None) -> dict[str, Any]:
+        """What `save` was given as `metadata`; without `step`, the newest that is undamaged (reads no array).
+
+        Raises:
+          WorldError: there is no such checkpoint, or it cannot be read.
+        """
+        if step is None:
+            intact = (
+                s for s in reversed(self.steps()) if not checksums.problems(self.directory / str(s), only=_METADATA)
+            )
+            step = next(intact, None)
+        if step is None:
+            raise WorldError(f"checkpoints={self.directory}: accepted an intact checkpoint, and none is left")
+        return self._read_metadata(step).custom_metadata or {}
+
+    def arrays(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """The stored arrays' names, shapes and dtypes. Raises as `metadata` does."""
+        stored = self._read_metadata(step).metadata[ITEM]
+        return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in stored.items()}
+
+    def _read_metadata(self, step: int) -> Any:
+        path = self.directory / str(step)
+        if not path.is_dir():
+            raise WorldError(f"step={step}: accepted {self._describe_steps()}")
+        try:
+            return ocp.checkpointables_metadata(str(path))
+        except Exception as error:
+            raise WorldError(f"checkpoint={path}: accepted an intact checkpoint ({first_line(error)})") from error
+
+    def _describe_steps(self) -> str:
+        steps = self.steps()
+        return f"a checkpoint in {self.directory}: {', '.join(map(str, steps)) if steps else 'there is none'}"
+
+    def array(self, name: str, step: int | None = None) -> np.ndarray:
+        """One array by its flat name, such as "model.embedding.table.value", without a model and whole on this host.
+
+        step: of the newest checkpoint that is intact if not given. Every process calls it, or one alone.
+
+        Raises:
+          WorldError: there is no such checkpoint or array, or it cannot be read.
+        """
+        chosen, damaged = self._choose(step)
+        if chosen is None:
+            raise WorldError(self._explain_none(step, damaged))
+        path, stored = self.directory / str(chosen), self.arrays(chosen)
+        if name not in stored:
+            few = ", ".join(sorted(stored)[:_FEW])
+            raise WorldError(f"checkpoint={path}: has no array {name}; expected one of {few}, ...")
+        return np.asarray(_load(path, {name: _placed(stored[name])}, part=True)[name])
+
+    # Writing
+
+    def save(self, step: int, state: Any, *, metadata: dict[str, Any] | None = None, block: bool = False) -> bool:
+        """Saves the arrays of the pytree `state` as checkpoint `step`; every process calls it.
+
+        Returns as soon as the arrays are copied to the host, so `state` may be donated next; waits first for
+        the save before this one. With `block` it returns when the checkpoint is complete.
+
+        A save that fails (a full disk) is reported loudly and leaves the earlier checkpoints as they are;
+        training may go on and the next save tries again.
+
+        Args:
+          step: updates applied so far.
+          state: pytree of `jax.Array`, none of them empty.
+          metadata: a JSON value stored beside the arrays.
+          block: wait until the checkpoint is complete.
+
+        Returns: False if this step already has a checkpoint that this object saved or restored.
+
+        Raises:
+          WorldError: with `block`, if the checkpoint could not be written; else `wait` says so.
+        """
+        if not self._writes:
+            raise ValueError("save: this Checkpoints has no keep_last, it only reads")
+        self._settle()
+        if step in self._trusted:
+            return False
+        self._save = Save(
+            self.directory / _INCOMING / str(step),
+            step,
+            tree_names.flatten(state),
+            metadata,
+            publish=lambda incoming: self._publish(incoming, step),
+            failed=lambda error: self._report(error, step),
+        )
+        if block:
+            self.wait()
+        return True
+
+    def wait(self) -> None:
+        """Waits for the save under way, if any; every process calls it.
+
+        Raises:
+          WorldError: the newest save has failed. (`save` itself goes on after a failed one before it.)
+        """
+        self._settle()
+        if self._failed is not None:
+            raise WorldError(
+                f"checkpoint={self.directory / str(self._failed)}: accepted a disk with room for it; not saved"
+            )
+
+    def _settle(self) -> None:
+        if self._save is not None:
+            save, self._save = self._save, None
+            save.join()
+            if processes.from_first(int(save.succeeded)):
+                self._trusted.add(save.step)
+                self._failed = None
+            else:
+                self._failed = save.step
+
+    def close(self) -> None:
+        """As `wait`."""
+        self.wait()
+
+    def prune(self, keep_last: int) -> None:
+        """Drops all but the newest `keep_last` and those of `keep_every`; every process may call it."""
+        self._settle()
+        if self._writes and processes.is_first():
+            steps = self.steps()
+            for old in steps[:-keep_last]:
+                if not self._keep_every or old % self._keep_every:
+                    self._discard(old)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, exception_type: type[BaseException] | None, *rest) -> None:
+        if exception_type is None:
+            self.close()
+        elif self._save is not None:
+            self._save.join()  # no agreement with the other processes: they may not be here
+
+    def set_aside_unproven(self, step: int) -> int | None:
+        """Renames checkpoint `step` to `STEP.diverged`, if there is one; every process calls it.
+
+        For a run that ends because no update after `step` was finite: the update that made these parameters was
+        finite, but nothing came of them. The next start goes on from the one before.
+
+        Returns: the newest step that is left, or None.
+        """
+        self._settle()
+        if self._writes and processes.is_first() and (self.directory / str(step)).is_dir():
+            self._rename(step, "diverged")
+        newest = processes.from_first(-1 if (latest := self.latest_step()) is None else latest)
+        return None if newest < 0 else newest
+
+    # Reading
+
+    def restore(self, abstract: Any, step: int | None = None) -> tuple[int, Any]:
+        """Restores the newest intact checkpoint, or `step`, onto the shardings of `abstract`.
+
+        Every process calls it. Damaged checkpoints are reported, and the writer sets them aside as
+        `STEP.damaged`.
+
+        Args:
+          abstract: pytree of `jax.ShapeDtypeStruct` (or arrays) as saved; a leaf without a sharding goes to
+            one device.
+          step: restore this one or raise.
+
+        Returns: its step, and a tree like `abstract` of arrays.
+
+        Raises:
+          WorldError: no checkpoint is left intact, or its arrays are not those of `abstract`; the line says how.
+        """
+        return self._restore(abstract, (), step)
+
+    def restore_subtree(self, abstract: Any, *prefixes: str, step: int | None = None) -> tuple[int, Any]:
+        """As `restore`, of the part of the saved tree under a prefix, such as "ema" or "model".
+
+        Of several prefixes the first under which the checkpoint holds anything is taken. Casts to the dtypes of
+        `abstract`.
+        """
+        return self._restore(abstract, prefixes, step)
+
+    def _restore(self, abstract: Any, prefixes: tuple[str, ...], step: int | None) -> tuple[int, Any]:
+        self._settle()
+        chosen, damaged = self._choose(step) if processes.is_first() else (None, {})
+        chosen = processes.from_first(-1 if chosen is None else chosen)
+        if chosen < 0:
+            raise WorldError(self._explain_none(step, damaged))
+        stored = self.arrays(chosen)
+        held = [prefix for prefix in prefixes if any(name.startswith(f"{prefix}.") for name in stored)]
+        prefix = next(iter([*held, *prefixes]), "")
+        wanted = {name: _placed(leaf) for name, leaf in tree_names.flatten(abstract, prefix).items()}
+        path = self.directory / str(chosen)
+        if different := tree_names.differences(stored, wanted, part=bool(prefix)):
+            # orbax's own message about a difference is about a missing file.
+            few = different[:_FEW] + [f"{len(different) - _FEW} more"] * (len(different) > _FEW)
+            raise WorldError(f"checkpoint={path}: accepted a checkpoint of this model; {'; '.join(few)}")
+        loaded = _load(path, wanted, part=bool(prefix))
+        if self._writes:
+            self._trusted.add(chosen)
+            if processes.is_first():
+                self._set_aside(damaged)
+        return chosen, tree_names.unflatten(abstract, loaded, prefix)
+
+    def _choose(self, step: int | None) -> tuple[int | None, dict[int, list[str]]]:
+        """The newest intact step, and what is wrong with each that was passed over."""
+        damaged: dict[int, list[str]] = {}
+        for candidate in reversed(self.steps()):
+            if step is not None and candidate != step:
+                continue
+            found = checksums.problems(self.directory / str(candidate))
+            if not found:
+                return candidate, damaged
+            if not (self.directory / str(candidate)).is_dir():
+                continue  # its run, still going on, has just dropped it
+            damaged[candidate] = found
+            warn(f"checkpoint {candidate} in {self.directory} is damaged: {'; '.join(found)}")
+        return None, damaged
+
+    def _explain_none(self, step: int | None, damaged: dict[int, list[str]]) -> str:
+        if step is not None and step not in damaged:
+            return f"step={step}: accepted {self._describe_steps()}"
+        reasons = "; ".join(f"{s}: {problem}" for s, found in damaged.items() for problem in found)
+        reasons = reasons or ("empty" if processes.is_first() else "see process 0")
+        return f"checkpoints={self.directory}: accepted an intact checkpoint, and none is left ({reasons})"
+
+    # What only the writer's process 0 does
+
+    def _set_aside(self, damaged: dict[int, list[str]]) -> None:
+        for step in damaged:
+            self._rename(step, "damaged")
+
+    def _rename(self, step: int, suffix: str) -> None:
+        aside = self.directory / f"{step}.{suffix}"
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(self.directory / str(step), aside)
+        note(f"checkpoint {step} is kept as {aside.name}, for inspection")
+
+    def _publish(self, incoming: pathlib.Path, step: int) -> None:
+        """Gives a complete checkpoint its plain name, then drops those that need not be kept."""
+        if (self.directory / str(step)).exists():
+            self._discard(step)  # left by a run that this one does not continue
+        os.rename(incoming, self.directory / str(step))
+        files.sync_folder(self.directory)
+        assert self._keep_last is not None
+        newest = self.steps()[-self._keep_last :]
+        for old in self.steps():
+            due = self._keep_every and old % self._keep_every == 0
+            if not due and old not in newest and old != step:
+                self._discard(old)
+
+    def _report(self, error: Exception, step: int) -> None:
+        latest = self.latest_step()
+        kept = "there is no earlier one" if latest is None else f"the newest complete one is {latest}"
+        warn(f"CHECKPOINT {step} WAS NOT SAVED to {self.directory} ({first_line(error)}); {kept}")
+
+    def _discard(self, step: int) -> None:
+        # Renamed first: a deletion that is cut short must not leave half a checkpoint under a plain name.
+        trash = self.directory / _TRASH
+        trash.mkdir(exist_ok=True)
+        os.rename(self.directory / str(step), trash / str(step))
+        shutil.rmtree(trash, ignore_errors=True)
+
+
+def _load(path: pathlib.Path, wanted: dict[str, jax.ShapeDtypeStruct], *, part: bool) -> dict[str, jax.Array]:
+    """The arrays by name, each cast to the dtype and put onto the sharding that `wanted` says."""
+    context = ocp.Context()
+    context.pytree.loading.partial_load = part
+    try:
+        with context:
+            return ocp.load_checkpointables(str(path), {ITEM: wanted})[ITEM]
+    except Exception as error:
+        # Its files are as they were written, so it is not damaged and an older one would fare no better.
+        raise WorldError(f"checkpoint={path}: accepted one that orbax can load ({first_line(error)})") from error
+
+
+def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

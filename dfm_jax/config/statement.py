@@ -1,0 +1,102 @@
+"""How a field is stated: `field(default, meaning, accepted, ...)` in a group, and what can be asked of it."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from dfm_jax.config.accepted import Accepted
+
+
+@dataclasses.dataclass(frozen=True)
+class Continues:
+    """Which other values of a field a run may be continued with. holds: (old, new, updates done) -> bool."""
+
+    words: str
+    holds: Callable[[Any, Any, int], bool]
+
+
+FIXED = Continues("no", lambda old, new, done: False)
+FREE = Continues("yes", lambda old, new, done: True)
+# An average cannot begin or end in mid-run; another pace is possible.
+PACE = Continues("between values above 0", lambda old, new, done: bool(old) and bool(new))
+LATER = Continues("to no less than the steps that are done", lambda old, new, done: new >= done)
+SAME_TOKENS = Continues("to the same tokens at another place", lambda old, new, done: True)  # see resume.check
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field of a config.
+
+    name: "group.field". kind: str, bool, int, float or tuple (of texts). network: whether a checkpoint is another
+    network with another value. since: the version that had it first. path: whether `~` stands for the home folder.
+    also: what other programs call it, for a hint.
+    """
+
+    name: str
+    kind: type
+    default: Any
+    meaning: str
+    unit: str
+    accepted: Accepted
+    continues: Continues
+    network: bool
+    since: str
+    path: bool
+    also: tuple[str, ...]
+
+    @property
+    def expected(self) -> str:
+        return str(self.accepted)
+
+
+def field(
+    default: Any,
+    meaning: str,
+    accepted: Accepted,
+    *,
+    unit: str = "",
+    continues: Continues = FIXED,
+    network: bool = False,
+    since: str = "0.1",
+    path: bool = False,
+    also: tuple[str, ...] = (),
+) -> Any:
+    """A field of a group. For the arguments see `Field`; the name and the type are those of the attribute."""
+    statement = {
+        "meaning": meaning,
+        "unit": unit,
+        "accepted": accepted,
+        "continues": continues,
+        "network": network,
+        "since": since,
+        "path": path,
+        "also": also,
+    }
+    return dataclasses.field(default=default, metadata=statement)
+
+
+@dataclasses.dataclass(frozen=True)
+class Group(Mapping[str, Any]):
+    """Fields as attributes and, for `**group`, as a read-only mapping of their names."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __contains__(self, name: object) -> bool:
+        return any(f.name == name for f in dataclasses.fields(self))
+
+    def __iter__(self) -> Iterator[str]:
+        return (f.name for f in dataclasses.fields(self))
+
+    def __len__(self) -> int:
+        return len(dataclasses.fields(self))
+
+
+def stated(group: str, cls: type) -> dict[str, Field]:
+    """{"group.field": Field} of a group's class."""
+    return {
+        f"{group}.{f.name}": Field(f"{group}.{f.name}", type(f.default), f.default, **f.metadata)
+        for f in dataclasses.fields(cls)
+    }

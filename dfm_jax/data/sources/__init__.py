@@ -1,0 +1,1 @@
+"""Where text comes from: local files, datasets of the Hugging Face hub, Python's own documentation."""

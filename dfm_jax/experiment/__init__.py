@@ -1,0 +1,1 @@
+"""What a config means: the conditions that tie its fields together (`conditions`)."""

@@ -1,0 +1,184 @@
+"""The conditions that tie fields together, or to a table of names in another room. Nothing is computed."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from dfm_jax import flow, optim
+from dfm_jax.config import TABLE, Config
+from dfm_jax.config.accepted import LARGEST, MOST_TIMES, in_float32
+from dfm_jax.config.checks import refuse
+from dfm_jax.data import vocabulary_size
+from dfm_jax.errors import UsageError
+from dfm_jax.flow.metric import MOST_TOKENS_FOR_BOUND
+from dfm_jax.problem import get_path, get_sampling_scheduler, get_scheduler, get_source
+
+# Modes that run the training step.
+TRAIN = ("train", "compile", "benchmark")
+# The smallest time that is drawn: the middle of the first of 2**32 cells of [0, 1].
+FIRST_TIME = 2.0**-33
+
+
+def check(config: Config, mode: str | None = None) -> None:
+    """Raises UsageError for the first field that does not go with the others, before any work starts.
+
+    mode: what the config is for; some values evaluate and do not train. None: whatever does not train.
+    """
+    check_optimizer(config)
+    check_sizes(config)
+    check_time(config)
+    if config.flow.path == "metric" and config.eval.elbo:
+        size = vocabulary_size(config.tokenizer.name)
+        if size > MOST_TOKENS_FOR_BOUND:
+            refuse(
+                "eval.elbo", True,
+                f"false on the metric path with {size} tokens: its bound costs the square of the vocabulary, and is "
+                f"estimated up to {MOST_TOKENS_FOR_BOUND}",
+            )  # fmt: skip
+    if config.training.deterministic and config.model.attention == "cudnn":
+        refuse("model.attention", "cudnn", "auto, xla or pallas with training.deterministic = true: the backward pass "
+               "of cuDNN's attention adds in no fixed order")  # fmt: skip
+    if config.checkpoint.restore_changed and not config.checkpoint.restore_from:
+        refuse("checkpoint.restore_changed", config.checkpoint.restore_changed, "() without checkpoint.restore_from")
+    if not config.eval.corpora and config.eval.elbo:
+        refuse("eval.corpora", (), "at least one corpus, or --config.eval.elbo=false")
+    if mode in TRAIN and config.model.compute_dtype == "float16":
+        refuse(
+            "model.compute_dtype",
+            "float16",
+            "bfloat16 or float32 for training: gradients below 6e-8 are 0 in float16, and no loss is scaled here; "
+            "float16 is for evaluation and sampling",
+        )
+    check_problem(config)
+
+
+def check_optimizer(config: Config) -> None:
+    check_name("optim.name", config)
+    with naming("optim.name", config):
+        optim.from_config(config.optim)
+    if config.optim.warmup > config.optim.n_iters:
+        refuse("optim.warmup", config.optim.warmup, f"at most optim.n_iters = {config.optim.n_iters}")
+    for name, factor in (("exponents_lr", config.optim.exponents_lr), ("eta_min_ratio", config.optim.eta_min_ratio)):
+        product = in_float32(config.optim.lr * factor)
+        if not math.isfinite(product) or (product == 0) != (factor == 0):
+            refuse(f"optim.{name}", factor, f"a number whose product with optim.lr float32 holds, not {product:g}")
+
+
+def check_sizes(config: Config) -> None:
+    model, training, mesh = config.model, config.training, config.mesh
+    if model.hidden_size % (2 * model.n_heads):
+        refuse(
+            "model.hidden_size",
+            model.hidden_size,
+            f"a multiple of 2 * model.n_heads = {2 * model.n_heads} (rotary pairs per head)",
+        )
+    if training.batch_size % training.grad_accum:
+        refuse("training.grad_accum", training.grad_accum, f"a divisor of training.batch_size = {training.batch_size}")
+    if list(mesh.values()).count(-1) > 1:
+        refuse("mesh.fsdp", mesh.fsdp, "at most one -1 among mesh.data, mesh.fsdp and mesh.tensor")
+
+
+def check_time(config: Config) -> None:
+    """Whether the network may be told the time, or not."""
+    mixture_of_masks = (config.flow.source_distribution, config.flow.path) == ("mask", "mixture")
+    if not config.model.time_conditioning and not mixture_of_masks:
+        refuse("model.time_conditioning", False, "true where the posterior depends on the time")
+    if config.flow.loss_function == "masked_count" and config.model.time_conditioning:
+        refuse("model.time_conditioning", True, "false for masked_count, a loss without a time")
+
+
+def check_problem(config: Config) -> None:
+    """Path, source, loss and sampler go together. On two tokens, for what a corpus or a file would have to tell."""
+    with naming("flow.scheduler_type", config):
+        scheduler = get_scheduler(config, 2)
+    check_schedule(config, scheduler)
+    with naming("sampling.scheduler", config):
+        get_sampling_scheduler(config, 2)
+    source = get_source(config, 2, law=np.full(2, 0.5))
+    with naming("flow.path", config):
+        path = get_path(config, scheduler, source, exponents=np.ones(2), embeddings=np.eye(2))
+        if isinstance(path, flow.GeneralPath):
+            path.check(source, config.model.parametrization)
+    check_name("flow.loss_function", config)
+    with naming("flow.loss_function", config):
+        objective = flow.get_objective(
+            config.flow.loss_function, path=path, source=source, parametrization=config.model.parametrization
+        )
+    if config.flow.path == "genmd4" and config.flow.exponents == "learned" and objective.bounds is None:
+        # Any other loss falls where tokens that are hard to tell are revealed first.
+        refuse("flow.loss_function", config.flow.loss_function,
+               "a bound where flow.exponents = learned: masked_elbo or generalized_kl")  # fmt: skip
+    with naming("sampling.method", config):
+        step = (path if isinstance(path, flow.GeneralPath) else flow).get_step(config.sampling.method)
+        check_options(step, config.sampling.steps or config.flow.sampling_steps)
+        flow.MixtureDiscreteSolver(lambda x, t: x, path, source, step=step)
+
+
+def check_schedule(config: Config, scheduler: flow.Scheduler) -> None:
+    """The times that float32 can draw pass through the path; an exponent far from 1 leaves it before the first one,
+    or has not begun it at the last."""
+    exponent, last = config.flow.exponent, max(config.flow.time_epsilon, FIRST_TIME)
+    first_kappa = float(scheduler.float64(FIRST_TIME, 1 - FIRST_TIME).kappa)
+    last_kappa = float(scheduler.float64(1 - last, last).kappa)
+    if first_kappa > 0.01:
+        refuse("flow.exponent", exponent,
+               f"an exponent that leaves the path to the times that are drawn; with this one kappa is "
+               f"{first_kappa:.3g} at the first, 2**-33, and its slope at t = 0 is infinite")  # fmt: skip
+    if last_kappa < 0.5:
+        refuse("flow.exponent", exponent,
+               f"an exponent that leaves the path to the times that are drawn; with this one kappa is "
+               f"{last_kappa:.3g} at the last, 1 - {last:.3g}")  # fmt: skip
+    endless = not math.isfinite(float(scheduler.float64(0.0, 1.0).d_kappa))
+    # With the squared law times are the inverse of a kappa that is drawn.
+    if endless and config.flow.time_law == "squared" and not in_float32(float(scheduler.float64_inverse(2.0**-32).t)):
+        refuse(
+            "flow.exponent",
+            exponent,
+            "an exponent with which flow.time_law = squared draws times above 0; float32 makes the first 0, where the "
+            "slope is infinite",
+        )
+    if config.flow.path == "metric" and config.flow.beta == "power":
+        with np.errstate(over="ignore"):
+            hottest = config.flow.beta_c * np.float64((1 - last) / last) ** config.flow.beta_a
+        if in_float32(float(hottest)) in (0, math.inf):
+            refuse("flow.beta_a", config.flow.beta_a,
+                   f"an exponent with which beta at the last time, 1 - {last:.3g}, is a number in float32")  # fmt: skip
+
+
+def check_options(step: Any, steps: int) -> None:
+    """The options of a sampler's step: counts are whole, numbers finite, in float32 too. Raises ValueError."""
+    for field in dataclasses.fields(step) if dataclasses.is_dataclass(step) else ():
+        value = getattr(step, field.name)
+        if not field.init or callable(value) or isinstance(value, str):
+            continue
+        if isinstance(field.default, int) and not isinstance(field.default, bool):
+            if not isinstance(value, int) or not 0 <= value <= LARGEST:
+                raise ValueError(f"{field.name}={value}: expected an integer of 0 or more, below 2**31")
+            # A trajectory is planned whole, up to three rows for each repetition of a step.
+            if steps * (1 + 2 * value) > MOST_TIMES:
+                raise ValueError(f"{field.name}={value}: expected at most {(MOST_TIMES // steps - 1) // 2}, "
+                                 f"so that {steps} steps with it are at most 2**24 rows")  # fmt: skip
+        elif isinstance(value, (int, float)):
+            becomes = in_float32(float(value)) if abs(value) < 2**1000 else math.inf
+            if not math.isfinite(becomes) or (becomes == 0) != (value == 0):
+                raise ValueError(f"{field.name}={value}: expected a finite number that float32 holds")
+
+
+def check_name(name: str, config: Config) -> None:
+    """UsageError where a field's value is not in the table of names that the field cites."""
+    accepted = TABLE[name].accepted
+    if accepted.names and config[name] not in set(accepted.names()):
+        refuse(name, config[name], str(accepted))
+
+
+@contextlib.contextmanager
+def naming(field: str, config: Config) -> Iterator[None]:
+    """Turns a ValueError of the inner rooms into a UsageError whose line begins with the field."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(f"config.{field} = {config[field]}: {' '.join(str(error).split())}") from error

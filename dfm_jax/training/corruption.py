@@ -1,0 +1,77 @@
+"""What is random about a batch: its times, its pair (x_0, x_1), the x_t between them."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dfm_jax import flow
+from dfm_jax.data import Batch
+from dfm_jax.problem import Problem
+from dfm_jax.rng import noise_key
+
+
+class NoisyBatch(NamedTuple):
+    """A batch on the path: everything random about an update but the dropout masks, which are keyed by row."""
+
+    x_1: Array  # (B, L) int32
+    x_t: Array  # (B, L) int32
+    kept: Array  # (B, L) bool, positions that were given and carry no loss
+    time: flow.Time  # t and r of (B,) float32
+    weight: Array  # (B,) float32, of the losses at that time
+    dropout_keys: Array | None  # (B,) typed keys
+
+
+def x_t(
+    tokens: Array, given: Array, x_0: Array, time: flow.Time, key: Array, problem: Problem
+) -> tuple[Array, Array | None]:
+    """x_t ~ p_t(. | x_0, x_1) of a batch, and what weighs its losses in place of a weight of the time.
+
+    The count form has no time: a random number n of each row's L positions is masked, and L / n is the row's weight
+    (mathematics.md D.5), both before what is given is uncovered again. So each position that is not given is charged
+    L / n with the probability n / L.
+
+    Args:
+        tokens: (B, L) int32, x_1.
+        given: (B, L) bool, positions where x_t is x_1.
+        x_0: (B, L) int32.
+        time: t and 1 - t of (B,) float32.
+        key: one key, or (B,) keys, one per row.
+
+    Returns: x_t (B, L) int32; the weights (B,) float32 of the count form's rows, None with every other objective.
+        They go with `problem.token_objective`.
+    """
+    mask_id = problem.source.mask_id
+    if problem.counts_masks and mask_id is not None:
+        corrupted = flow.mask_uniform_subset(key, tokens, mask_id)
+        weight = tokens.shape[1] / (corrupted == mask_id).sum(-1).astype(jnp.float32)
+    else:
+        corrupted, weight = problem.path.sample(key, x_0, tokens, time).x_t, None
+    # A path with noise of its own leaves x_0 and x_1 also where these are equal.
+    return flow.conditional_coupling(corrupted, tokens, given), weight
+
+
+def corrupt(batch: Batch, step: Array | int, problem: Problem, *, seed: int, dropout: bool) -> NoisyBatch:
+    """The noise of update `step` + 1 on a global batch, keyed by (seed, step, purpose) alone.
+
+    What the batch says is given is kept, beside what the coupling keeps.
+    """
+
+    def key(purpose: str) -> Array:
+        return noise_key(seed, purpose, step)
+
+    tokens = batch.tokens
+    time, weight = flow.sample_times(
+        key("time"),
+        len(tokens),
+        law=problem.time_law,
+        method=problem.time_sampling,
+        epsilon=problem.time_epsilon,
+        scheduler=problem.path.scheduler,
+    )
+    pair = problem.coupling.sample(key("coupling"), tokens, problem.source)
+    kept = pair.kept if batch.given is None else pair.kept | batch.given
+    corrupted, counted = x_t(tokens, kept, pair.x_0, time, key("path"), problem)
+    keys = jax.random.split(key("dropout"), len(tokens)) if dropout else None
+    return NoisyBatch(tokens, corrupted, kept, time, weight if counted is None else counted, keys)
