@@ -52,7 +52,8 @@ def measure(request: dict[str, Any], tell) -> None:
             tell("machine", results.machine())
         except (RuntimeError, AssertionError) as error:  # the second where a plugin is installed and finds no device
             why = results.in_one_line(error) if str(error) else "JAX finds none"
-            tell("no_device", f"JAX_PLATFORMS = {jax.config.jax_platforms}: {why}")
+            platforms = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+            tell("no_device", f"JAX_PLATFORMS = {platforms}: {why}")
         return
     case = Case(**request["case"])
     config = case.apply(configs.from_json(request["config"]))
