@@ -30,8 +30,8 @@ import numpy as np
 
 import dfm_jax
 from benchmarks.runs_compared import mean_and_error, train
-from dfm_jax import corpora
-from dfm_jax.run import Run
+from dfm_jax.experiment import streams as corpora
+from dfm_jax.run.load import Run
 
 COMMON = {
     "flow.path": "genmd4",

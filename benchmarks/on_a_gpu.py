@@ -27,7 +27,7 @@ import sys
 import time
 
 from dfm_jax.benchmark.results import versions
-from dfm_jax.files import write_atomically, write_json_atomically
+from dfm_jax.runtime.files import write_atomically, write_json_atomically
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FIRST_TESTS = "attention or fused_head or update"

@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dfm_jax import command_line, commands, corpora
+from dfm_jax import command_line, commands
 from dfm_jax import config as configs
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.data import get_tokenizer
+from dfm_jax.experiment import streams as corpora
 
 CONFIG = "configs/quickstart.py"
 ORDER = 5

@@ -24,8 +24,8 @@ from benchmarks.step_vs_pytorch import Model
 from configs import base
 from dfm_jax.config import freeze
 from dfm_jax.evaluation.generation import Generator, SamplingSettings
+from dfm_jax.experiment.problem import get_model_config, get_problem
 from dfm_jax.models.transformer import Transformer
-from dfm_jax.problem import get_model_config, get_problem
 
 Program = Callable[[], Any]
 

@@ -43,9 +43,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs import base
-from dfm_jax import flops, sharding
 from dfm_jax.config import freeze
 from dfm_jax.data import Batch
+from dfm_jax.models import flops
+from dfm_jax.runtime.mesh import MeshShape, make_mesh
 from dfm_jax.training.loop import make_trainer
 
 
@@ -193,7 +194,7 @@ def our_step(args: argparse.Namespace) -> Ours:
     if args.device == "cpu":
         # A processor gains nothing from blocks written out nor from scores kept, which take 250 MiB.
         config.training.unroll, model.remat = 1, "dots"
-    mesh = sharding.make_mesh(sharding.MeshShape(), jax.devices()[:1])
+    mesh = make_mesh(MeshShape(), jax.devices()[:1])
     trainer = make_trainer(freeze(config), args.vocabulary, mesh)
     state = trainer.create()
     batch = Batch(jax.random.randint(jax.random.key(1), (args.batch, args.length), 0, args.vocabulary, jnp.int32))

@@ -33,8 +33,8 @@ from benchmarks.study_report import picture, tables
 from dfm_jax.evaluation.generation import Generator
 from dfm_jax.evaluation.likelihood import LikelihoodEstimator
 from dfm_jax.evaluation.settings import EvaluationSettings
-from dfm_jax.rng import noise_key
-from dfm_jax.run import Run
+from dfm_jax.run.load import Run
+from dfm_jax.runtime.rng import noise_key
 
 RUNS = {
     "mask": ("cross_entropy", "generalized_kl"),

@@ -2,7 +2,7 @@
 
 import sys
 
-from dfm_jax.errors import in_one_line
+from dfm_jax.runtime.errors import in_one_line
 
 
 def main() -> int:

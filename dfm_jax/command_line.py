@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from dfm_jax import config as configs
 from dfm_jax.config import Config, hints, overrides, retired
-from dfm_jax.errors import UsageError
+from dfm_jax.runtime.errors import UsageError
 
 RUNS = pathlib.Path("runs")
 MODES = ("train", "prepare", "eval", "sample", "import", "export", "compile", "benchmark")
@@ -259,6 +259,6 @@ def newest_run() -> pathlib.Path | None:
 
 
 def say(line: str) -> None:
-    from dfm_jax.terminal import note  # which brings tqdm
+    from dfm_jax.runtime.terminal import note  # which brings tqdm
 
     note(line)

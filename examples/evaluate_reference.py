@@ -15,8 +15,9 @@ import sys
 import numpy as np
 
 import dfm_jax
-from dfm_jax import command_line, commands, corpora
-from dfm_jax.errors import in_one_line
+from dfm_jax import command_line, commands
+from dfm_jax.experiment import streams as corpora
+from dfm_jax.runtime.errors import in_one_line
 
 
 def count(word: str) -> int:

@@ -6,7 +6,7 @@ import pytest
 
 from dfm_jax import command_line, config
 from dfm_jax.__main__ import main
-from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.runtime.errors import UsageError, WorldError
 
 QUICKSTART = "--config=configs/quickstart.py"
 

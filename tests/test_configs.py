@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import dfm_jax
-from dfm_jax import command_line, commands, metrics
+from dfm_jax import command_line, commands
+from dfm_jax.training import metrics
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY = {

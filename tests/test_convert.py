@@ -10,8 +10,8 @@ import dfm_jax
 from dfm_jax import command_line, commands
 from dfm_jax.checkpoints import pytorch
 from dfm_jax.checkpoints.pytorch import convert
-from dfm_jax.errors import UsageError, WorldError
 from dfm_jax.models.transformer import TransformerConfig
+from dfm_jax.runtime.errors import UsageError, WorldError
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 

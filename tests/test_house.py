@@ -16,16 +16,19 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAY_IMPORT = {
     "kernels": ({"kernels"}, {"jax", "numpy"}),
     "dfm_jax/flow": ({"dfm_jax.flow", "dfm_jax.kernels"}, {"jax", "numpy"}),
-    "dfm_jax/models": ({"dfm_jax.models", "dfm_jax.flow", "dfm_jax.errors", "dfm_jax.files", "dfm_jax.kernels"}, None),
-    "dfm_jax/data": ({"dfm_jax.data", "dfm_jax.errors", "dfm_jax.files"}, None),
+    "dfm_jax/models": (
+        {"dfm_jax.models", "dfm_jax.flow", "dfm_jax.runtime.errors", "dfm_jax.runtime.files", "dfm_jax.kernels"},
+        None,
+    ),
+    "dfm_jax/data": ({"dfm_jax.data", "dfm_jax.runtime.errors", "dfm_jax.runtime.files"}, None),
     "dfm_jax/checkpoints": (
         {
             "dfm_jax.checkpoints",
             "dfm_jax.models",
-            "dfm_jax.errors",
-            "dfm_jax.files",
-            "dfm_jax.processes",
-            "dfm_jax.terminal",
+            "dfm_jax.runtime.errors",
+            "dfm_jax.runtime.files",
+            "dfm_jax.runtime.processes",
+            "dfm_jax.runtime.terminal",
         },
         None,
     ),

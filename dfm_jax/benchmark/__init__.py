@@ -9,11 +9,11 @@ import pathlib
 
 import jax
 
-from dfm_jax import files
 from dfm_jax.benchmark import cases, driver, results
 from dfm_jax.config import Config
-from dfm_jax.errors import UsageError
-from dfm_jax.terminal import note
+from dfm_jax.runtime import files
+from dfm_jax.runtime.errors import UsageError
+from dfm_jax.runtime.terminal import note
 
 SECONDS = 480  # budget where none is given
 

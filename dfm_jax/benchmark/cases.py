@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dfm_jax.benchmark import counterparts, data, operations, programs
 from dfm_jax.benchmark.results import Missing, Row
 from dfm_jax.config import Config, replace
-from dfm_jax.errors import UsageError
+from dfm_jax.runtime.errors import UsageError
 
 Benchmark = Callable[[Config, int], Iterator[Row | Missing]]
 BENCHMARKS: dict[str, Benchmark] = {

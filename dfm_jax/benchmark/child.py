@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from dfm_jax.errors import UsageError
+from dfm_jax.runtime.errors import UsageError
 
 
 def main() -> None:

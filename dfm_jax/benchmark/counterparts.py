@@ -14,7 +14,7 @@ import jax
 
 from dfm_jax.benchmark.results import Missing, Row, single
 from dfm_jax.config import Config
-from dfm_jax.errors import WorldError
+from dfm_jax.runtime.errors import WorldError
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent.parent.parent / "benchmarks"
 # Of one step, at most: PyTorch stores all logits several times over, and all programs keep a copy of the parameters.

@@ -10,7 +10,7 @@ from dfm_jax.benchmark.results import Row, per_second, single
 from dfm_jax.benchmark.timing import measure
 from dfm_jax.config import Config
 from dfm_jax.data import Tokenizer, TokenStream, get_tokenizer, open_stream, prepare, train_batches
-from dfm_jax.errors import WorldError
+from dfm_jax.runtime.errors import WorldError
 
 CORPUS = "pydocs"  # ships with Python: no network, and the same on every machine with the same interpreter
 BATCHES = 20  # that one timed call of the loader reads

@@ -18,7 +18,7 @@ from dfm_jax import config as configs
 from dfm_jax.benchmark.cases import Case
 from dfm_jax.config import Config
 from dfm_jax.data import vocabulary_size
-from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.runtime.errors import UsageError, WorldError
 
 LEAST = 5.0  # seconds: with less left no case is begun, as a process takes them to start
 TO_END = 5.0  # seconds that a process has between being asked to end and being ended

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from dfm_jax.benchmark.results import Missing, Row, in_one_line, per_second
 from dfm_jax.benchmark.timing import Timing, measure
 from dfm_jax.config import Config
+from dfm_jax.experiment.problem import get_model_config, stand_in
 from dfm_jax.kernels import attention, vocab_head
-from dfm_jax.problem import get_model_config, stand_in
 from dfm_jax.runtime import compiler
 
 # Positions of one call, or one sequence where that is longer. A GPU needs as many as a training step has: with fewer, a

@@ -8,14 +8,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from dfm_jax import flops, sharding
 from dfm_jax.benchmark.results import Row, from_timing, per_second, single, used_bytes
 from dfm_jax.benchmark.timing import measure
 from dfm_jax.config import Config
 from dfm_jax.data import Batch
+from dfm_jax.experiment.problem import stand_in
+from dfm_jax.models import flops
 from dfm_jax.planning.programs import get_evaluator
-from dfm_jax.problem import stand_in
-from dfm_jax.rng import noise_key
+from dfm_jax.runtime.mesh import MeshShape, check_mesh, global_batch, make_mesh, replicated
+from dfm_jax.runtime.rng import noise_key
 from dfm_jax.training.loop import Trainer, make_trainer
 
 LIKELIHOOD_POINTS = 4  # time points of the measured likelihood; its time is proportional to them
@@ -24,8 +25,8 @@ SAMPLER_STEPS = {"cpu": 16, "other": 256}
 
 def get_trainer(config: Config, vocab_size: int) -> Trainer:
     """The config's, on all devices here."""
-    mesh = sharding.make_mesh(sharding.MeshShape(**config.mesh))
-    sharding.check_mesh(
+    mesh = make_mesh(MeshShape(**config.mesh))
+    check_mesh(
         mesh,
         batch_size=config.training.batch_size,
         grad_accum=config.training.grad_accum,
@@ -38,7 +39,7 @@ def random_tokens(rows: int, trainer: Trainer) -> jax.Array:
     """(rows, L) int32 data tokens, on the mesh as batches are."""
     shape = rows, trainer.config.model.length
     drawn = np.random.default_rng(0).integers(0, trainer.problem.source.vocab_size, shape, np.int32)
-    return sharding.global_batch(drawn, trainer.mesh)
+    return global_batch(drawn, trainer.mesh)
 
 
 def train(config: Config, vocab_size: int) -> Iterator[Row]:
@@ -96,7 +97,7 @@ def likelihood(config: Config, vocab_size: int) -> Iterator[Row]:
     estimator = dataclasses.replace(evaluator._estimator, time_points=LIKELIHOOD_POINTS)
     rows = config.eval.batch_size
     tokens = random_tokens(rows, trainer)
-    weights = sharding.global_batch(np.ones(rows, np.float32), trainer.mesh)
+    weights = global_batch(np.ones(rows, np.float32), trainer.mesh)
     model, key = trainer.create().best_model, noise_key(0, "likelihood")
     given = model, tokens, weights, np.int32(0), key
     compiled, about = compile_program("likelihood", estimator._program, *given)
@@ -123,7 +124,7 @@ def sampler(config: Config, vocab_size: int) -> Iterator[Row]:
     steps = min(most, generator.settings.steps)
     settings = dataclasses.replace(generator.settings, steps=steps)
     generator = dataclasses.replace(generator, settings=settings, frames=0)
-    model = jax.device_put(trainer.create().best_model, sharding.replicated(trainer.mesh))
+    model = jax.device_put(trainer.create().best_model, replicated(trainer.mesh))
     rows, length = generator.batch_size, config.model.length
     index, given = np.arange(rows, dtype=np.int32), np.zeros((rows, length), np.int32)
     placed = [generator._place(x) for x in (index, given, np.zeros((rows, length), bool))]

@@ -5,7 +5,7 @@ import hashlib
 import os
 import pathlib
 
-from dfm_jax import files
+from dfm_jax.runtime import files
 
 NAME = "checksums.json"
 # Files that are read at a time: hashing leaves Python's lock, and a disk or a network has more than one reader's speed.

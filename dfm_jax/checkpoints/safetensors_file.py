@@ -8,7 +8,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from dfm_jax import files
+from dfm_jax.runtime import files
 
 
 def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:

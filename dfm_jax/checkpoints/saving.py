@@ -9,8 +9,8 @@ from typing import Any
 
 from orbax.checkpoint import v1 as ocp
 
-from dfm_jax import processes
 from dfm_jax.checkpoints import checksums
+from dfm_jax.runtime import processes
 
 ITEM = "state"  # what orbax calls the saved tree
 _NO_ROOM = "No space left on device"

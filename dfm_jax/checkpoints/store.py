@@ -21,11 +21,11 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from dfm_jax import files, processes
 from dfm_jax.checkpoints import checksums, tree_names
 from dfm_jax.checkpoints.saving import ITEM, Save, first_line
-from dfm_jax.errors import WorldError
-from dfm_jax.terminal import note, warn
+from dfm_jax.runtime import files, processes
+from dfm_jax.runtime.errors import WorldError
+from dfm_jax.runtime.terminal import note, warn
 
 _INCOMING = ".incoming"
 _TRASH = ".trash"
@@ -36,7 +36,7 @@ _FEW = 8  # differences that a message spells out
 class Checkpoints:
     """The checkpoints in `directory`.
 
-    With `keep_last` given this is the run's writer: one at a time (see `dfm_jax.lock`), in every process of
+    With `keep_last` given this is the run's writer: one at a time (see `dfm_jax.runtime.lock`), in every process of
     the run. It keeps the newest `keep_last` checkpoints and every one whose step is a multiple of `keep_every`
     (0 = none beyond the newest). Without `keep_last` it only reads: nothing on the disk is made, moved or
     removed.

@@ -2,9 +2,8 @@
 
 import importlib
 
-from dfm_jax import processes
 from dfm_jax.command_line import Command
-from dfm_jax.runtime import cache
+from dfm_jax.runtime import cache, processes
 
 # Imported when asked for: a command pays only for what it uses.
 MODES = {

@@ -8,19 +8,21 @@ import jax.numpy as jnp
 import optax
 
 from dfm_jax import config as configs
-from dfm_jax import files, optim, sharding
+from dfm_jax import optim
 from dfm_jax.checkpoints import pytorch
 from dfm_jax.checkpoints.layouts import LAYOUTS, Export, layout_of
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.command_line import Command
 from dfm_jax.config import NETWORK, TABLE, Config
 from dfm_jax.data import vocabulary_size
-from dfm_jax.errors import UsageError, WorldError
 from dfm_jax.experiment import conditions
-from dfm_jax.lock import RunLock
-from dfm_jax.logging import note
 from dfm_jax.models.transformer import TransformerConfig, count_parameters
-from dfm_jax.run import load_with
+from dfm_jax.run.load import load_with
+from dfm_jax.runtime import files
+from dfm_jax.runtime.errors import UsageError, WorldError
+from dfm_jax.runtime.lock import RunLock
+from dfm_jax.runtime.mesh import MeshShape, make_mesh
+from dfm_jax.runtime.terminal import note
 from dfm_jax.training.loop import make_trainer
 from dfm_jax.training.state import TrainState
 
@@ -51,7 +53,7 @@ def import_run(command: Command) -> int:
         folder = workdir / "checkpoints"
         if Checkpoints(folder).latest_step() is not None:
             raise WorldError(f"workdir={workdir}: accepted is a folder without checkpoints; this one has some")
-        trainer = make_trainer(config, vocabulary_size(config.tokenizer.name), sharding.make_mesh(sharding.MeshShape()))
+        trainer = make_trainer(config, vocabulary_size(config.tokenizer.name), make_mesh(MeshShape()))
         state = to_state(trainer.create(), imported, config)
         with Checkpoints(folder, keep_last=config.checkpoint.keep_last) as checkpoints:
             checkpoints.save(imported.step, state, metadata={"config": config.to_dict()}, block=True)
@@ -190,7 +192,7 @@ def of_weights(config: Config, workdir: pathlib.Path, step: int | None) -> Expor
 
 def of_training(config: Config, workdir: pathlib.Path, step: int | None, kind: str) -> Export:
     """Weights, moments and step; UsageError where the format `kind` has no place for them."""
-    trainer = make_trainer(config, vocabulary_size(config.tokenizer.name), sharding.make_mesh(sharding.MeshShape()))
+    trainer = make_trainer(config, vocabulary_size(config.tokenizer.name), make_mesh(MeshShape()))
     try:
         LAYOUTS[kind].check(trainer.model_config)
         optim.get_moments(trainer.abstract.opt_state)

@@ -4,15 +4,17 @@ import pathlib
 
 import jax
 
-from dfm_jax import corpora, processes, sharding
 from dfm_jax.command_line import Command
-from dfm_jax.errors import UsageError
 from dfm_jax.evaluation.evaluate import Evaluator
-from dfm_jax.evaluation.report import compare, newest_report
+from dfm_jax.evaluation.report.markdown import compare, newest_report
 from dfm_jax.evaluation.settings import EvaluationSettings
-from dfm_jax.logging import note
+from dfm_jax.experiment import streams as corpora
 from dfm_jax.models import implementations
-from dfm_jax.run import Run, load_with
+from dfm_jax.run.load import Run, load_with
+from dfm_jax.runtime import processes
+from dfm_jax.runtime.errors import UsageError
+from dfm_jax.runtime.mesh import MeshShape, make_mesh
+from dfm_jax.runtime.terminal import note
 
 
 def run(command: Command) -> int:
@@ -42,10 +44,10 @@ def run(command: Command) -> int:
 def get_mesh(command: Command) -> jax.sharding.Mesh:
     """The config's mesh, or where this machine is another one than the run's, all its devices on `data`."""
     try:
-        return sharding.make_mesh(sharding.MeshShape(**command.config.mesh))
+        return make_mesh(MeshShape(**command.config.mesh))
     except UsageError:
         note(f"mesh: the run's does not fit {jax.device_count()} devices; all of them take rows of the batch")
-        return sharding.make_mesh(sharding.MeshShape())
+        return make_mesh(MeshShape())
 
 
 def get_evaluator(trained: Run) -> Evaluator:

@@ -1,10 +1,11 @@
 """`--mode=prepare`: tokenises the config's corpora into shards, or a part of them; `--verify` reads them again."""
 
-from dfm_jax import corpora, processes
 from dfm_jax.command_line import Command
 from dfm_jax.data import get_tokenizer, is_complete, missing_units, summary, verify
-from dfm_jax.errors import UsageError
-from dfm_jax.logging import note
+from dfm_jax.experiment import streams as corpora
+from dfm_jax.runtime import processes
+from dfm_jax.runtime.errors import UsageError
+from dfm_jax.runtime.terminal import note
 
 
 def run(command: Command) -> int:

@@ -2,18 +2,18 @@
 
 import pathlib
 
-from dfm_jax import processes
 from dfm_jax.command_line import Command
 from dfm_jax.commands.evaluate import get_mesh
-from dfm_jax.errors import UsageError, WorldError
 from dfm_jax.evaluation.evaluate import FRAMES
 from dfm_jax.evaluation.generation import Generator, to_text
 from dfm_jax.evaluation.prompts import parse_prompt
-from dfm_jax.evaluation.samples import sample_set, write_samples
+from dfm_jax.evaluation.report.samples import sample_set, write_samples
 from dfm_jax.evaluation.settings import EvaluationSettings
-from dfm_jax.logging import note
 from dfm_jax.models import implementations
-from dfm_jax.run import load_with
+from dfm_jax.run.load import load_with
+from dfm_jax.runtime import processes
+from dfm_jax.runtime.errors import UsageError, WorldError
+from dfm_jax.runtime.terminal import note
 
 
 def run(command: Command) -> int:

@@ -7,23 +7,27 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax import config as configs
-from dfm_jax import files, plots, processes, sharding, tables
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.command_line import Command
 from dfm_jax.commands.evaluate import get_evaluator
 from dfm_jax.config import Config
-from dfm_jax.corpora import get_stream
 from dfm_jax.data import TokenStream, get_tokenizer
-from dfm_jax.errors import WorldError
 from dfm_jax.evaluation.evaluate import Evaluator
-from dfm_jax.lock import RunLock
-from dfm_jax.logging import MetricsWriter, note, warn
+from dfm_jax.evaluation.report import curves as plots
+from dfm_jax.experiment import tables
+from dfm_jax.experiment.problem import get_problem
+from dfm_jax.experiment.streams import get_stream
 from dfm_jax.models import implementations
 from dfm_jax.models.transformer import count_parameters
-from dfm_jax.problem import get_problem
-from dfm_jax.run import EVALUATED, Run, check_restorable, split_reference
+from dfm_jax.run.load import EVALUATED, Run, check_restorable, split_reference
+from dfm_jax.runtime import files, processes
+from dfm_jax.runtime.errors import WorldError
+from dfm_jax.runtime.lock import RunLock
+from dfm_jax.runtime.mesh import MeshShape, check_mesh, make_mesh
+from dfm_jax.runtime.terminal import note, warn
 from dfm_jax.training import resume
 from dfm_jax.training.loop import Reports, Trainer, make_trainer, train
+from dfm_jax.training.metrics import MetricsWriter
 from dfm_jax.training.state import TrainState
 
 
@@ -115,8 +119,8 @@ def note_first(line: str) -> None:
 
 def get_mesh(config: Config) -> jax.sharding.Mesh:
     """The config's mesh over all devices of all processes, checked against the batch and the model."""
-    mesh = sharding.make_mesh(sharding.MeshShape(**config.mesh))
-    sharding.check_mesh(
+    mesh = make_mesh(MeshShape(**config.mesh))
+    check_mesh(
         mesh,
         batch_size=config.training.batch_size,
         grad_accum=config.training.grad_accum,

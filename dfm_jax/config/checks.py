@@ -9,7 +9,7 @@ from dfm_jax.config import hints, retired
 from dfm_jax.config.accepted import type_fault, value_fault
 from dfm_jax.config.fields import GROUPS, TABLE, Config
 from dfm_jax.config.statement import Field
-from dfm_jax.errors import UsageError
+from dfm_jax.runtime.errors import UsageError
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 200

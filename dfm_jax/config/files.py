@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 import dfm_jax
 from dfm_jax.config.checks import build, flatten, modern
 from dfm_jax.config.fields import TABLE, Config
-from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.runtime.errors import UsageError, WorldError
 
 FIRST = "0.1"  # the version whose runs are the oldest
 DEFAULTS = Config().flat()

@@ -28,7 +28,7 @@ from dfm_jax.data.identity import Memory
 from dfm_jax.data.rows import Cut, Item, Row, Rules, Unit
 from dfm_jax.data.sources import hub, local, pydocs
 from dfm_jax.data.sources.wikitext import detokenize
-from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.runtime.errors import UsageError, WorldError
 
 NAMED: Mapping[str, Rules] = {
     "fineweb-edu": Rules("HuggingFaceFW/fineweb-edu", "CC-MAIN-2024-10", {"train": "train"}),

@@ -12,7 +12,7 @@ from dfm_jax.data.corpora import OPTIONS, local_path, refuse_options, split_spec
 from dfm_jax.data.manifest import FORMAT, MANIFEST, Manifest
 from dfm_jax.data.shards import open_stream
 from dfm_jax.data.tokenizers import Tokenizer
-from dfm_jax.errors import WorldError
+from dfm_jax.runtime.errors import WorldError
 
 CODE_VERSION = "1"  # of the rules that turn a corpus into tokens: a new one prepares again
 

@@ -17,8 +17,8 @@ from dfm_jax.data.encoding import Encoded, Encoder
 from dfm_jax.data.progress import Meter
 from dfm_jax.data.rows import Fault, Item, Unit
 from dfm_jax.data.shards import Shard, ShardWriter, check_size
-from dfm_jax.errors import WorldError
-from dfm_jax.files import write_atomically
+from dfm_jax.runtime.errors import WorldError
+from dfm_jax.runtime.files import write_atomically
 
 if TYPE_CHECKING:
     from dfm_jax.data.known import Known, Place

@@ -13,7 +13,7 @@ import numpy as np
 from dfm_jax.data import encoding
 from dfm_jax.data.journal import Journal
 from dfm_jax.data.shards import ShardFiles
-from dfm_jax.errors import WorldError
+from dfm_jax.runtime.errors import WorldError
 
 _CHUNK = 1 << 20  # tokens
 

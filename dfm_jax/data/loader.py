@@ -13,7 +13,7 @@ import grain
 import numpy as np
 
 from dfm_jax.data.shards import Blocks, TokenStream
-from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.runtime.errors import UsageError, WorldError
 
 
 class Batch(NamedTuple):

@@ -6,8 +6,8 @@ import hashlib
 import json
 import pathlib
 
-from dfm_jax.errors import WorldError
-from dfm_jax.files import write_json_atomically
+from dfm_jax.runtime.errors import WorldError
+from dfm_jax.runtime.files import write_json_atomically
 
 FORMAT = 1
 MANIFEST = "manifest.json"

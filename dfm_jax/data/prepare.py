@@ -29,8 +29,8 @@ from dfm_jax.data.progress import Meter, Progress
 from dfm_jax.data.rows import Unit
 from dfm_jax.data.shards import check_size, open_stream
 from dfm_jax.data.tokenizers import Tokenizer, get_tokenizer
-from dfm_jax.errors import UsageError, WorldError
-from dfm_jax.files import write_json_atomically
+from dfm_jax.runtime.errors import UsageError, WorldError
+from dfm_jax.runtime.files import write_json_atomically
 
 SHARD_BYTES = 1 << 28
 PACKINGS = ("continuous", "reference")

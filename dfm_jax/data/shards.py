@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from dfm_jax.data.manifest import Manifest, Shard
-from dfm_jax.errors import WorldError
-from dfm_jax.files import write_atomically
+from dfm_jax.runtime.errors import WorldError
+from dfm_jax.runtime.files import write_atomically
 
 # A shard's checksums: beside NAME.npy, NAME.crc holds the CRC-32 of every CHUNK bytes of its tokens, little-endian.
 # Each chunk is compared with its own when it is first read, so that no altered token is trained on. The manifest's

@@ -15,19 +15,19 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dfm_jax.data import Batch, Tokenizer, TokenStream, eval_batches, get_tokenizer
-from dfm_jax.errors import WorldError
-from dfm_jax.evaluation import pictures
 from dfm_jax.evaluation.diversity import diversity
 from dfm_jax.evaluation.generation import Generator, SamplingSettings
-from dfm_jax.evaluation.judge import Judge, load_judge
+from dfm_jax.evaluation.judge.perplexity import Judge, load_judge
 from dfm_jax.evaluation.likelihood import LikelihoodEstimator, LikelihoodResult, Network, TransformerNetwork
 from dfm_jax.evaluation.loss import EvaluationLoss
-from dfm_jax.evaluation.report import Report, likelihood_entry, text_entry, write_report
-from dfm_jax.evaluation.samples import sample_set, write_samples
+from dfm_jax.evaluation.report import pictures
+from dfm_jax.evaluation.report.markdown import Report, likelihood_entry, text_entry, write_report
+from dfm_jax.evaluation.report.samples import sample_set, write_samples
 from dfm_jax.evaluation.settings import EvaluationSettings
+from dfm_jax.experiment.problem import Problem
 from dfm_jax.models.transformer import Transformer
-from dfm_jax.problem import Problem
-from dfm_jax.rng import noise_key
+from dfm_jax.runtime.errors import WorldError
+from dfm_jax.runtime.rng import noise_key
 
 FRAMES = 65  # states of each trajectory that the page shows
 

@@ -12,13 +12,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dfm_jax import flow
 from dfm_jax.data import Tokenizer
-from dfm_jax.errors import UsageError
 from dfm_jax.evaluation.prompts import Prompt
+from dfm_jax.experiment.problem import Problem
 from dfm_jax.models.denoiser import Temperature, TransformerDenoiser
 from dfm_jax.models.transformer import Transformer
-from dfm_jax.problem import Problem
-from dfm_jax.rng import noise_key
 from dfm_jax.runtime import compiler
+from dfm_jax.runtime.errors import UsageError
+from dfm_jax.runtime.rng import noise_key
 
 
 class Samples(NamedTuple):

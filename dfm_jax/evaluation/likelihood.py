@@ -17,11 +17,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from dfm_jax import flow, sharding
+from dfm_jax import flow
+from dfm_jax.experiment.problem import Problem
 from dfm_jax.flow import likelihood as points
-from dfm_jax.models import head
-from dfm_jax.problem import Problem
+from dfm_jax.models import head, sharding
 from dfm_jax.runtime import compiler
+from dfm_jax.runtime.mesh import global_batch, replicated
 
 SENSITIVITY = (1e-2, 1e-3, 1e-4)
 # Time points of the tails between the eps of SENSITIVITY, and of the average over random orders, which varies less.
@@ -165,7 +166,7 @@ class LikelihoodEstimator:
                 num_bytes += sum(count_bytes(row) for row, weight in zip(tokens, weights, strict=True) if weight)
             given = (jnp.asarray(tokens), jnp.asarray(weights))
             if self.mesh is not None:
-                given = sharding.global_batch((tokens, weights), self.mesh)
+                given = global_batch((tokens, weights), self.mesh)
             values, counts, curve, kept = self._program(model, *given, np.int32(first), key)
             counted = np.asarray(kept) > 0
             rows.append(tuple(np.asarray(v, np.float64)[..., counted] for v in (values, counts)))
@@ -183,10 +184,10 @@ class LikelihoodEstimator:
 
     @functools.cached_property
     def _program(self):
-        replicated = None if self.mesh is None else sharding.replicated(self.mesh)
+        whole = None if self.mesh is None else replicated(self.mesh)
         return compiler.jit(
             self._batch,
-            out_shardings=replicated,
+            out_shardings=whole,
             mesh=self.mesh,
             communicates=sharding.splits_parameters(self.mesh),
             deterministic=self.deterministic,

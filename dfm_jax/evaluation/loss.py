@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dfm_jax import flow, sharding
+from dfm_jax import flow
 from dfm_jax.data import Batch
 from dfm_jax.evaluation.likelihood import Network, TransformerNetwork, fold, standard_error
-from dfm_jax.problem import Problem
+from dfm_jax.experiment.problem import Problem
+from dfm_jax.models import sharding
 from dfm_jax.runtime import compiler
+from dfm_jax.runtime.mesh import global_batch, replicated
 from dfm_jax.training import corruption
 
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -43,7 +45,7 @@ class EvaluationLoss:
         """
         losses, predicted, first = [], [], 0
         for rows in batches:
-            rows = jax.tree.map(jnp.asarray, rows) if self.mesh is None else sharding.global_batch(rows, self.mesh)
+            rows = jax.tree.map(jnp.asarray, rows) if self.mesh is None else global_batch(rows, self.mesh)
             index = first + np.arange(len(rows[1]))
             loss, count, weight = (
                 np.asarray(x, np.float64)
@@ -68,10 +70,10 @@ class EvaluationLoss:
 
     @functools.cached_property
     def _program(self):
-        replicated = None if self.mesh is None else sharding.replicated(self.mesh)
+        whole = None if self.mesh is None else replicated(self.mesh)
         return compiler.jit(
             self._batch,
-            out_shardings=replicated,
+            out_shardings=whole,
             mesh=self.mesh,
             communicates=sharding.splits_parameters(self.mesh),
             deterministic=self.deterministic,

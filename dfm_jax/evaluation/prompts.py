@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dfm_jax.data.tokenizers import Tokenizer
-from dfm_jax.errors import UsageError
+from dfm_jax.runtime.errors import UsageError
 
 GAP = re.compile(r"<gap(?::([^<>]*))?>")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from dfm_jax.config import Config
 from dfm_jax.evaluation.generation import SamplingSettings
-from dfm_jax.problem import get_sampling_scheduler
+from dfm_jax.experiment.problem import get_sampling_scheduler
 
 
 @dataclasses.dataclass(frozen=True)

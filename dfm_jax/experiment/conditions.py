@@ -13,9 +13,9 @@ from dfm_jax.config import TABLE, Config
 from dfm_jax.config.accepted import LARGEST, MOST_TIMES, in_float32
 from dfm_jax.config.checks import refuse
 from dfm_jax.data import vocabulary_size
-from dfm_jax.errors import UsageError
+from dfm_jax.experiment.problem import get_path, get_sampling_scheduler, get_scheduler, get_source
 from dfm_jax.flow.metric import MOST_TOKENS_FOR_BOUND
-from dfm_jax.problem import get_path, get_sampling_scheduler, get_scheduler, get_source
+from dfm_jax.runtime.errors import UsageError
 
 # Modes that run the training step.
 TRAIN = ("train", "compile", "benchmark")

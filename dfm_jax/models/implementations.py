@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from dfm_jax.errors import UsageError
 from dfm_jax.kernels import attention, target, vocab_head
 from dfm_jax.models.transformer import TransformerConfig
+from dfm_jax.runtime.errors import UsageError
 
 
 def check(model: TransformerConfig, head: str, mesh: Mesh, *, losses: bool = True) -> list[str]:

@@ -3,13 +3,13 @@
 import pathlib
 from typing import Any
 
-from dfm_jax import files
 from dfm_jax.config import Config
 from dfm_jax.data import vocabulary_size
+from dfm_jax.experiment.problem import get_model_config, stand_in
 from dfm_jax.models.transformer import count_parameters
 from dfm_jax.planning import driver, report, sweep, targets, verdict
-from dfm_jax.problem import get_model_config, stand_in
-from dfm_jax.terminal import note
+from dfm_jax.runtime import files
+from dfm_jax.runtime.terminal import note
 
 
 def run(config: Config, target: str | None, workdir: pathlib.Path, *, axes: str | None = None) -> int:

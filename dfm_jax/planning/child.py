@@ -12,9 +12,9 @@ import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
-from dfm_jax.errors import UsageError
 from dfm_jax.planning import arithmetic, buffers, collectives, hlo
 from dfm_jax.planning.targets import parse
+from dfm_jax.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from dfm_jax.planning.programs import Program
@@ -29,17 +29,17 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     from jax.experimental import topologies
 
     from dfm_jax import config as configs
-    from dfm_jax import sharding
+    from dfm_jax.experiment.problem import get_model_config
     from dfm_jax.models import implementations
     from dfm_jax.planning import programs
-    from dfm_jax.problem import get_model_config
+    from dfm_jax.runtime.mesh import MeshShape, make_mesh
 
     target = parse(request["target"])
     config = configs.from_json(request["config"])
     topology = topologies.get_topology_desc(
         platform="cuda", target_config=target.chip.description, topology=target.topology
     )
-    mesh = sharding.make_mesh(sharding.MeshShape(**config.mesh), topology.devices)
+    mesh = make_mesh(MeshShape(**config.mesh), topology.devices)
     model = get_model_config(config, request["vocab_size"], "gpu")
     implementations.check(model, config.model.head, mesh, losses=request["program"] != "sample")
     # The mesh in force tells the traced functions which platform they are for.

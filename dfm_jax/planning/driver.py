@@ -16,13 +16,13 @@ import jax
 from jax.sharding import AbstractMesh
 
 from dfm_jax import config as configs
-from dfm_jax import sharding
 from dfm_jax.config import Config
 from dfm_jax.data import vocabulary_size
-from dfm_jax.errors import UsageError, WorldError
 from dfm_jax.planning.targets import Target
 from dfm_jax.runtime import compiler
-from dfm_jax.terminal import note
+from dfm_jax.runtime.errors import UsageError, WorldError
+from dfm_jax.runtime.mesh import AXES, MeshShape, check_mesh
+from dfm_jax.runtime.terminal import note
 
 PROGRAMS = ("train", "loss", "evaluate", "sample")
 TIMEOUT = 1800  # seconds for one program; a 7B step needs one minute
@@ -56,11 +56,11 @@ def is_installed(name: str) -> bool:
         return False
 
 
-def check_fits_mesh(config: Config, target: Target) -> sharding.MeshShape:
+def check_fits_mesh(config: Config, target: Target) -> MeshShape:
     """The config's mesh on the target's devices; UsageError where it does not divide them, the batch or the heads."""
-    shape = sharding.MeshShape(**config.mesh).resolve(target.num_devices)
-    sharding.check_mesh(
-        AbstractMesh(dataclasses.astuple(shape), sharding.AXES),
+    shape = MeshShape(**config.mesh).resolve(target.num_devices)
+    check_mesh(
+        AbstractMesh(dataclasses.astuple(shape), AXES),
         batch_size=config.training.batch_size,
         grad_accum=config.training.grad_accum,
         n_heads=config.model.n_heads,

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dfm_jax import sharding
 from dfm_jax.config import Config
 from dfm_jax.data import Batch, TokenStream
 from dfm_jax.data.tokenizers.byte import ByteTokenizer
 from dfm_jax.evaluation.evaluate import Evaluator
 from dfm_jax.evaluation.settings import EvaluationSettings
-from dfm_jax.problem import stand_in
-from dfm_jax.rng import noise_key
+from dfm_jax.experiment.problem import stand_in
+from dfm_jax.runtime.mesh import batch_sharding, replicated
+from dfm_jax.runtime.rng import noise_key
 from dfm_jax.training.loop import Trainer, make_trainer
 
 
@@ -52,7 +52,7 @@ def evaluate(config: Config, vocab_size: int, mesh: Mesh) -> Program:
     """The likelihood of one batch, all its time points."""
     trainer = make_trainer(config, vocab_size, mesh, stand_in(config, vocab_size))
     rows = config.eval.batch_size
-    weights = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=sharding.batch_sharding(mesh))
+    weights = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=batch_sharding(mesh))
     key = jax.eval_shape(lambda: noise_key(config.training.seed, "likelihood"))
     return Program(
         "evaluate",
@@ -68,7 +68,7 @@ def evaluate(config: Config, vocab_size: int, mesh: Mesh) -> Program:
 def loss(config: Config, vocab_size: int, mesh: Mesh) -> Program:
     """The evaluation loss of one batch, which the trainer asks for at its intervals."""
     trainer = make_trainer(config, vocab_size, mesh, stand_in(config, vocab_size))
-    rows, by_row = config.eval.batch_size, sharding.batch_sharding(mesh)
+    rows, by_row = config.eval.batch_size, batch_sharding(mesh)
     weights = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=by_row)
     index, time = np.zeros(rows, np.int32), np.zeros(rows, np.float32)
     key = jax.eval_shape(lambda: noise_key(config.training.seed, "likelihood"))
@@ -88,7 +88,7 @@ def sample(config: Config, vocab_size: int, mesh: Mesh) -> Program:
     trainer = make_trainer(config, vocab_size, mesh, stand_in(config, vocab_size))
     generator = get_evaluator(trainer)._generator
     rows, length = generator.batch_size, config.model.length
-    everywhere = sharding.replicated(mesh)
+    everywhere = replicated(mesh)
     model = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), trainer.abstract.best_model
     )
@@ -126,7 +126,7 @@ def _no_corpus(name: str) -> TokenStream:
 
 
 def tokens(rows: int, config: Config, mesh: Mesh) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((rows, config.model.length), jnp.int32, sharding=sharding.batch_sharding(mesh))
+    return jax.ShapeDtypeStruct((rows, config.model.length), jnp.int32, sharding=batch_sharding(mesh))
 
 
 PROGRAMS = {"train": train, "loss": loss, "evaluate": evaluate, "sample": sample}

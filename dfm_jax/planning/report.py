@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from dfm_jax import flops
 from dfm_jax.config import Config
+from dfm_jax.models import flops
 from dfm_jax.planning import roofline, verdict
 from dfm_jax.planning.targets import Target
 

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any
 
-from dfm_jax import flops
 from dfm_jax.config import Config
+from dfm_jax.models import flops
 from dfm_jax.planning.targets import Target
 
 UTILISATIONS = (0.25, 0.40, 0.55)

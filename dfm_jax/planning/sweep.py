@@ -4,11 +4,11 @@ import dataclasses
 import itertools
 from typing import Any
 
-from dfm_jax import sharding
 from dfm_jax.config import Config, replace
-from dfm_jax.errors import UsageError
 from dfm_jax.planning import driver, report, roofline, verdict
 from dfm_jax.planning.targets import Target
+from dfm_jax.runtime.errors import UsageError
+from dfm_jax.runtime.mesh import MeshShape
 
 REMAT = ("none", "dots", "blocks")
 ROWS = (16, 32, 64, 128, 256)  # sequences per device in one pass
@@ -18,7 +18,7 @@ ROWS = (16, 32, 64, 128, 256)  # sequences per device in one pass
 class Choice:
     """One point of the sweep. `rows` sequences per (data, fsdp) device in one pass, the rest by accumulation."""
 
-    mesh: sharding.MeshShape
+    mesh: MeshShape
     rows: int
     remat: str
 
@@ -48,13 +48,13 @@ def choices(config: Config, target: Target, axes: str) -> list[Choice]:
     return [Choice(*point) for point in itertools.product(meshes, rows, remat)]
 
 
-def meshes_of(config: Config, target: Target) -> list[sharding.MeshShape]:
+def meshes_of(config: Config, target: Target) -> list[MeshShape]:
     """Everything split over nothing, over the node's GPUs, over all devices; and tensor parallelism over 2."""
     whole, node = target.num_devices, target.per_node
     shapes = [(1, 1), (node, 1), (whole, 1)]
     if node % 2 == 0 and config.model.n_heads % 2 == 0:
         shapes.append((node // 2, 2))
-    return [sharding.MeshShape(whole // (f * t), f, t) for f, t in dict.fromkeys(shapes)]
+    return [MeshShape(whole // (f * t), f, t) for f, t in dict.fromkeys(shapes)]
 
 
 def rank(config: Config, target: Target, found: list[tuple[Choice, dict[str, Any]]], num_states: int):

@@ -5,7 +5,7 @@ import importlib.resources
 import pathlib
 import re
 
-from dfm_jax.errors import UsageError
+from dfm_jax.runtime.errors import UsageError
 
 FIGURES = ("bfloat16_flops_per_second", "nvlink_bytes_per_second", "network_bytes_per_second", "gpus_per_node")
 FORM = "CHIP:GPUS or CHIP:NODESxGPUS, such as h100:8 or h100:2x8"

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from dfm_jax.terminal import note
+from dfm_jax.runtime.terminal import note
 
 AUTO = "auto"
 LIMIT = 4 * 2**30  # bytes kept; a training step for GPUs takes tens of megabytes

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dfm_jax.terminal import note
+from dfm_jax.runtime.terminal import note
 
 Value = bool | int | str
 Options = dict[str, Value]

@@ -8,8 +8,8 @@ from jax import Array
 
 from dfm_jax import flow
 from dfm_jax.data import Batch
-from dfm_jax.problem import Problem
-from dfm_jax.rng import noise_key
+from dfm_jax.experiment.problem import Problem
+from dfm_jax.runtime.rng import noise_key
 
 
 class NoisyBatch(NamedTuple):

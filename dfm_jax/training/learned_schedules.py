@@ -19,10 +19,10 @@ from jax.sharding import Mesh
 
 from dfm_jax import flow
 from dfm_jax.data import Batch
+from dfm_jax.experiment.problem import Problem
 from dfm_jax.models import head as vocabulary_head
 from dfm_jax.models.transformer import Transformer
-from dfm_jax.problem import Problem
-from dfm_jax.rng import noise_key
+from dfm_jax.runtime.rng import noise_key
 from dfm_jax.training import corruption
 from dfm_jax.training.corruption import NoisyBatch
 

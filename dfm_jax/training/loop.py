@@ -9,18 +9,20 @@ from typing import Any
 
 import jax
 
-from dfm_jax import flops, processes, sharding
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import Config
 from dfm_jax.data import Batch, TokenStream, train_batches
-from dfm_jax.errors import WorldError
-from dfm_jax.logging import MetricsWriter, Progress, note, warn
+from dfm_jax.experiment.problem import Problem, get_model_config, get_problem
+from dfm_jax.models import flops, sharding
 from dfm_jax.models.transformer import TransformerConfig
 from dfm_jax.optim import from_config, learning_rate
-from dfm_jax.problem import Problem, get_model_config, get_problem
-from dfm_jax.rng import noise_key
-from dfm_jax.runtime import compiler
-from dfm_jax.signals import GracefulStop
+from dfm_jax.runtime import compiler, processes
+from dfm_jax.runtime.errors import WorldError
+from dfm_jax.runtime.mesh import batch_sharding, global_batch, replicated
+from dfm_jax.runtime.rng import noise_key
+from dfm_jax.runtime.signals import GracefulStop
+from dfm_jax.runtime.terminal import Progress, note, warn
+from dfm_jax.training.metrics import MetricsWriter
 from dfm_jax.training.state import TrainState, create_state
 from dfm_jax.training.step import StepSettings, train_step
 
@@ -75,8 +77,8 @@ def make_trainer(config: Config, vocab_size: int, mesh: jax.sharding.Mesh, probl
     deterministic = config.training.deterministic
     step = compiler.jit(
         functools.partial(train_step, problem=problem, optimizer=optimizer, settings=settings, mesh=mesh),
-        in_shardings=(shardings, sharding.batch_sharding(mesh)),
-        out_shardings=(shardings, sharding.replicated(mesh)),
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
         mesh=mesh,
         deterministic=deterministic,
@@ -106,9 +108,9 @@ def batches_from(trainer: Trainer, stream: TokenStream, step: int) -> Generator[
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    ahead = sharding.global_batch(next(local), trainer.mesh)
+    ahead = global_batch(next(local), trainer.mesh)
     for batch in local:
-        current, ahead = ahead, sharding.global_batch(batch, trainer.mesh)
+        current, ahead = ahead, global_batch(batch, trainer.mesh)
         yield current
 
 

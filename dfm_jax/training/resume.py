@@ -6,7 +6,7 @@ from typing import Any
 
 from dfm_jax import config as configs
 from dfm_jax.config import TABLE
-from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.runtime.errors import UsageError, WorldError
 
 Saved = Mapping[str, Mapping[str, Any]]  # {group: {field: value}}
 

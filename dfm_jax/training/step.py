@@ -10,11 +10,12 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from dfm_jax import flow, sharding
+from dfm_jax import flow
 from dfm_jax.data import Batch
+from dfm_jax.experiment.problem import Problem
 from dfm_jax.models import head as vocabulary_head
 from dfm_jax.models.transformer import Transformer
-from dfm_jax.problem import Problem
+from dfm_jax.runtime.mesh import BATCH
 from dfm_jax.training import learned_schedules
 from dfm_jax.training.corruption import NoisyBatch, corrupt
 from dfm_jax.training.state import TrainState
@@ -110,7 +111,7 @@ def split_rows(batch: NoisyBatch, parts: int, mesh: Mesh | None) -> NoisyBatch:
         if mesh is None:
             return x
         return jax.lax.with_sharding_constraint(
-            x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, *sharding.BATCH))
+            x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, *BATCH))
         )
 
     return jax.tree.map(split, batch)

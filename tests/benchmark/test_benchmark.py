@@ -16,7 +16,7 @@ from dfm_jax import benchmark
 from dfm_jax.benchmark import cases, child, counterparts, driver, results
 from dfm_jax.benchmark.timing import Timing, measure
 from dfm_jax.config import freeze, replace, to_json
-from dfm_jax.errors import UsageError
+from dfm_jax.runtime.errors import UsageError
 
 
 class Clock:
@@ -295,7 +295,7 @@ def test_the_budget_ends_before_the_list_and_the_rest_is_named(tmp_path, monkeyp
 
 
 def test_a_device_that_is_not_there_is_one_line(tmp_path, monkeypatch):
-    from dfm_jax.errors import WorldError
+    from dfm_jax.runtime.errors import WorldError
 
     Said(monkeypatch, {"machine": (1, "")})
     with pytest.raises(WorldError, match="a device that JAX can use; its process ended with status 1: CUDA_ERROR"):

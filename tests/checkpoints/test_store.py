@@ -10,10 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from dfm_jax import files
 from dfm_jax.checkpoints import checksums
 from dfm_jax.checkpoints.store import Checkpoints
-from dfm_jax.errors import WorldError
+from dfm_jax.runtime import files
+from dfm_jax.runtime.errors import WorldError
 
 
 def make_state(seed: int) -> dict:

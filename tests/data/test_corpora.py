@@ -9,7 +9,7 @@ from dfm_jax.data import corpora, get_tokenizer, open_stream, prepare
 from dfm_jax.data.corpora import resolve
 from dfm_jax.data.identity import Memory
 from dfm_jax.data.sources.wikitext import detokenize
-from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.runtime.errors import UsageError, WorldError
 
 BYTES = get_tokenizer("bytes")
 

@@ -10,7 +10,7 @@ from dfm_jax.data import encoding, get_tokenizer, identity, is_complete, journal
 from dfm_jax.data.folders import digest, folder_name
 from dfm_jax.data.identity import Memory
 from dfm_jax.data.sources import hub, local
-from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.runtime.errors import UsageError, WorldError
 
 BYTES = get_tokenizer("bytes")
 

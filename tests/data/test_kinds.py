@@ -22,7 +22,7 @@ from dfm_jax.data import open_stream, prepare
 from dfm_jax.data.readers import recognise
 from dfm_jax.data.rows import Row, Rules
 from dfm_jax.data.sources import local
-from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.runtime.errors import UsageError, WorldError
 
 TEXT = "Hello wörld 漢字\n" * 3
 LINES = "".join(json.dumps({"text": f"document {i}"}) + "\n" for i in range(3))

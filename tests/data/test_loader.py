@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfm_jax.data import eval_batches, open_stream, prepare, train_batches
-from dfm_jax.errors import UsageError
+from dfm_jax.runtime.errors import UsageError
 
 LENGTH = 8
 

@@ -13,7 +13,7 @@ from dfm_jax.data.readers import text
 from dfm_jax.data.rows import Fault, Row, Rules
 from dfm_jax.data.sources import local
 from dfm_jax.data.tokenizers import pieces
-from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.runtime.errors import UsageError, WorldError
 
 PLAIN = Rules()
 TEXTS = ["first", "naïve 漢字\nsecond line", "", "<|endoftext|> is text"]

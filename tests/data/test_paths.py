@@ -5,7 +5,7 @@ import os
 import pytest
 
 from dfm_jax.data import get_tokenizer, open_stream, prepare, summary
-from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.runtime.errors import UsageError, WorldError
 
 BYTES = get_tokenizer("bytes")
 

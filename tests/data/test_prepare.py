@@ -25,7 +25,7 @@ from dfm_jax.data import (
 )
 from dfm_jax.data.prepare import reference_segments
 from dfm_jax.data.sources import local
-from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.runtime.errors import UsageError, WorldError
 
 BYTES = get_tokenizer("bytes")
 EOS = BYTES.eos_id

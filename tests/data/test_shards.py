@@ -7,7 +7,7 @@ import pytest
 
 from dfm_jax.data import eval_batches, open_stream, prepare, train_batches, verify
 from dfm_jax.data.shards import ShardFiles, ShardWriter
-from dfm_jax.errors import WorldError
+from dfm_jax.runtime.errors import WorldError
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dfm_jax.data import get_tokenizer, open_stream, prepare
 from dfm_jax.data.tokenizers import gpt2 as gpt2_module
-from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.runtime.errors import UsageError, WorldError
 
 
 @given(st.lists(st.text(max_size=40), max_size=5))

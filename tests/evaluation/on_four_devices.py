@@ -10,12 +10,14 @@ import numpy as np
 from flax import nnx
 from toy_network import make_problem
 
-from dfm_jax import flow, sharding
+from dfm_jax import flow
 from dfm_jax.evaluation.generation import SamplingSettings, generate
-from dfm_jax.evaluation.judge import Judge
+from dfm_jax.evaluation.judge.gpt2 import GPT2, GPT2Config
+from dfm_jax.evaluation.judge.perplexity import Judge
 from dfm_jax.evaluation.likelihood import estimate_likelihood
-from dfm_jax.models.gpt2 import GPT2, GPT2Config
+from dfm_jax.models import sharding
 from dfm_jax.models.transformer import Transformer, TransformerConfig
+from dfm_jax.runtime.mesh import MeshShape, make_mesh
 
 V, L = 11, 12
 problem = make_problem(flow.MaskSource(V), parametrization="leave_one_out")
@@ -40,7 +42,7 @@ class Letters:
 
 found = []
 for shape in (None, (2, 2, 1), (2, 1, 2)):
-    mesh = None if shape is None else sharding.make_mesh(sharding.MeshShape(*shape))
+    mesh = None if shape is None else make_mesh(MeshShape(*shape))
     placed = model
     if mesh is not None:
         placed = jax.device_put(model, sharding.state_shardings(model, mesh)[0])

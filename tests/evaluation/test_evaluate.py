@@ -11,13 +11,14 @@ from flax import nnx
 
 from configs import base
 from dfm_jax.data import get_tokenizer, open_stream, prepare
-from dfm_jax.errors import WorldError
-from dfm_jax.evaluation import evaluate, report
+from dfm_jax.evaluation import evaluate
 from dfm_jax.evaluation.evaluate import Evaluator
+from dfm_jax.evaluation.judge.gpt2 import GPT2, GPT2Config
+from dfm_jax.evaluation.report import markdown as report
 from dfm_jax.evaluation.settings import EvaluationSettings
-from dfm_jax.models.gpt2 import GPT2, GPT2Config
+from dfm_jax.experiment.problem import get_problem
 from dfm_jax.models.transformer import Transformer, TransformerConfig
-from dfm_jax.problem import get_problem
+from dfm_jax.runtime.errors import WorldError
 
 BYTES = get_tokenizer("bytes")
 TEXT = "".join(f"line {i}: the quick brown fox jumps over the lazy dog {i * i}\n" for i in range(40))

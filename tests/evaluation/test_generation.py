@@ -9,10 +9,10 @@ from flax import nnx
 from toy_network import make_problem
 
 from dfm_jax import flow
-from dfm_jax.errors import UsageError
 from dfm_jax.evaluation.generation import Generator, SamplingSettings, generate, to_text
 from dfm_jax.evaluation.prompts import Prompt
 from dfm_jax.models.transformer import Transformer, TransformerConfig
+from dfm_jax.runtime.errors import UsageError
 
 V, L = 11, 12
 

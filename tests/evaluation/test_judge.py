@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dfm_jax.errors import WorldError
-from dfm_jax.evaluation import judge
-from dfm_jax.models.gpt2 import GPT2, GPT2Config, load_gpt2
+from dfm_jax.evaluation.judge import perplexity as judge
+from dfm_jax.evaluation.judge.gpt2 import GPT2, GPT2Config, load_gpt2
+from dfm_jax.runtime.errors import WorldError
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"
 

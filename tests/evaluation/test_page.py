@@ -7,7 +7,7 @@ import chromium
 import numpy as np
 import pytest
 
-from dfm_jax.evaluation.page import histories, render_page
+from dfm_jax.evaluation.report.page import histories, render_page
 
 # Two samples of three positions over four frames; token 9 is the mask, 8 the end of text.
 FRAMES = np.asarray([[[9, 9, 1], [9, 9, 9]], [[9, 0, 1], [9, 9, 2]], [[3, 0, 1], [9, 8, 2]], [[3, 4, 1], [5, 8, 2]]])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from dfm_jax.data.tokenizers import get_tokenizer
-from dfm_jax.errors import UsageError
 from dfm_jax.evaluation.prompts import parse_prompt
+from dfm_jax.runtime.errors import UsageError
 
 BYTES = get_tokenizer("bytes")
 

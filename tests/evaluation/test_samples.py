@@ -11,7 +11,7 @@ from dfm_jax import flow
 from dfm_jax.data import get_tokenizer
 from dfm_jax.evaluation.generation import Generator, SamplingSettings
 from dfm_jax.evaluation.prompts import parse_prompt
-from dfm_jax.evaluation.samples import sample_set, write_samples
+from dfm_jax.evaluation.report.samples import sample_set, write_samples
 from dfm_jax.models.transformer import Transformer, TransformerConfig
 
 BYTES = get_tokenizer("bytes")

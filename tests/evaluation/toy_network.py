@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax import flow
-from dfm_jax.problem import Problem
+from dfm_jax.experiment.problem import Problem
 
 
 def make_problem(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.checkpoints.store import Checkpoints
-from dfm_jax.errors import WorldError
+from dfm_jax.runtime.errors import WorldError
 
 
 def make_state(step: int) -> dict:

@@ -11,8 +11,8 @@ import time
 import jax
 import numpy as np
 
-from dfm_jax import metrics
 from dfm_jax.checkpoints.store import Checkpoints
+from dfm_jax.training import metrics
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 

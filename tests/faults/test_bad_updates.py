@@ -9,7 +9,7 @@ import pytest
 import runs
 from dfm_jax import command_line, commands, flow
 from dfm_jax.checkpoints.store import Checkpoints
-from dfm_jax.errors import WorldError
+from dfm_jax.runtime.errors import WorldError
 from dfm_jax.training import step as step_module
 
 SMALL = runs.TINY | {

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 import runs
-from dfm_jax import command_line, commands, flow, metrics
+from dfm_jax import command_line, commands, flow
 from dfm_jax.checkpoints.store import Checkpoints
+from dfm_jax.training import metrics
 from dfm_jax.training import step as step_module
 
 pytestmark = pytest.mark.slow

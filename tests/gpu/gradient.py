@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import uniform_gkl
-from dfm_jax import sharding
 from dfm_jax.config import freeze
 from dfm_jax.data import Batch
+from dfm_jax.runtime.mesh import MeshShape, make_mesh
 from dfm_jax.training import step as training_step
 from dfm_jax.training.loop import make_trainer
 
@@ -28,7 +28,7 @@ def loss_and_gradient(sizes: dict, dtype: str) -> tuple[float, np.ndarray]:
     config.model.compute_dtype, config.model.dropout = dtype, 0.0
     if jax.default_backend() == "cpu":
         config.training.unroll = 1
-    mesh = sharding.make_mesh(sharding.MeshShape(), jax.devices()[:1])
+    mesh = make_mesh(MeshShape(), jax.devices()[:1])
     trainer = make_trainer(freeze(config), sizes["vocabulary"], mesh)
     rng = np.random.default_rng(0)
     leaves, structure = jax.tree.flatten(trainer.create().model)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import programs
-from dfm_jax import metrics, sharding
+from dfm_jax.models import sharding
+from dfm_jax.training import metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORKER = ROOT / "tests" / "mesh" / "worker.py"

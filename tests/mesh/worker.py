@@ -18,10 +18,12 @@ import jax
 import numpy as np
 
 from configs import quickstart
-from dfm_jax import command_line, processes, sharding
+from dfm_jax import command_line
 from dfm_jax.checkpoints import tree_names
-from dfm_jax.corpora import get_stream
 from dfm_jax.data import get_tokenizer
+from dfm_jax.experiment.streams import get_stream
+from dfm_jax.runtime import processes
+from dfm_jax.runtime.mesh import AXES, MeshShape, make_mesh
 from dfm_jax.training.corruption import corrupt
 from dfm_jax.training.loop import batches_from, make_trainer
 
@@ -35,7 +37,7 @@ def make_config(cache: str, mesh: str, overrides: list[str]):
     config.model.update(hidden_size=64, cond_dim=16, length=32, n_blocks=2, n_heads=4, dropout=0.1)
     config.training.batch_size = 16
     config.optim.update(lr=3e-4, warmup=5, n_iters=STEPS, ema_decay=0.9)
-    config.mesh.update(dict(zip(sharding.AXES, map(int, mesh.split("x")), strict=True)))
+    config.mesh.update(dict(zip(AXES, map(int, mesh.split("x")), strict=True)))
     words, pairs = command_line.split_overrides(overrides)
     command_line.apply_overrides(config, pairs)
     return config, words
@@ -48,7 +50,7 @@ def main() -> None:
     processes.initialize(flags["coordinator"], flags["num_processes"], flags["process_id"])
     tokenizer = get_tokenizer("bytes")
     stream = get_stream(config, "data.train", tokenizer)
-    trainer = make_trainer(config, tokenizer.vocab_size, sharding.make_mesh(sharding.MeshShape(**config.mesh)))
+    trainer = make_trainer(config, tokenizer.vocab_size, make_mesh(MeshShape(**config.mesh)))
     state = trainer.create()
 
     @jax.jit

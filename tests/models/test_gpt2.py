@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from dfm_jax.checkpoints.safetensors_file import read_safetensors, write_safetensors
-from dfm_jax.models.gpt2 import GPT2, GPT2Config, find_gpt2, load_gpt2
+from dfm_jax.evaluation.judge.gpt2 import GPT2, GPT2Config, find_gpt2, load_gpt2
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures"
 TINY = FIXTURES / "tiny_gpt2"

@@ -5,10 +5,10 @@ import types
 import numpy as np
 import pytest
 
-from dfm_jax.errors import UsageError
 from dfm_jax.kernels.attention import cudnn
 from dfm_jax.models import implementations
 from dfm_jax.models.transformer import TransformerConfig
+from dfm_jax.runtime.errors import UsageError
 
 KINDS = {"A100": "8.0", "H100": "9.0", "B200": "10.0"}
 

@@ -8,10 +8,11 @@ import os
 import pytest
 
 from configs import mask_ce, mask_gkl, model_1_7b, model_7b, uniform_ce, uniform_gkl
-from dfm_jax import flops, planning
-from dfm_jax.errors import WorldError
+from dfm_jax import planning
 from dfm_jax.evaluation.evaluate import FRAMES
+from dfm_jax.models import flops
 from dfm_jax.planning import driver, hlo, targets, verdict
+from dfm_jax.runtime.errors import WorldError
 
 pytestmark = pytest.mark.slow
 

@@ -6,11 +6,12 @@ import json
 import pytest
 
 from configs import base
-from dfm_jax import flops, planning
+from dfm_jax import planning
 from dfm_jax.config import freeze
-from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.models import flops
 from dfm_jax.planning import driver, report, roofline, sweep, targets, verdict
-from dfm_jax.sharding import MeshShape
+from dfm_jax.runtime.errors import UsageError, WorldError
+from dfm_jax.runtime.mesh import MeshShape
 
 GIB = 2**30
 TARGET = targets.parse("h100:8")

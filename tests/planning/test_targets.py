@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from dfm_jax.errors import UsageError
 from dfm_jax.planning import targets
+from dfm_jax.runtime.errors import UsageError
 
 
 @pytest.mark.parametrize(

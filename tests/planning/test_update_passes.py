@@ -8,8 +8,8 @@ import sys
 import pytest
 
 import programs
-from dfm_jax.errors import WorldError
 from dfm_jax.planning import driver
+from dfm_jax.runtime.errors import WorldError
 
 pytestmark = pytest.mark.slow
 

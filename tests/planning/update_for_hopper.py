@@ -13,8 +13,8 @@ import jax
 from jax.experimental import topologies
 
 from configs import base
-from dfm_jax import sharding
 from dfm_jax.planning import hlo, programs, targets
+from dfm_jax.runtime.mesh import MeshShape, make_mesh
 
 LARGE = 2**17  # bytes
 
@@ -29,7 +29,7 @@ def compiled(grad_accum: int) -> hlo.Module:
     topology = topologies.get_topology_desc(
         platform="cuda", target_config=target.chip.description, topology=target.topology
     )
-    mesh = sharding.make_mesh(sharding.MeshShape(**config.mesh), topology.devices)
+    mesh = make_mesh(MeshShape(**config.mesh), topology.devices)
     with jax.set_mesh(mesh):
         program = programs.train(config, 1000, mesh)
         return hlo.parse(program.function.lower(*program.arguments).compile().as_text())

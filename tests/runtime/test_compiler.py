@@ -10,12 +10,14 @@ import pytest
 
 from configs import base
 from dfm_jax import config as configs
-from dfm_jax import sharding
-from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.experiment import conditions
+from dfm_jax.experiment.problem import get_model_config, stand_in
+from dfm_jax.models import sharding
 from dfm_jax.planning import driver, programs, targets
-from dfm_jax.problem import get_model_config, stand_in
-from dfm_jax.run import Run
+from dfm_jax.run.load import Run
 from dfm_jax.runtime import cache, compiler
+from dfm_jax.runtime.errors import UsageError, WorldError
+from dfm_jax.runtime.mesh import AXES, MeshShape, make_mesh, replicated
 from dfm_jax.training.loop import make_trainer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -85,7 +87,7 @@ def test_what_is_asked_for():
 
 
 # What may call jax.jit by itself; its docstring has to say why.
-ALONE = {"dfm_jax/runtime/compiler.py", "dfm_jax/flow/solvers.py", "dfm_jax/processes.py"}
+ALONE = {"dfm_jax/runtime/compiler.py", "dfm_jax/flow/solvers.py", "dfm_jax/runtime/processes.py"}
 
 
 def test_every_program_takes_its_options_from_one_place():
@@ -124,7 +126,7 @@ def test_the_field_reaches_every_program(monkeypatch, tmp_path, deterministic):
 
     monkeypatch.setattr(compiler, "options", options)
     config = tiny(deterministic=deterministic)
-    mesh = sharding.make_mesh(sharding.MeshShape(), jax.devices()[:1])
+    mesh = make_mesh(MeshShape(), jax.devices()[:1])
     trainer = make_trainer(config, 16, mesh, stand_in(config, 16))
     evaluator = programs.get_evaluator(trainer)
     assert asked == [(True, deterministic)] * 2  # the step and its first state
@@ -133,7 +135,7 @@ def test_the_field_reaches_every_program(monkeypatch, tmp_path, deterministic):
         return settings
 
     from dfm_jax.evaluation import evaluate
-    from dfm_jax.evaluation.judge import Judge
+    from dfm_jax.evaluation.judge.perplexity import Judge
 
     asked.clear()
     monkeypatch.setattr(evaluate, "load_judge", lambda name: None)
@@ -153,25 +155,25 @@ def test_the_field_reaches_every_program(monkeypatch, tmp_path, deterministic):
 def test_loops_exchange_data_where_parameters_are_split():
     devices = jax.devices()[:1]
     assert not sharding.splits_parameters(None)
-    assert not sharding.splits_parameters(sharding.make_mesh(sharding.MeshShape(), devices))
+    assert not sharding.splits_parameters(make_mesh(MeshShape(), devices))
     from jax.sharding import AbstractMesh
 
     for shape, splits in (((8, 1, 1), False), ((4, 2, 1), True), ((4, 1, 2), True)):
-        assert sharding.splits_parameters(AbstractMesh(shape, sharding.AXES)) is splits
+        assert sharding.splits_parameters(AbstractMesh(shape, AXES)) is splits
 
 
 def test_deterministic_runs_do_without_cudnn():
     config = tiny(deterministic=True)
-    configs.check(config)
+    conditions.check(configs.freeze(config))
     assert get_model_config(config, 16, "gpu").attention == "xla"
     assert get_model_config(tiny(), 16, "gpu").attention == "auto"
     for name in ("xla", "pallas"):
         config.model.attention = name
-        configs.check(config)
+        conditions.check(configs.freeze(config))
         assert get_model_config(config, 16, "gpu").attention == name
     config.model.attention = "cudnn"
     with pytest.raises(UsageError, match=r"config\.model\.attention = cudnn: expected auto, xla or pallas") as caught:
-        configs.check(config)
+        conditions.check(configs.freeze(config))
     assert "\n" not in str(caught.value)
 
 
@@ -196,7 +198,7 @@ def aot_mesh(text):
     topology = topologies.get_topology_desc(
         platform="cuda", target_config=target.chip.description, topology=target.topology
     )
-    return sharding.make_mesh(sharding.MeshShape(), topology.devices)
+    return make_mesh(MeshShape(), topology.devices)
 
 
 @pytest.mark.slow
@@ -219,7 +221,7 @@ def test_deterministic_scatters_are_sorted_first(uncached):
     def gradient(table, ids):
         return jax.grad(lambda table: jnp.square(table[ids]).sum())(table)
 
-    whole = sharding.replicated(mesh)
+    whole = replicated(mesh)
     table = jax.ShapeDtypeStruct((512, 64), jnp.float32, sharding=whole)
     ids = jax.ShapeDtypeStruct((4096,), jnp.int32, sharding=whole)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dfm_jax import flops
+from dfm_jax.models import flops
 from dfm_jax.planning import targets
 from dfm_jax.runtime import peaks
 

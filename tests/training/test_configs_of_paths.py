@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from dfm_jax import config as configs
-from dfm_jax import sharding
 from dfm_jax.data import Batch, vocabulary_size
 from dfm_jax.evaluation.likelihood import estimate_likelihood
 from dfm_jax.experiment import conditions
-from dfm_jax.problem import get_problem
+from dfm_jax.experiment.problem import get_problem
+from dfm_jax.runtime.mesh import MeshShape, global_batch, make_mesh
 from dfm_jax.training.loop import make_trainer
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
@@ -44,13 +44,13 @@ def text(vocab_size: int) -> np.ndarray:
 def test_config_learns(name):
     config = tiny(name)
     vocab_size = vocabulary_size("bytes")
-    mesh = sharding.make_mesh(sharding.MeshShape())
+    mesh = make_mesh(MeshShape())
     blocks, losses = text(vocab_size), []
     law = np.bincount(blocks.ravel(), minlength=vocab_size) / blocks.size
     trainer = make_trainer(config, vocab_size, mesh, get_problem(config, vocab_size, law))
     state = trainer.create()
     for step in range(30):
-        state, metrics = trainer.step(state, sharding.global_batch(Batch(blocks[(8 * step) % 64 :][:8]), mesh))
+        state, metrics = trainer.step(state, global_batch(Batch(blocks[(8 * step) % 64 :][:8]), mesh))
         losses.append(float(metrics["loss"]))
         assert metrics["bad_steps"] == 0
     assert np.mean(losses[-8:]) < 0.9 * np.mean(losses[:8])

@@ -9,8 +9,8 @@ import pytest
 
 from dfm_jax import flow
 from dfm_jax.data import Batch
-from dfm_jax.problem import Problem
-from dfm_jax.rng import noise_key
+from dfm_jax.experiment.problem import Problem
+from dfm_jax.runtime.rng import noise_key
 from dfm_jax.training import corruption
 
 V, ROWS, LENGTH = 7, 64, 12

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from dfm_jax import flow
+from dfm_jax.experiment.problem import Problem
 from dfm_jax.models import head
 from dfm_jax.models.transformer import Transformer, TransformerConfig
-from dfm_jax.problem import Problem
 from dfm_jax.training import learned_schedules
 from dfm_jax.training.corruption import NoisyBatch
 from dfm_jax.training.step import split_rows

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from configs import base
-from dfm_jax import sharding
 from dfm_jax.planning import hlo
+from dfm_jax.runtime.mesh import MeshShape, make_mesh
 from dfm_jax.training.loop import make_trainer
 
 BATCH, LENGTH, VOCABULARY = 8, 256, 50257
@@ -20,7 +20,7 @@ def test_the_step_of_the_benchmark_never_holds_its_logits():
     config = base.get_config()
     config.model.update(hidden_size=256, n_blocks=4, n_heads=4, length=LENGTH, compute_dtype="float32", remat="dots")
     config.training.update(batch_size=BATCH, unroll=1)
-    trainer = make_trainer(config, VOCABULARY, sharding.make_mesh(sharding.MeshShape(), jax.devices()[:1]))
+    trainer = make_trainer(config, VOCABULARY, make_mesh(MeshShape(), jax.devices()[:1]))
     state = jax.eval_shape(trainer.create)
     compiled = trainer.step.lower(state, jax.ShapeDtypeStruct((BATCH, LENGTH), jnp.int32)).compile()
     memory = compiled.memory_analysis()

@@ -7,7 +7,7 @@ import pytest
 
 from configs import base
 from dfm_jax import config as configs
-from dfm_jax.errors import WorldError
+from dfm_jax.runtime.errors import WorldError
 from dfm_jax.training import resume
 
 

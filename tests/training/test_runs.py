@@ -5,8 +5,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from dfm_jax import command_line, commands, metrics
+from dfm_jax import command_line, commands
 from dfm_jax.checkpoints.store import Checkpoints
+from dfm_jax.training import metrics
 
 FIELDS = {
     "data.train": "text.txt",

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dfm_jax import files
 from dfm_jax.checkpoints.pytorch import restricted_pickle
+from dfm_jax.runtime import files
 
 # What zipfile raises on a file that is no zip or was cut or overwritten; OSError: a place outside the file.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, RuntimeError, OSError)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from dfm_jax.data.readers import compression, contents, jsonl, parquet, text
 from dfm_jax.data.readers.base import Found, Source
 from dfm_jax.data.rows import Cut, Fault, Item, Rules
-from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.runtime.errors import UsageError, WorldError
 
 
 class Reader(NamedTuple):

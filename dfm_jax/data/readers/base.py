@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from dfm_jax.data.readers import compression
 from dfm_jax.data.rows import Cut, Rules
-from dfm_jax.errors import UsageError
+from dfm_jax.runtime.errors import UsageError
 
 
 class Found(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from dfm_jax.data.readers.base import Source, decode, missing_column, opened
 from dfm_jax.data.rows import Fault, Item, Row
-from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.runtime.errors import UsageError, WorldError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

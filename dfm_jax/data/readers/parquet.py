@@ -6,7 +6,7 @@ from typing import Any
 
 from dfm_jax.data.readers.base import Source, decode, missing_column
 from dfm_jax.data.rows import Item, Row
-from dfm_jax.errors import UsageError
+from dfm_jax.runtime.errors import UsageError
 
 
 def read(source: Source) -> Iterator[tuple[Item, float]]:

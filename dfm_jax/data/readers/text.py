@@ -8,7 +8,7 @@ from dfm_jax.data.readers import contents
 from dfm_jax.data.readers.base import Source, decode, opened
 from dfm_jax.data.rows import Fault, Item, Row, Rules
 from dfm_jax.data.tokenizers.pieces import split_stream
-from dfm_jax.errors import WorldError
+from dfm_jax.runtime.errors import WorldError
 
 _CHUNK = 1 << 20  # bytes
 

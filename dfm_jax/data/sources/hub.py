@@ -11,7 +11,7 @@ from dfm_jax.data.identity import Memory
 from dfm_jax.data.readers.base import missing_column
 from dfm_jax.data.readers.parquet import column_rows
 from dfm_jax.data.rows import Cut, Fault, Item, Row, Unit
-from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.runtime.errors import UsageError, WorldError
 
 _BATCH = 256
 _SECONDS = 10.0  # that the hub has for an answer; it is asked once

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from dfm_jax.data import readers
 from dfm_jax.data.identity import Memory, Stamp, stamp
 from dfm_jax.data.rows import Cut, Item, Rules, Unit
-from dfm_jax.errors import UsageError, WorldError
+from dfm_jax.runtime.errors import UsageError, WorldError
 
 # Files are put together to units of at least this size, so that a folder of many small files gives few shards, and
 # larger files that can be divided are divided, so that machines can share them.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from dfm_jax.data.tokenizers import byte, gpt2, ids
 from dfm_jax.data.tokenizers.base import END_OF_TEXT, Tokenizer
 from dfm_jax.data.tokenizers.pieces import PIECE_CHARS, split_long
-from dfm_jax.errors import UsageError
+from dfm_jax.runtime.errors import UsageError
 
 __all__ = ["END_OF_TEXT", "NAMES", "PIECE_CHARS", "Tokenizer", "get_tokenizer", "split_long", "vocabulary_size"]
 

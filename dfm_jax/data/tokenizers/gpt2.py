@@ -9,7 +9,7 @@ import numpy as np
 from dfm_jax.data.tokenizers.base import checked
 from dfm_jax.data.tokenizers.gpt2_cuts import Cuts
 from dfm_jax.data.tokenizers.pieces import PIECE_CHARS, split_long
-from dfm_jax.errors import WorldError
+from dfm_jax.runtime.errors import WorldError
 
 
 class GPT2Tokenizer:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from dfm_jax.data.tokenizers.base import checked
-from dfm_jax.errors import WorldError
+from dfm_jax.runtime.errors import WorldError
 
 
 class IdTokenizer:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from dfm_jax import files
 from dfm_jax.data import Tokenizer
 from dfm_jax.evaluation.generation import Generator, to_text
-from dfm_jax.evaluation.page import render_page
 from dfm_jax.evaluation.prompts import Prompt
+from dfm_jax.evaluation.report.page import render_page
 from dfm_jax.models.transformer import Transformer
+from dfm_jax.runtime import files
 
 PAGE_SAMPLES = 64  # sequences on the page: what a browser shows without effort
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from dfm_jax.errors import UsageError
+from dfm_jax.runtime.errors import UsageError
 
 # A process that dies is noticed by the others after this many seconds, and ends them.
 HEARTBEAT_SECONDS = 60

@@ -4,7 +4,7 @@ import numpy as np
 
 from dfm_jax import flow
 from dfm_jax.config import Config
-from dfm_jax.errors import WorldError
+from dfm_jax.runtime.errors import WorldError
 
 SEED = 0  # of random embeddings: a run and its evaluation have the same
 ROWS = 32  # tokens whose distances stand for all of them in the constant-speed schedule
@@ -26,7 +26,7 @@ def embeddings(config: Config, vocab_size: int) -> np.ndarray:
                 f"config.flow.embeddings={name}: accepted a .npy file that can be read ({error})"
             ) from None
     else:
-        from dfm_jax.run import load  # a run has a problem of its own
+        from dfm_jax.run.load import load  # a run has a problem of its own
 
         table = np.asarray(load(name).model.embedding.table[...], np.float32)[:vocab_size]
     if table.ndim != 2 or len(table) != vocab_size or table.dtype.kind != "f" or not np.isfinite(table).all():

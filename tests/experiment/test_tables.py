@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import dfm_jax
-from dfm_jax import command_line, commands, files, tables
+from dfm_jax import command_line, commands
 from dfm_jax import config as configs
-from dfm_jax.errors import WorldError
+from dfm_jax.experiment import tables
+from dfm_jax.runtime import files
+from dfm_jax.runtime.errors import WorldError
 
 TINY = [
     *("optim.n_iters=2", "optim.warmup=1", "training.batch_size=4", "training.eval_freq=0", "data.num_workers=1"),

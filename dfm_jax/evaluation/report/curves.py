@@ -6,7 +6,8 @@ import pathlib
 
 import numpy as np
 
-from dfm_jax import files, metrics
+from dfm_jax.runtime import files
+from dfm_jax.training import metrics
 
 INK, TRAIN, EVAL = "#33383f", "#2a6fbb", "#d9622b"
 

@@ -9,12 +9,12 @@ import textwrap
 
 import pytest
 
-from dfm_jax.errors import WorldError
-from dfm_jax.lock import RunLock
+from dfm_jax.runtime.errors import WorldError
+from dfm_jax.runtime.lock import RunLock
 
 HOLD = """
     import os, sys, time
-    from dfm_jax.lock import RunLock
+    from dfm_jax.runtime.lock import RunLock
     with RunLock(sys.argv[1]):
         if sys.argv[2] == "fork":
             reader, writer = os.pipe()

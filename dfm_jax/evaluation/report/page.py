@@ -70,6 +70,6 @@ def render_page(
     }
     # A token may spell the end of the script element.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    template = importlib.resources.files("dfm_jax.evaluation").joinpath("page.html").read_text("utf-8")
+    template = importlib.resources.files("dfm_jax.evaluation.report").joinpath("page.html").read_text("utf-8")
     before, after = template.split("__DATA__")
     return before.replace("__TITLE__", html.escape(title)) + text + after

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dfm_jax import flow, metric_space, tables
+from dfm_jax import flow
 from dfm_jax.config import Config
+from dfm_jax.experiment import embeddings as metric_space
+from dfm_jax.experiment import tables
 from dfm_jax.models.transformer import TransformerConfig
 
 

@@ -10,7 +10,7 @@ import time
 import weakref
 from typing import IO
 
-from dfm_jax.errors import WorldError
+from dfm_jax.runtime.errors import WorldError
 
 _held: weakref.WeakSet["RunLock"] = weakref.WeakSet()
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dfm_jax import files
 from dfm_jax.evaluation.likelihood import LikelihoodResult
+from dfm_jax.runtime import files
 
 INK, PALETTE = "#33383f", ("#2a6fbb", "#d9622b", "#3a8f5c", "#8a56b0", "#b8891b", "#c2406b")
 BINS = 64

@@ -5,9 +5,11 @@ import pathlib
 
 import numpy as np
 
-from dfm_jax import files, metric_space, unigram
 from dfm_jax.config import Config
-from dfm_jax.errors import WorldError
+from dfm_jax.experiment import embeddings as metric_space
+from dfm_jax.experiment import unigram
+from dfm_jax.runtime import files
+from dfm_jax.runtime.errors import WorldError
 
 FOLDER = "tables"  # of a run: NAME.npy for each table, and INDEX
 INDEX = "index.json"  # NAME: {"origin": what the config said, "sha256": of the file}; written last

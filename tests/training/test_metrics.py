@@ -12,9 +12,10 @@ import pytest
 from tensorboardX.proto import event_pb2
 from tensorboardX.summary import scalar  # noqa: F401  the package's names exist as used
 
-from dfm_jax import metrics, plots
-from dfm_jax.errors import UsageError, WorldError
-from dfm_jax.logging import MetricsWriter
+from dfm_jax.evaluation.report import curves as plots
+from dfm_jax.runtime.errors import UsageError, WorldError
+from dfm_jax.training import metrics
+from dfm_jax.training.metrics import MetricsWriter
 
 
 def steps(workdir):
@@ -68,7 +69,7 @@ def test_resuming_cuts_what_follows_and_a_torn_line(tmp_path):
 
 
 def test_two_parts_of_a_run_within_a_second_keep_their_event_files(tmp_path):
-    script = "import sys; from dfm_jax.logging import MetricsWriter as W; W(sys.argv[1]).write(1, {'a': 1.0})"
+    script = "import sys; from dfm_jax.training.metrics import MetricsWriter as W; W(sys.argv[1]).write(1, {'a': 1.0})"
     runs = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) for _ in range(2)]
     assert [run.wait() for run in runs] == [0, 0]
     assert events(tmp_path).count((1, "a", 1.0)) == 2
@@ -77,7 +78,7 @@ def test_two_parts_of_a_run_within_a_second_keep_their_event_files(tmp_path):
 def test_a_killed_process_loses_no_line(tmp_path):
     script = """
         import os, signal, sys
-        from dfm_jax.logging import MetricsWriter
+        from dfm_jax.training.metrics import MetricsWriter
         writer = MetricsWriter(sys.argv[1])
         for step in range(1, 51):
             writer.write(step, {"train/loss": step})
@@ -93,7 +94,7 @@ def test_lines_wait_while_the_disk_is_full(tmp_path):
     """A file-size limit stands for the disk: writes are cut short, then refused, as on a full one."""
     script = """
         import resource, signal, sys
-        from dfm_jax.logging import MetricsWriter
+        from dfm_jax.training.metrics import MetricsWriter
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         writer = MetricsWriter(sys.argv[1])

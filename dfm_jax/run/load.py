@@ -14,16 +14,18 @@ import numpy as np
 from jax import Array
 
 from dfm_jax import config as configs
-from dfm_jax import sharding, tables
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import NETWORK, Config
 from dfm_jax.data import Tokenizer, get_tokenizer
-from dfm_jax.errors import UsageError, WorldError
 from dfm_jax.evaluation.prompts import Prompt
+from dfm_jax.experiment import tables
+from dfm_jax.experiment.problem import Problem, get_model_config, get_problem
+from dfm_jax.models import sharding
 from dfm_jax.models.transformer import Transformer
-from dfm_jax.problem import Problem, get_model_config, get_problem
-from dfm_jax.rng import noise_key
 from dfm_jax.runtime import cache, compiler
+from dfm_jax.runtime.errors import UsageError, WorldError
+from dfm_jax.runtime.mesh import MeshShape, make_mesh
+from dfm_jax.runtime.rng import noise_key
 
 # The part of a checkpoint that evaluation uses: the average where one was kept, else the parameters.
 EVALUATED = ("ema", "model")
@@ -170,7 +172,7 @@ def load_with(
     check_same_network(checkpoints.metadata(step).get("config", {}), config, folder)
     tokenizer = get_tokenizer(config.tokenizer.name)
     problem = get_problem(config, tokenizer.vocab_size, **tables.of_run(config, tokenizer.vocab_size, folder))
-    mesh = mesh or sharding.make_mesh(sharding.MeshShape())
+    mesh = mesh or make_mesh(MeshShape())
     model_config = get_model_config(config, problem.source.num_states, mesh.devices.flat[0].platform)
     shapes = jax.eval_shape(lambda: Transformer(model_config, rngs=nnx.Rngs(0)))
     places, _ = sharding.state_shardings(shapes, mesh)

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from dfm_jax import corpora, files, processes
 from dfm_jax.config import Config
 from dfm_jax.data import TokenStream, get_tokenizer
+from dfm_jax.experiment import streams as corpora
+from dfm_jax.runtime import files, processes
 
 CHUNK = 2**22  # tokens counted at a time
 FILE = "unigram.npy"  # counts (V,) int64, beside the shards they were counted from

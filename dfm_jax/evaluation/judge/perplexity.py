@@ -10,9 +10,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dfm_jax.data import Tokenizer
-from dfm_jax.errors import WorldError
-from dfm_jax.models.gpt2 import GPT2, find_gpt2, load_gpt2
+from dfm_jax.evaluation.judge.gpt2 import GPT2, find_gpt2, load_gpt2
 from dfm_jax.runtime import compiler
+from dfm_jax.runtime.errors import WorldError
 
 WIDTHS = 64
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from dfm_jax import command_line, config, flow, problem
-from dfm_jax.errors import UsageError
-from dfm_jax.experiment import conditions
+from dfm_jax import command_line, config, flow
+from dfm_jax.experiment import conditions, problem
 from dfm_jax.flow.metric import MOST_TOKENS_FOR_BOUND
+from dfm_jax.runtime.errors import UsageError
 
 
 def settings(name: str = "quickstart", **changes) -> config.Config:

@@ -6,8 +6,8 @@ import stat
 
 import pytest
 
-from dfm_jax import files
-from dfm_jax.errors import WorldError
+from dfm_jax.runtime import files
+from dfm_jax.runtime.errors import WorldError
 
 
 @pytest.mark.parametrize("durable", [False, True])

@@ -6,8 +6,11 @@ from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 from configs import base
-from dfm_jax import optim, problem, sharding
-from dfm_jax.errors import UsageError
+from dfm_jax import optim
+from dfm_jax.experiment import problem
+from dfm_jax.models import sharding
+from dfm_jax.runtime.errors import UsageError
+from dfm_jax.runtime.mesh import AXES, MeshShape, axis_size, check_mesh
 from dfm_jax.training import state
 
 PUBLISHED = base.get_config()
@@ -20,7 +23,7 @@ def abstract_state():
 
 
 def mesh(*sizes: int) -> AbstractMesh:
-    return AbstractMesh(sizes, sharding.AXES)
+    return AbstractMesh(sizes, AXES)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 1), (1, 1, 4), (2, 2, 2)])
@@ -33,7 +36,7 @@ def test_every_large_leaf_of_the_published_model_is_split_evenly(shape):
         assert note is None, note
         split = 1
         for axis in spec:
-            split *= 1 if axis is None else sharding.axis_size(parts, axis)
+            split *= 1 if axis is None else axis_size(parts, axis)
         state_bytes += leaf.size
         whole += leaf.size / split
         if leaf.size >= sharding.MIN_SIZE and parts.shape["tensor"] == 1:
@@ -67,19 +70,19 @@ def test_a_rule_that_does_not_divide_is_told_and_leaves_the_axis_whole():
     [((-1, 1, 1), 8, (8, 1, 1)), ((2, -1, 2), 8, (2, 2, 2)), ((1, 1, 1), 1, (1, 1, 1)), ((1, 4, -1), 4, (1, 4, 1))],
 )
 def test_the_free_axis_takes_what_is_left(axes, devices, expected):
-    assert sharding.MeshShape(*axes).resolve(devices) == sharding.MeshShape(*expected)
+    assert MeshShape(*axes).resolve(devices) == MeshShape(*expected)
 
 
 @pytest.mark.parametrize("axes, devices", [((3, -1, 1), 8), ((2, 2, 1), 8), ((16, 1, 1), 8)])
 def test_a_mesh_that_does_not_fit_the_devices_is_refused(axes, devices):
     with pytest.raises(UsageError, match=r"config.mesh=.*accepted"):
-        sharding.MeshShape(*axes).resolve(devices)
+        MeshShape(*axes).resolve(devices)
 
 
 def test_batch_and_heads_have_to_be_divided():
     fits = {"batch_size": 16, "grad_accum": 2, "n_heads": 4}
-    sharding.check_mesh(mesh(4, 2, 2), **fits)
+    check_mesh(mesh(4, 2, 2), **fits)
     with pytest.raises(UsageError, match=r"batch_size=24: accepted are multiples of 16"):
-        sharding.check_mesh(mesh(4, 2, 2), **(fits | {"batch_size": 24}))
+        check_mesh(mesh(4, 2, 2), **(fits | {"batch_size": 24}))
     with pytest.raises(UsageError, match=r"mesh.tensor=2: accepted are divisors of model.n_heads=3"):
-        sharding.check_mesh(mesh(4, 2, 2), **(fits | {"n_heads": 3}))
+        check_mesh(mesh(4, 2, 2), **(fits | {"n_heads": 3}))

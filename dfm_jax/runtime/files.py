@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from dfm_jax.errors import WorldError
+from dfm_jax.runtime.errors import WorldError
 
 
 def _read_umask() -> int:

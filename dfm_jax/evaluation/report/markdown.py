@@ -8,11 +8,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dfm_jax import files
-from dfm_jax.errors import WorldError
 from dfm_jax.evaluation.diversity import Diversity
-from dfm_jax.evaluation.judge import Judgement
+from dfm_jax.evaluation.judge.perplexity import Judgement
 from dfm_jax.evaluation.likelihood import LikelihoodResult
+from dfm_jax.runtime import files
+from dfm_jax.runtime.errors import WorldError
 
 PROCESSES = {
     "one_way": "one-way (`exact`, `euler`)",

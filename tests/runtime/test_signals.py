@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from dfm_jax.signals import GracefulStop
+from dfm_jax.runtime.signals import GracefulStop
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -30,7 +30,7 @@ def test_a_second_interrupt_ends_at_once_inside_a_long_call():
     """The main thread is in a C call that keeps no Python bytecode boundary, as in a compilation."""
     script = """
         import ctypes
-        from dfm_jax.signals import GracefulStop
+        from dfm_jax.runtime.signals import GracefulStop
         libc = ctypes.CDLL(None)
         with GracefulStop():
             print("ready", flush=True)

@@ -5,11 +5,11 @@ from typing import Any
 
 import jax
 
-from dfm_jax import processes
 from dfm_jax.config import Config
 from dfm_jax.data import Printer, Tokenizer, TokenStream, open_stream, prepare
-from dfm_jax.errors import UsageError, WorldError
-from dfm_jax.logging import note
+from dfm_jax.runtime import processes
+from dfm_jax.runtime.errors import UsageError, WorldError
+from dfm_jax.runtime.terminal import note
 
 
 def get_stream(config: Config, field: str, tokenizer: Tokenizer, corpus: str = "") -> TokenStream:

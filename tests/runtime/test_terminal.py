@@ -9,7 +9,7 @@ import sys
 import termios
 import textwrap
 
-from dfm_jax.logging import Progress, note, warn
+from dfm_jax.runtime.terminal import Progress, note, warn
 
 
 def test_plain_lines_every_n_steps_and_at_the_end(capsys):
@@ -29,7 +29,7 @@ def test_other_processes_say_nothing(capsys):
 
 def test_a_bar_on_a_terminal():
     script = """
-        from dfm_jax.logging import Progress, note
+        from dfm_jax.runtime.terminal import Progress, note
         with Progress(total=200, start=100) as progress:
             progress.update(150, loss=1.5, tokens_per_second=1e6)
             note("a line above the bar")

@@ -9,9 +9,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from dfm_jax import files
-from dfm_jax.errors import UsageError, WorldError
-from dfm_jax.terminal import warn
+from dfm_jax.runtime import files
+from dfm_jax.runtime.errors import UsageError, WorldError
+from dfm_jax.runtime.terminal import warn
 
 FILE = "metrics.jsonl"
 
