@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from dfm_jax.benchmark.results import Missing, Row, in_one_line, per_second
 from dfm_jax.benchmark.timing import Timing, measure
 from dfm_jax.config import Config
-from dfm_jax.experiment.problem import get_model_config, stand_in
+from dfm_jax.experiment.problem import abstract, get_model_config
 from dfm_jax.kernels import attention, vocab_head
 from dfm_jax.runtime import compiler
 
@@ -49,7 +49,7 @@ def attend(config: Config, vocab_size: int) -> Iterator[Row | Missing]:
 
 def head(config: Config, vocab_size: int) -> Iterator[Row | Missing]:
     """Log-probabilities at two ids per position, their gradients, and draws."""
-    num_states = stand_in(config, vocab_size).source.num_states
+    num_states = abstract(config, vocab_size).source.num_states
     model = get_model_config(config, num_states)
     width, padded, count = model.hidden_size, model.padded_vocab_size, positions()
     keys = jax.random.split(jax.random.key(0), 4)
