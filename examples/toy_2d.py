@@ -42,7 +42,7 @@ def share_on_board(points: np.ndarray) -> float:
 @dataclasses.dataclass(frozen=True)
 class Toy:
     title: str
-    path: flow.MixtureDiscreteProbPath | flow.GeneralPath
+    path: flow.Path
     source: flow.Source
     step: str = "exact"
 
@@ -119,7 +119,7 @@ TIMES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 def generate(toy: Toy, weights: dict[str, jax.Array], n: int) -> np.ndarray:
     """(6, n, 2) states at TIMES."""
-    solver = flow.MixtureDiscreteSolver(lambda x, t: network(weights, x, t), toy.path, toy.source, step=toy.step)
+    solver = flow.Solver(lambda x, t: network(weights, x, t), toy.path, toy.source, step=toy.step)
     x_0 = toy.source.sample(jax.random.key(1), (n, 2))
     return np.asarray(solver.sample(jax.random.key(2), x_0, steps=60, return_intermediates=TIMES))
 

@@ -48,7 +48,7 @@ def test_reading_a_config_imports_no_other_room():
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     found = {name.split(".")[1] for name in re.findall(r"dfm_jax\.[\w.]+|configs\w*\.?\w*|jax\w*", result.stdout)}
-    assert found == {"config", "errors"}, result.stdout
+    assert found == {"config", "runtime"}, result.stdout
 
 
 def test_the_page_of_all_fields_is_the_one_in_the_docs():

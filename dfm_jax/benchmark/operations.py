@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from dfm_jax.benchmark.results import Row, per_second
 from dfm_jax.benchmark.timing import Timing, measure
 from dfm_jax.config import Config
-from dfm_jax.experiment.problem import get_model_config, stand_in
+from dfm_jax.experiment.problem import abstract, get_model_config
 from dfm_jax.kernels import attention, vocab_head
 from dfm_jax.runtime import compiler
 
@@ -43,7 +43,7 @@ def attend(config: Config, vocab_size: int) -> Iterator[Row]:
 
 def head(config: Config, vocab_size: int) -> Iterator[Row]:
     """Log-probabilities at two ids per position, their gradients, and draws."""
-    num_states = stand_in(config, vocab_size).source.num_states
+    num_states = abstract(config, vocab_size).source.num_states
     model = get_model_config(config, num_states)
     width, padded = model.hidden_size, model.padded_vocab_size
     keys = jax.random.split(jax.random.key(0), 4)

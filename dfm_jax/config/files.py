@@ -8,7 +8,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-import dfm_jax
 from dfm_jax.config.checks import build, flatten, modern
 from dfm_jax.config.fields import TABLE, Config
 from dfm_jax.runtime.errors import UsageError, WorldError
@@ -53,7 +52,7 @@ def freeze(config: ConfigDict) -> Config:
 
 def bundled_configs() -> pathlib.Path:
     """The folder of the experiments that come with the package: inside it where it is installed, else beside it."""
-    package = pathlib.Path(str(dfm_jax.__file__)).resolve().parent
+    package = pathlib.Path(__file__).resolve().parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 

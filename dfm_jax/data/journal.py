@@ -8,7 +8,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,14 +16,27 @@ from dfm_jax.data import encoding
 from dfm_jax.data.encoding import Encoded, Encoder
 from dfm_jax.data.progress import Meter
 from dfm_jax.data.rows import Fault, Item, Unit
-from dfm_jax.data.shards import Shard, ShardWriter, check_size
+from dfm_jax.data.shards import Shard, ShardFiles, ShardWriter, check_size
 from dfm_jax.runtime.errors import WorldError
 from dfm_jax.runtime.files import write_atomically
 
-if TYPE_CHECKING:
-    from dfm_jax.data.known import Known, Place
-
 PLACES = 10  # faults that are named
+_CHUNK = 1 << 20  # tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """The tokens [start, start + counts[TOKENS]) of some shards, and what was counted in their part."""
+
+    shards: ShardFiles
+    start: int
+    counts: tuple[int, ...]
+
+    def read(self, offset: int) -> Iterator[np.ndarray]:
+        """The tokens from number `offset` on, in chunks. Raises WorldError where they are damaged."""
+        stop = self.start + self.counts[encoding.TOKENS]
+        for first in range(self.start + offset, stop, _CHUNK):
+            yield self.shards.read(first, min(first + _CHUNK, stop))
 
 
 class PartRecord(NamedTuple):
@@ -204,9 +217,9 @@ class UnitWriter:
         *,
         keep_lengths: bool,
         skip_faults: bool = False,
-        known: "Known | None" = None,
+        known: Callable[[Sequence[str]], dict[str, Place]] | None = None,
     ):
-        """skip_faults: leave out what cannot be read, instead of stopping. known: tokens that need not be made."""
+        """skip_faults: leave out what cannot be read, instead of stopping. known: finds tokens made before, by key."""
         self._folder, self._encoder, self._keep_lengths = folder, encoder, keep_lengths
         self._skip_faults, self._known = skip_faults, known
         self._capacity = shard_bytes // np.dtype(encoder.dtype).itemsize
@@ -232,7 +245,7 @@ class UnitWriter:
 
     def _write(self, unit: Unit, keys: Sequence[str], state: _State, tape: _Tape, meter: Meter) -> None:
         # Lengths of rows, which the reference's packing needs, are not kept for each part.
-        known = self._known.find(keys) if self._known and not self._keep_lengths else {}
+        known = self._known(keys) if self._known and not self._keep_lengths else {}
         while (first := len(state.parts)) < len(keys):
             found = known.get(keys[first])
             if found and not state.rows_of_part():
@@ -270,7 +283,7 @@ class UnitWriter:
             yield part, item
 
 
-def _copy(found: "Place", state: _State, tape: _Tape) -> bool:
+def _copy(found: Place, state: _State, tape: _Tape) -> bool:
     """Writes the tokens of a part that were made before; False where they turn out to be damaged or gone."""
     try:
         for tokens in found.read(state.offset):

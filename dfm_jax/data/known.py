@@ -4,33 +4,13 @@ A corpus of which one file was changed, added or taken away has the others' toke
 as fast as making them; what is written is byte for byte what it would have been.
 """
 
-import dataclasses
 import pathlib
-from collections.abc import Iterable, Iterator
-
-import numpy as np
+from collections.abc import Iterable
 
 from dfm_jax.data import encoding
-from dfm_jax.data.journal import Journal
+from dfm_jax.data.journal import Journal, Place
 from dfm_jax.data.shards import ShardFiles
 from dfm_jax.runtime.errors import WorldError
-
-_CHUNK = 1 << 20  # tokens
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """The tokens [start, start + counts[TOKENS]) of some shards, and what was counted in their part."""
-
-    shards: ShardFiles
-    start: int
-    counts: tuple[int, ...]
-
-    def read(self, offset: int) -> Iterator[np.ndarray]:
-        """The tokens from number `offset` on, in chunks. Raises WorldError where they are damaged."""
-        stop = self.start + self.counts[encoding.TOKENS]
-        for first in range(self.start + offset, stop, _CHUNK):
-            yield self.shards.read(first, min(first + _CHUNK, stop))
 
 
 class Known:

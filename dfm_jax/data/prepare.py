@@ -121,7 +121,7 @@ def prepare(
         writer = UnitWriter(
             folder, encoder, shard_bytes,
             keep_lengths=packing == "reference", skip_faults=on_error == "skip",
-            known=Known(cache, encoder.dtype, keys),
+            known=Known(cache, encoder.dtype, keys).find,
         )  # fmt: skip
         _write(writer, units, part, progress)
         source = "" if path is None else os.path.abspath(path)

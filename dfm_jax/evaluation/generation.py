@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dfm_jax import flow
 from dfm_jax.data import Tokenizer
 from dfm_jax.evaluation.prompts import Prompt
-from dfm_jax.experiment.problem import Problem
+from dfm_jax.experiment.problem import OfProblem, Problem
 from dfm_jax.models.denoiser import Temperature, TransformerDenoiser
 from dfm_jax.models.transformer import Transformer
 from dfm_jax.runtime import compiler
@@ -86,10 +86,7 @@ class Generator:
         if self.batch_size % devices:
             raise UsageError(f"config.sampling.batch_size={self.batch_size}: accepted a multiple of {devices} devices")
         try:
-            path = self.problem.path
-            path.get_step(self.settings.method) if isinstance(path, flow.GeneralPath) else flow.get_step(
-                self.settings.method
-            )
+            self.problem.path.get_step(self.settings.method)
         except ValueError as error:
             raise UsageError(f"config.sampling.method={self.settings.method}: {error}") from error
 
@@ -138,42 +135,41 @@ class Generator:
     @functools.cached_property
     def _program(self):
         if self.mesh is None:
-            return compiler.jit(self._draw, mesh=None, deterministic=self.deterministic)
+            return OfProblem(compiler.jit(self._draw, mesh=None, deterministic=self.deterministic), self.problem)
         rows, whole = PartitionSpec(self.mesh.axis_names), PartitionSpec()
         frames = PartitionSpec(None, self.mesh.axis_names)
         # Each device's loops end when its own rows are done: nothing in them may be checked across devices.
         sharded = jax.shard_map(
-            self._draw, mesh=self.mesh, in_specs=(whole, rows, rows, rows), out_specs=(rows, frames), check_vma=False
+            self._draw,
+            mesh=self.mesh,
+            in_specs=(whole, whole, rows, rows, rows),
+            out_specs=(rows, frames),
+            check_vma=False,
         )
-        return compiler.jit(
+        program = compiler.jit(
             sharded,
             out_shardings=NamedSharding(self.mesh, whole),
             mesh=self.mesh,
             communicates=False,
             deterministic=self.deterministic,
         )
+        return OfProblem(program, self.problem, self.mesh)
 
-    def _draw(self, model: Transformer, index: jax.Array, given: jax.Array, fixed: jax.Array):
+    def _draw(self, problem: Problem, model: Transformer, index: jax.Array, given: jax.Array, fixed: jax.Array):
         """Final tokens (B, L) and frames (F, B, L) or None of the sequences `index` (B,)."""
-        problem, settings = self.problem.given(model), self.settings
+        problem, settings = problem.given(model), self.settings
         key = noise_key(settings.seed, "sampling")
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(index)
         x_init = jnp.where(fixed, given, problem.source.sample(keys[:, 0], given.shape))
         denoiser = TransformerDenoiser(
             model=model,
-            source=problem.source,
-            scheduler=problem.path.scheduler,
-            leave_one_out=problem.parametrization == "leave_one_out",
-            suppress=problem.source.mask_id,
-            evidence=problem.evidence,
+            prediction=problem.path.prediction(problem.source, problem.parametrization, suppress_mask=True),
             network_time=problem.network_time,
             temperature=settings.temperature,
             top_p=settings.top_p,
             implementation=self.implementation,
         )
-        solver = flow.MixtureDiscreteSolver(
-            denoiser, problem.path, problem.source, step=settings.method, scheduler=settings.scheduler
-        )
+        solver = flow.Solver(denoiser, problem.path, problem.source, step=settings.method, scheduler=settings.scheduler)
         sample = functools.partial(solver.sample, keys[:, 1], x_init, steps=settings.steps, fixed=fixed)
         if not self.frames:
             return sample(), None

@@ -18,8 +18,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from dfm_jax import flow
-from dfm_jax.experiment.problem import Problem
-from dfm_jax.flow import likelihood as points
+from dfm_jax.evaluation import points
+from dfm_jax.experiment.problem import OfProblem, Problem
 from dfm_jax.models import head, sharding
 from dfm_jax.runtime import compiler
 from dfm_jax.runtime.mesh import global_batch, replicated
@@ -96,7 +96,7 @@ class Segment(NamedTuple):
 class LikelihoodEstimator:
     """The bounds of a problem, compiled once per shape of batch.
 
-    bounds: names of objectives; None for those reported for the source (`flow.likelihood.bound_names`), and for the
+    bounds: names of objectives; None for those reported for the source (`flow.Path.bounds_for`), and for the
     mask source the average over random orders. eps: where the reference's figure ends. deterministic: compiled for the
     same bits in every run, see `runtime.compiler`.
     """
@@ -114,8 +114,8 @@ class LikelihoodEstimator:
         if self.bounds is not None:
             return tuple(self.bounds)
         problem = self.problem
-        other = problem.source.mask_id is None or isinstance(problem.path, flow.GeneralPath)
-        return (*points.bound_names(problem.source, problem.path), *(() if other else ("masked_count",)))
+        counted = problem.path.counts_masks and problem.source.mask_id is not None
+        return (*problem.path.bounds_for(problem.source), *(("masked_count",) if counted else ()))
 
     @functools.cached_property
     def objectives(self) -> dict[str, flow.Objective]:
@@ -184,23 +184,26 @@ class LikelihoodEstimator:
 
     @functools.cached_property
     def _program(self):
-        whole = None if self.mesh is None else replicated(self.mesh)
-        return compiler.jit(
+        program = compiler.jit(
             self._batch,
-            out_shardings=whole,
+            out_shardings=None if self.mesh is None else replicated(self.mesh),
             mesh=self.mesh,
             communicates=sharding.splits_parameters(self.mesh),
             deterministic=self.deterministic,
         )
+        return OfProblem(program, self.problem, self.mesh)
 
-    def _batch(self, model: Any, tokens: jax.Array, weights: jax.Array, first: jax.Array, key: jax.Array):
+    def _batch(
+        self, problem: Problem, model: Any, tokens: jax.Array, weights: jax.Array, first: jax.Array, key: jax.Array
+    ):
         """Integrals (K, B) per segment and of the count form, nats per token; the main curve, summed over rows."""
         index = first + jnp.arange(tokens.shape[0], dtype=jnp.int32)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-        timed = tuple(o for name, o in self.objectives.items() if name != "masked_count")
-        path = self.problem.given(model).path
-        if isinstance(path, flow.GeneralPath):  # a path may have parameters of its own in the model
-            timed = tuple(dataclasses.replace(o, path=path.on(o.path.scheduler)) for o in timed)
+        path, source = problem.given(model).path, problem.source
+        objectives = {
+            name: o.with_leaves(path=o.path.with_leaves_of(path), source=source) for name, o in self.objectives.items()
+        }
+        timed = tuple(o for name, o in objectives.items() if name != "masked_count")
         values, curve = jnp.zeros((len(self.segments), 0, len(tokens))), jnp.zeros((0, self.time_points))
         if timed:
             values, curve = self._integrate(model, tokens, weights, keys, timed)
@@ -222,7 +225,7 @@ class LikelihoodEstimator:
         def one(total, at):
             number, segment, linear, weight = at
             source_keys, path_keys = noise_keys(keys, number)
-            x_0 = self.problem.source.sample(source_keys, tokens.shape)
+            x_0 = objectives[0].source.sample(source_keys, tokens.shape)
             x_t = objectives[0].path.sample(path_keys, x_0, tokens, linear).x_t
             nats = self._ask(model, tokens, x_t, linear, objectives)
             return total.at[segment].add(nats * weight[None]), (nats * weights[None]).sum(1)

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from dfm_jax import flow
 from dfm_jax.data import Batch
 from dfm_jax.evaluation.likelihood import Network, TransformerNetwork, fold, standard_error
-from dfm_jax.experiment.problem import Problem
+from dfm_jax.experiment.problem import OfProblem, Problem
 from dfm_jax.models import sharding
 from dfm_jax.runtime import compiler
 from dfm_jax.runtime.mesh import global_batch, replicated
@@ -70,18 +70,18 @@ class EvaluationLoss:
 
     @functools.cached_property
     def _program(self):
-        whole = None if self.mesh is None else replicated(self.mesh)
-        return compiler.jit(
+        program = compiler.jit(
             self._batch,
-            out_shardings=whole,
+            out_shardings=None if self.mesh is None else replicated(self.mesh),
             mesh=self.mesh,
             communicates=sharding.splits_parameters(self.mesh),
             deterministic=self.deterministic,
         )
+        return OfProblem(program, self.problem, self.mesh)
 
-    def _batch(self, model, batch, weights, index, t, r, key):
+    def _batch(self, problem: Problem, model, batch, weights, index, t, r, key):
         """Per row: the loss summed over its predicted positions (B,), how many these are (B,), its weight (B,)."""
-        problem, network = self.problem.given(model), self.network or TransformerNetwork(mesh=self.mesh)
+        problem, network = problem.given(model), self.network or TransformerNetwork(mesh=self.mesh)
         objective, tokens = problem.token_objective, batch.tokens
         time = flow.Time(t, r)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)

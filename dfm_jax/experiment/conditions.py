@@ -14,7 +14,7 @@ from dfm_jax.config.accepted import LARGEST, MOST_TIMES, in_float32
 from dfm_jax.config.checks import refuse
 from dfm_jax.data import vocabulary_size
 from dfm_jax.experiment.problem import get_path, get_sampling_scheduler, get_scheduler, get_source
-from dfm_jax.flow.metric import MOST_TOKENS_FOR_BOUND
+from dfm_jax.flow.paths.metric.path import MOST_TOKENS_FOR_BOUND
 from dfm_jax.runtime.errors import UsageError
 
 # Modes that run the training step.
@@ -101,8 +101,7 @@ def check_problem(config: Config) -> None:
     source = get_source(config, 2, law=np.full(2, 0.5))
     with naming("flow.path", config):
         path = get_path(config, scheduler, source, exponents=np.ones(2), embeddings=np.eye(2))
-        if isinstance(path, flow.GeneralPath):
-            path.check(source, config.model.parametrization)
+        path.check(source, config.model.parametrization)
     check_name("flow.loss_function", config)
     with naming("flow.loss_function", config):
         objective = flow.get_objective(
@@ -113,7 +112,7 @@ def check_problem(config: Config) -> None:
         refuse("flow.loss_function", config.flow.loss_function,
                "a bound where flow.exponents = learned: masked_elbo or generalized_kl")  # fmt: skip
     with naming("sampling.method", config):
-        step = (path if isinstance(path, flow.GeneralPath) else flow).get_step(config.sampling.method)
+        step = path.get_step(config.sampling.method)
         check_options(step, config.sampling.steps or config.flow.sampling_steps)
         flow.MixtureDiscreteSolver(lambda x, t: x, path, source, step=step)
 

@@ -1,5 +1,7 @@
 """The metric path of a config: where its embeddings come from, and its inverse temperature."""
 
+from typing import Any
+
 import numpy as np
 
 from dfm_jax import flow
@@ -46,17 +48,25 @@ def random(vocab_size: int, width: int) -> np.ndarray:
 
 def stand_in(config: Config, vocab_size: int) -> np.ndarray:
     """Random embeddings, as wide as the model's where the config names a file or a run."""
+    return random(vocab_size, width(config))
+
+
+def width(config: Config) -> int:
+    """D of the embeddings; the model's where the config names a file or a run that is not there."""
     name = config.flow.embeddings
-    width = int(name.removeprefix("random:")) if name.startswith("random:") else config.model.hidden_size
-    return random(vocab_size, width)
+    return int(name.removeprefix("random:")) if name.startswith("random:") else config.model.hidden_size
 
 
-def path(config: Config, scheduler: flow.Scheduler, table: np.ndarray) -> flow.MetricProbPath:
-    """The path of a checked config between the embeddings `table` (V, D)."""
+def path(config: Config, scheduler: flow.Scheduler, table: Any) -> flow.MetricProbPath:
+    """The path of a checked config between the embeddings `table` (V, D), numbers or a `jax.ShapeDtypeStruct`.
+
+    The constant-speed schedule is a table of its own, made from distances: with a shape, those of a stand-in.
+    """
     power = config.flow.distance_power
     beta = flow.PowerBeta(config.flow.beta_c, config.flow.beta_a)
     if config.flow.beta == "constant_speed":
-        beta = flow.ConstantSpeedBeta(rows_of(table, power), panels=400 if len(table) <= 512 else 96)
+        numbers = table if isinstance(table, np.ndarray) else stand_in(config, table.shape[0])
+        beta = flow.ConstantSpeedBeta(rows_of(numbers, power), panels=400 if len(numbers) <= 512 else 96)
     return flow.MetricProbPath(scheduler, table, beta, power)
 
 

@@ -1,26 +1,33 @@
 """What a config means mathematically: path, source, objective and the network's view of time."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from dfm_jax import flow
 from dfm_jax.config import Config
-from dfm_jax.experiment import embeddings as metric_space
+from dfm_jax.experiment import embeddings as vectors
 from dfm_jax.experiment import tables
+from dfm_jax.flow.tree import Static
 from dfm_jax.models.transformer import TransformerConfig
+from dfm_jax.runtime.mesh import replicated
 
 
+@jax.tree_util.register_pytree_node_class
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A flow matching problem on a vocabulary; hashable, so it may be a static argument of a jitted function."""
+    """A flow matching problem on a vocabulary: a pytree whose leaves are the arrays of its path and source.
 
-    path: flow.MixtureDiscreteProbPath | flow.GeneralPath
+    As an argument of a jitted function it brings a law or embeddings as arrays, or as shapes for compiling alone.
+    """
+
+    path: flow.Path
     source: flow.Source
     objective: flow.Objective
     parametrization: str
@@ -29,6 +36,18 @@ class Problem:
     time_law: str
     time_sampling: str
     coupling: flow.Coupling
+
+    def tree_flatten(self) -> tuple[tuple[Any], Static]:
+        """The objective has the path and the source: their arrays are leaves once."""
+        return (self.objective,), Static({name: getattr(self, name) for name in STATIC})
+
+    @classmethod
+    def tree_unflatten(cls, static: Static, children: tuple[Any]) -> "Problem":
+        problem, (objective,) = object.__new__(cls), children
+        found = {"objective": objective, "path": getattr(objective, "path", None)}
+        for name, value in {**static.values, **found, "source": getattr(objective, "source", None)}.items():
+            object.__setattr__(problem, name, value)
+        return problem
 
     @property
     def counts_masks(self) -> bool:
@@ -51,30 +70,65 @@ class Problem:
     @property
     def learns_exponents(self) -> bool:
         """Whether the path's schedules are parameters of the model."""
-        return isinstance(self.path, flow.GenMD4ProbPath) and self.path.learned
+        return self.path.learns
 
     def given(self, model: Any) -> "Problem":
-        """The problem whose path and objective have the exponents of `model`, where the path learns them."""
+        """The problem whose path has the exponents of `model` for leaves, where the path learns them."""
         if not self.learns_exponents:
             return self
-        assert isinstance(self.path, flow.GenMD4ProbPath)
-        path = self.path.with_exponents(model.exponents())
-        return dataclasses.replace(self, path=path, objective=dataclasses.replace(self.objective, path=path))
-
-    @property
-    def evidence(self) -> Callable[[Array, Array | flow.Time], Array] | None:
-        """(x_t, t) -> what leave-one-out logits gain at x_t, on a path that is not the mixture and carries nothing."""
-        if not isinstance(self.path, flow.GeneralPath) or self.parametrization != "leave_one_out":
-            return None
-        if self.path.carries_over and self.source.mask_id is not None:
-            return None
-        path = self.path
-        return lambda x_t, t: path.log_evidence(x_t, t, self.source)
+        path = self.path.with_leaves(exponents=model.exponents())
+        return dataclasses.replace(self, path=path, objective=self.objective.with_leaves(path=path))
 
     def network_time(self, t: Array | flow.Time) -> Array:
         """(B,) float32 time that the network is told: t, or kappa_t with `model.time_input='kappa'`."""
         time = flow.as_time(t)
         return (self.path.scheduler(time).alpha_t if self.time_input == "kappa" else time.t).astype(jnp.float32)
+
+
+Table = np.ndarray | jax.ShapeDtypeStruct  # numbers over the vocabulary, or their shape where they are not known
+STATIC = tuple(f.name for f in dataclasses.fields(Problem) if f.name not in ("path", "source", "objective"))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OfProblem:
+    """A jitted function of (problem, *arguments) as one of the arguments, at any stage: jitted, lowered or compiled.
+
+    The problem's arrays are passed to the program, never compiled in: whole on every device of `mesh`, or as they are
+    (None). With shapes in place of arrays it can be lowered and compiled, not called. Whatever else is asked of it,
+    such as `memory_analysis`, the function answers.
+    """
+
+    function: Any
+    problem: Problem
+    mesh: Mesh | None = None
+
+    @functools.cached_property
+    def placed(self) -> Problem:
+        """The problem with its arrays on the devices."""
+        if self.mesh is None:
+            return jax.tree.map(jnp.asarray, self.problem)
+        return jax.device_put(self.problem, replicated(self.mesh))
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(self.placed, *arguments)
+
+    def lower(self, *arguments: Any) -> "OfProblem":
+        """As `jax.jit` lowers; arguments may be shapes."""
+        place = None if self.mesh is None else replicated(self.mesh)
+        shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype), sharding=place),
+            self.problem,
+        )
+        return dataclasses.replace(self, function=self.function.lower(shapes, *arguments))
+
+    def compile(self, **options: Any) -> "OfProblem":
+        """The compiled program, after `lower`."""
+        return dataclasses.replace(self, function=self.function.compile(**options))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.function, name)
 
 
 def get_scheduler(config: Config, vocab_size: int) -> flow.Scheduler:
@@ -89,7 +143,7 @@ def get_sampling_scheduler(config: Config, vocab_size: int) -> flow.Scheduler | 
     return flow.get_scheduler(name, exponent=exponent, vocab_size=vocab_size) if name else None
 
 
-def get_source(config: Config, vocab_size: int, law: np.ndarray | None = None) -> flow.Source:
+def get_source(config: Config, vocab_size: int, law: Table | None = None) -> flow.Source:
     """The source of a config. law (V,): the unigram law, where it is asked for; None counts data.train's shards."""
     if config.flow.source_distribution != "unigram":
         return flow.get_source(config.flow.source_distribution, vocab_size)
@@ -100,9 +154,9 @@ def get_path(
     config: Config,
     scheduler: flow.Scheduler,
     source: flow.Source,
-    exponents: np.ndarray | None = None,
-    embeddings: np.ndarray | None = None,
-) -> flow.MixtureDiscreteProbPath | flow.GeneralPath:
+    exponents: Table | None = None,
+    embeddings: Table | None = None,
+) -> flow.Path:
     """The path of a config from `source`. exponents (V,), embeddings (V, D): in place of files that the config names.
 
     Raises ValueError where the path does not take the source, WorldError where the file is not there.
@@ -121,16 +175,16 @@ def get_path(
         return flow.GenMD4ProbPath(scheduler, vocab_size, None if learned else exponents, learned)
     if name == "metric":
         table = tables.read("embeddings", config, vocab_size) if embeddings is None else embeddings
-        return metric_space.path(config, scheduler, table)
+        return vectors.path(config, scheduler, table)
     return flow.MixtureDiscreteProbPath(scheduler)
 
 
 def get_problem(
     config: Config,
     vocab_size: int,
-    law: np.ndarray | None = None,
-    exponents: np.ndarray | None = None,
-    embeddings: np.ndarray | None = None,
+    law: Table | None = None,
+    exponents: Table | None = None,
+    embeddings: Table | None = None,
 ) -> Problem:
     """The problem of a checked config on `vocab_size` data tokens. The others: see `get_source`, `get_path`."""
     source = get_source(config, vocab_size, law)
@@ -155,14 +209,23 @@ def get_problem(
     )
 
 
+def abstract(config: Config, vocab_size: int) -> Problem:
+    """The problem with shapes for what is read from data: to compile its programs, and to count states."""
+    law = jax.ShapeDtypeStruct((vocab_size,), jnp.float32)
+    embeddings = None
+    if config.flow.path == "metric":
+        embeddings = jax.ShapeDtypeStruct((vocab_size, vectors.width(config)), jnp.float32)
+    return get_problem(config, vocab_size, law=law, exponents=law, embeddings=embeddings)
+
+
 def stand_in(config: Config, vocab_size: int) -> Problem:
-    """The problem with made-up numbers for what is read from data: every shape is right. For compiling alone."""
+    """The problem with made-up numbers for what is read from data, to time its programs."""
     return get_problem(
         config,
         vocab_size,
         law=np.full(vocab_size, 1 / vocab_size),
         exponents=np.ones(vocab_size),
-        embeddings=metric_space.stand_in(config, vocab_size) if config.flow.path == "metric" else None,
+        embeddings=vectors.stand_in(config, vocab_size) if config.flow.path == "metric" else None,
     )
 
 

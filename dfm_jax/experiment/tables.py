@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from dfm_jax.config import Config
-from dfm_jax.experiment import embeddings as metric_space
+from dfm_jax.experiment import embeddings as vectors
 from dfm_jax.experiment import unigram
 from dfm_jax.runtime import files
 from dfm_jax.runtime.errors import WorldError
@@ -37,7 +37,7 @@ def read(name: str, config: Config, vocab_size: int) -> np.ndarray:
         return unigram.law(config)
     if name == "exponents":
         return files.load_array(config.flow.exponents, (vocab_size,), "config.flow.exponents")
-    return metric_space.embeddings(config, vocab_size)
+    return vectors.embeddings(config, vocab_size)
 
 
 def of_run(config: Config, vocab_size: int, folder: pathlib.Path) -> dict[str, np.ndarray]:

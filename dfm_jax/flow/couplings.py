@@ -1,56 +1,70 @@
 """Couplings of source and data: independent, and conditional on positions that are given (mathematics.md B).
 
-With I in {0, 1}^L the kept positions, x_0 = I x_1 + (1 - I) source. Kept positions have x_t = x_1 at every t, carry no
-loss, and the bound is then on log p(x_{I=0} | x_{I=1}).
+With I in {0, 1}^L the fixed positions, x_0 = I x_1 + (1 - I) source. Fixed positions have x_t = x_1 at every t, carry
+no loss, and the bound is then on log p(x_{I=0} | x_{I=1}).
 """
 
 import abc
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.flow.noise import bernoulli, by_row, split
+from dfm_jax.flow.random import bernoulli, by_row, split
 from dfm_jax.flow.sources import Source
+from dfm_jax.flow.tree import take_old_names
 
 
 class CoupledPair(NamedTuple):
-    """x_0, x_1 (B, L) int32 and `kept` (B, L) bool, the positions whose x_0 is x_1 by construction."""
+    """x_0, x_1 (B, L) int32 and `fixed` (B, L) bool, the positions whose x_0 is x_1 by construction."""
 
     x_0: jax.Array
     x_1: jax.Array
-    kept: jax.Array
+    fixed: jax.Array
+
+    @property
+    def kept(self) -> jax.Array:
+        """`fixed`, as version 0.1 called it."""
+        return self.fixed
 
 
 class Coupling(abc.ABC):
-    """A law of the kept positions; x_0 elsewhere is the source's."""
+    """A law of the fixed positions; x_0 elsewhere is the source's. Version 0.1 called the method kept."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        take_old_names(cls, {"kept": "fixed"})
 
     @abc.abstractmethod
-    def kept(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    def fixed(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """(B, L) bool; `key` one key, or (B,) keys, one per row."""
+
+    def kept(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """`fixed`, as version 0.1 called it."""
+        return self.fixed(key, shape)
 
     def sample(self, key: jax.Array, x_1: jax.Array, source: Source) -> CoupledPair:
         """A coupled pair for data x_1 (B, L); `key` one key, or (B,) keys, one per row."""
-        kept_key, source_key = split(key, 2)
-        kept = self.kept(kept_key, x_1.shape)
-        return CoupledPair(conditional_coupling(source.sample(source_key, x_1.shape), x_1, kept), x_1, kept)
+        fixed_key, source_key = split(key, 2)
+        fixed = self.fixed(fixed_key, x_1.shape)
+        return CoupledPair(conditional_coupling(source.sample(source_key, x_1.shape), x_1, fixed), x_1, fixed)
 
 
 @dataclasses.dataclass(frozen=True)
 class IndependentCoupling(Coupling):
-    """(x_0, x_1) ~ p q: nothing is kept."""
+    """(x_0, x_1) ~ p q: nothing is fixed."""
 
-    def kept(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    def fixed(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         return jnp.zeros(shape, bool)
 
 
 @dataclasses.dataclass(frozen=True)
 class ConditionalCoupling(Coupling):
-    """Prompts and infilling: a row keeps a prefix with probability `prompt_rate`, else scattered tokens.
+    """Prompts and infilling: a row fixes a prefix with probability `prompt_rate`, else scattered tokens.
 
-    The prefix length is uniform on {0, ..., floor(max_fraction L)}; scattered tokens are kept independently with a
-    probability uniform on [0, max_fraction]. At least one token of a row is never kept.
+    The prefix length is uniform on {0, ..., floor(max_fraction L)}; scattered tokens are fixed independently with a
+    probability uniform on [0, max_fraction]. At least one token of a row is never fixed.
     """
 
     prompt_rate: float = 0.5
@@ -61,7 +75,7 @@ class ConditionalCoupling(Coupling):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}={value!r}: accepted values in [0, 1]")
 
-    def kept(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    def fixed(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         rows, length = shape
         kind_key, prefix_key, rate_key, token_key, spare_key = split(key, 5)
         rate = jnp.float32(self.prompt_rate)
@@ -71,19 +85,19 @@ class ConditionalCoupling(Coupling):
         keep_rate = self.max_fraction * by_row(jax.random.uniform, rate_key, (rows, 1))
         scattered = by_row(jax.random.uniform, token_key, shape) < keep_rate
         position = jnp.arange(length, dtype=jnp.int32)[None, :]
-        kept = jnp.where(prompt, position < prefix, scattered)
+        fixed = jnp.where(prompt, position < prefix, scattered)
         spare = by_row(lambda k, s: jax.random.randint(k, s, 0, length, jnp.int32), spare_key, (rows, 1))
-        return kept & ~(kept.all(axis=-1, keepdims=True) & (position == spare))
+        return fixed & ~(fixed.all(axis=-1, keepdims=True) & (position == spare))
 
 
-def conditional_coupling(x_0: jax.Array, x_1: jax.Array, kept: jax.Array) -> jax.Array:
-    """x_0 with x_1 at the `kept` positions, so that a path from it to x_1 never leaves them; all (B, L)."""
-    return jnp.where(kept, x_1, x_0)
+def conditional_coupling(x_0: jax.Array, x_1: jax.Array, fixed: jax.Array) -> jax.Array:
+    """x_0 with x_1 at the `fixed` positions, so that a path from it to x_1 never leaves them; all (B, L)."""
+    return jnp.where(fixed, x_1, x_0)
 
 
-def uncharged(loss: jax.Array, kept: jax.Array) -> jax.Array:
-    """`loss` (B, L) with 0 at the kept positions, whatever it was there, and no gradient through them."""
-    return jnp.where(kept, 0.0, loss)
+def uncharged(loss: jax.Array, fixed: jax.Array) -> jax.Array:
+    """`loss` (B, L) with 0 at the fixed positions, whatever it was there, and no gradient through them."""
+    return jnp.where(fixed, 0.0, loss)
 
 
 def mask_uniform_subset(key: jax.Array, x_1: jax.Array, mask_id: int) -> jax.Array:

@@ -2,17 +2,21 @@
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax.flow.noise import by_row, split
+from dfm_jax.flow.random import by_row, split
+from dfm_jax.flow.tree import Tree
 
 
-class Source(abc.ABC):
-    """A token law p over S = num_states states, V = vocab_size of which are data."""
+class Source(Tree, abc.ABC):
+    """A token law p over S = num_states states, V = vocab_size of which are data.
+
+    An attribute that is an array is named in `leaves` (`flow.Tree`).
+    """
 
     vocab_size: int
 
@@ -95,10 +99,20 @@ class CategoricalSource(Source):
     """p = `probs` (V,), any law over the vocabulary, such as a corpus's unigram.
 
     Draws take one alias-table look-up, exact to 2^-32 of 1/V. A token with p = 0 is never drawn; where x_t is such a
-    token it can only be x_1, and is carried over. Raises ValueError unless probs >= 0 sum to 1 (to 1e-5).
+    token it can only be x_1, and is carried over. Raises ValueError unless probs >= 0 sum to 1 (to 1e-5). A
+    `jax.ShapeDtypeStruct` (V,) gives the source of a program that is compiled without numbers.
     """
 
+    leaves: ClassVar[tuple[str, ...]] = ("law", "_keep", "_alias")
+
     def __init__(self, probs: Any) -> None:
+        self.law: Any
+        if isinstance(probs, jax.ShapeDtypeStruct):
+            self.vocab_size = probs.shape[0]
+            self.law = probs
+            self._keep = jax.ShapeDtypeStruct(probs.shape, jnp.uint32)
+            self._alias = jax.ShapeDtypeStruct(probs.shape, jnp.int32)
+            return
         law = np.asarray(probs, dtype=np.float64)
         if law.ndim != 1 or len(law) < 1 or not (law >= 0).all() or abs(law.sum() - 1) > 1e-5:
             raise ValueError(f"probs with sum {law.sum()}: accepted one vector of values >= 0 that sum to 1")
@@ -115,6 +129,13 @@ class CategoricalSource(Source):
 
     def probs(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
         return jnp.asarray(self.law, dtype)[ids]
+
+    def may_equal(self, other: "CategoricalSource") -> bool:
+        """Whether `other` is this law, as far as can be seen: inside a program only the sizes are known."""
+        if self.vocab_size != other.vocab_size:
+            return False
+        known = isinstance(self.law, np.ndarray) and isinstance(other.law, np.ndarray)
+        return not known or np.array_equal(self.law, other.law)
 
 
 def _alias_table(law: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -145,7 +166,7 @@ def get_source(name: str, vocab_size: int, probs: Any = None) -> Source:
         return UniformSource(vocab_size)
     if name != "categorical":
         raise ValueError(f"source={name!r}: accepted mask, uniform, categorical")
-    shape = None if probs is None else np.shape(probs)
+    shape = None if probs is None else probs.shape if hasattr(probs, "shape") else np.shape(probs)
     if shape != (vocab_size,):
         raise ValueError(f"probs of shape {shape}: accepted ({vocab_size},) for source='categorical'")
     return CategoricalSource(probs)

@@ -3,11 +3,9 @@
 import dataclasses
 from collections.abc import Callable
 
-import jax.numpy as jnp
 from jax import Array
 
 from dfm_jax import flow
-from dfm_jax.flow.evidence import evidence
 from dfm_jax.kernels import vocab_head
 from dfm_jax.models import head
 from dfm_jax.models.transformer import Transformer
@@ -22,12 +20,8 @@ class TransformerDenoiser:
     Attributes:
         model: the network. Build the denoiser inside the function that is compiled, with the model as its argument:
             as a constant of the program its parameters would be compiled in.
-        source, scheduler: of the training; they turn leave-one-out logits into posterior ones,
-            + log1p(kappa / (sigma p(z))) at z = x_t.
-        leave_one_out: what the network emits; else posterior logits.
-        suppress: a state that is never drawn, the mask.
-        evidence: (x_t (N,), t (N,)) -> what leave-one-out logits gain at x_t, for a path that is not the mixture;
-            no token is then carried over.
+        prediction: what the network's logits mean (`flow.Path.prediction`): what it suppresses is never drawn, what it
+            carries over is x_t itself, and its shift turns leave-one-out logits into posterior ones.
         network_time: the number the network is told for t (B,); by default t.
         temperature: a number >= 0 (0: the most probable token), or a function of t (N,) -> (N,) above 0.
         top_p: in (0, 1], of the posterior after the temperature; 1 is off.
@@ -38,11 +32,7 @@ class TransformerDenoiser:
     """
 
     model: Transformer
-    source: flow.Source
-    scheduler: flow.Scheduler
-    leave_one_out: bool = False
-    suppress: int | None = None
-    evidence: Callable[[Array, Array], Array] | None = None
+    prediction: flow.Prediction
     network_time: Callable[[Array], Array] | None = None
     temperature: Temperature = 1.0
     top_p: float = 1.0
@@ -62,33 +52,19 @@ class TransformerDenoiser:
 
     def draw(self, keys: Array, features: Array, x_t: Array, t: Array) -> Array:
         """x_1 (N,) int32, each row from its own key alone."""
-        carried = self.leave_one_out and self.source.mask_id is not None and self.evidence is None
-        shift = None  # of the logit at x_t
-        if self.leave_one_out and self.evidence is not None:
-            shift = self.evidence(x_t, t)
-        elif self.leave_one_out and not carried:
-            schedule = self.scheduler(t)
-            e = evidence(schedule.alpha_t, schedule.sigma_t, self.source.probs(x_t))
-            shift = jnp.log1p(e.rho)
-        query = vocab_head.Query(
-            shift=shift,
-            shift_ids=None if shift is None else x_t,
-            suppress=self.source.mask_id if self.leave_one_out else self.suppress,
-        )
+        prediction = self.prediction
+        shift = None if prediction.shift is None else prediction.shift(x_t, t)  # of the logit at x_t
+        query = vocab_head.Query(shift=shift, shift_ids=None if shift is None else x_t, suppress=prediction.suppress)
         asked = head.of(self.model, implementation=self.implementation), query, features
         if not callable(self.temperature) and self.temperature == 0:
             x_1 = vocab_head.argmax(*asked)
         else:
             temperature = self.temperature(t) if callable(self.temperature) else self.temperature
             x_1 = vocab_head.sample(*asked, keys, temperature=temperature, top_p=self.top_p)
-        # With the mask source a revealed token tells itself.
-        return jnp.where(x_t == self.source.mask_id, x_1, x_t) if carried else x_1
+        return prediction.carry_over(x_1, x_t)
 
 
 def posterior_logits(denoiser: TransformerDenoiser, x: Array, t: Array) -> Array:
     """The (B, L, S) posterior logits that `draw` draws from at temperature 1, for small uses and tests."""
-    logits = denoiser.model.logits(denoiser.features(x, t), suppress=denoiser.suppress)
-    if not denoiser.leave_one_out:
-        return logits
-    path = flow.MixtureDiscreteProbPath(denoiser.scheduler)
-    return flow.to_posterior(logits, x, t, path, denoiser.source)
+    logits = denoiser.model.logits(denoiser.features(x, t), suppress=denoiser.prediction.suppress)
+    return denoiser.prediction.posterior_logits(logits, x, t)

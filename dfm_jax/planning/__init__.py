@@ -5,7 +5,7 @@ from typing import Any
 
 from dfm_jax.config import Config
 from dfm_jax.data import vocabulary_size
-from dfm_jax.experiment.problem import get_model_config, stand_in
+from dfm_jax.experiment.problem import abstract, get_model_config
 from dfm_jax.models.transformer import count_parameters
 from dfm_jax.planning import driver, report, sweep, targets, verdict
 from dfm_jax.runtime import files
@@ -53,7 +53,7 @@ def parameters(config: Config) -> int:
 
 
 def states(config: Config) -> int:
-    return stand_in(config, vocabulary_size(config.tokenizer.name)).source.num_states
+    return abstract(config, vocabulary_size(config.tokenizer.name)).source.num_states
 
 
 def run_sweep(

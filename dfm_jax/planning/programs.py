@@ -14,7 +14,7 @@ from dfm_jax.data import Batch, TokenStream
 from dfm_jax.data.tokenizers.byte import ByteTokenizer
 from dfm_jax.evaluation.evaluate import Evaluator
 from dfm_jax.evaluation.settings import EvaluationSettings
-from dfm_jax.experiment.problem import stand_in
+from dfm_jax.experiment.problem import abstract
 from dfm_jax.runtime.mesh import batch_sharding, replicated
 from dfm_jax.runtime.rng import noise_key
 from dfm_jax.training.loop import Trainer, make_trainer
@@ -35,7 +35,7 @@ class Program:
 
 def train(config: Config, vocab_size: int, mesh: Mesh) -> Program:
     """One update."""
-    trainer = make_trainer(config, vocab_size, mesh, stand_in(config, vocab_size))
+    trainer = make_trainer(config, vocab_size, mesh, abstract(config, vocab_size))
     rows = config.training.batch_size
     return Program(
         "train",
@@ -50,7 +50,7 @@ def train(config: Config, vocab_size: int, mesh: Mesh) -> Program:
 
 def evaluate(config: Config, vocab_size: int, mesh: Mesh) -> Program:
     """The likelihood of one batch, all its time points."""
-    trainer = make_trainer(config, vocab_size, mesh, stand_in(config, vocab_size))
+    trainer = make_trainer(config, vocab_size, mesh, abstract(config, vocab_size))
     rows = config.eval.batch_size
     weights = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=batch_sharding(mesh))
     key = jax.eval_shape(lambda: noise_key(config.training.seed, "likelihood"))
@@ -67,7 +67,7 @@ def evaluate(config: Config, vocab_size: int, mesh: Mesh) -> Program:
 
 def loss(config: Config, vocab_size: int, mesh: Mesh) -> Program:
     """The evaluation loss of one batch, which the trainer asks for at its intervals."""
-    trainer = make_trainer(config, vocab_size, mesh, stand_in(config, vocab_size))
+    trainer = make_trainer(config, vocab_size, mesh, abstract(config, vocab_size))
     rows, by_row = config.eval.batch_size, batch_sharding(mesh)
     weights = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=by_row)
     index, time = np.zeros(rows, np.int32), np.zeros(rows, np.float32)
@@ -85,7 +85,7 @@ def loss(config: Config, vocab_size: int, mesh: Mesh) -> Program:
 
 def sample(config: Config, vocab_size: int, mesh: Mesh) -> Program:
     """One batch of sequences, all its steps; the parameters are whole on every device."""
-    trainer = make_trainer(config, vocab_size, mesh, stand_in(config, vocab_size))
+    trainer = make_trainer(config, vocab_size, mesh, abstract(config, vocab_size))
     generator = get_evaluator(trainer)._generator
     rows, length = generator.batch_size, config.model.length
     everywhere = replicated(mesh)

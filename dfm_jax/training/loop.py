@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Generator
 from typing import Any
@@ -12,7 +11,7 @@ import jax
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import Config
 from dfm_jax.data import Batch, TokenStream, train_batches
-from dfm_jax.experiment.problem import Problem, get_model_config, get_problem
+from dfm_jax.experiment.problem import OfProblem, Problem, get_model_config, get_problem
 from dfm_jax.models import flops, sharding
 from dfm_jax.models.transformer import TransformerConfig
 from dfm_jax.optim import from_config, learning_rate
@@ -38,7 +37,7 @@ class Trainer:
     mesh: jax.sharding.Mesh
     abstract: TrainState  # shapes and dtypes, each with its sharding
     create: Callable[[], TrainState]
-    step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
+    step: OfProblem  # (state, batch) -> (state, metrics)
     notes: tuple[str, ...]  # sharding rules that did not divide
 
     def learning_rate(self, step: int) -> float:
@@ -75,11 +74,15 @@ def make_trainer(config: Config, vocab_size: int, mesh: jax.sharding.Mesh, probl
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings
     )
     deterministic = config.training.deterministic
+
+    def update(problem: Problem, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        return train_step(state, batch, problem=problem, optimizer=optimizer, settings=settings, mesh=mesh)
+
     step = compiler.jit(
-        functools.partial(train_step, problem=problem, optimizer=optimizer, settings=settings, mesh=mesh),
-        in_shardings=(shardings, batch_sharding(mesh)),
+        update,
+        in_shardings=(replicated(mesh), shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
-        donate_argnums=0,
+        donate_argnums=1,
         mesh=mesh,
         deterministic=deterministic,
     )
@@ -91,7 +94,7 @@ def make_trainer(config: Config, vocab_size: int, mesh: jax.sharding.Mesh, probl
         mesh=mesh,
         abstract=abstract,
         create=compiler.jit(create, out_shardings=shardings, mesh=mesh, deterministic=deterministic),
-        step=step,
+        step=OfProblem(step, problem, mesh),
         notes=tuple(notes),
     )
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dfm_jax.flow import categorical
-from dfm_jax.flow.denoiser import from_logits
+from dfm_jax.flow.samplers.denoiser import from_logits
 
 FULL = 2**32 - 1
 

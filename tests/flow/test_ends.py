@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dfm_jax import flow
-from dfm_jax.flow import grids
+from dfm_jax.flow.samplers import grid as grids
 
 V = 4
 FINITE_SLOPES = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dfm_jax import flow
-from dfm_jax.flow import likelihood
+from dfm_jax.evaluation import points as likelihood
 
 KEYS = jax.random.split(jax.random.key(0), 500)
 

@@ -1,5 +1,6 @@
 """Every row of mathematics.md A against its definition, in float64 on the host and float32 in jax, at both ends."""
 
+import dataclasses
 import math
 
 import jax
@@ -169,3 +170,42 @@ def test_ambiguous_names_are_refused(name):
 def test_bad_input_says_what_is_accepted(call):
     with pytest.raises(ValueError, match="accepted"):
         call()
+
+
+@dataclasses.dataclass(frozen=True)
+class Late(flow.Scheduler):
+    """kappa = t (1 + t) / 2, without an inverse."""
+
+    def formulas(self, xp, t, r):
+        return t * (1 + t) / 2, r * (3 - r) / 2, t + 0.5
+
+
+def test_a_scheduler_needs_no_closed_inverse():
+    late = Late()
+    kappa = np.array([0.0, 1e-12, 1e-3, 0.3, 0.5, 0.9, 1 - 1e-9, 1.0])
+    exact = 4 * kappa / (1 + np.sqrt(1 + 8 * kappa))  # root of t (1 + t) = 2 kappa
+    host = late.float64_inverse(kappa)
+    np.testing.assert_allclose(host.t, exact, rtol=1e-14, atol=1e-18)
+    sigma = np.array([1e-15, 1e-9, 1e-4])
+    left = late.float64_inverse(1 - sigma, sigma).r
+    np.testing.assert_allclose(left, 4 * sigma / (3 + np.sqrt(9 - 8 * sigma)), rtol=1e-14, atol=1e-19)
+    found = jax.jit(late.inverse)(jnp.asarray(kappa, jnp.float32), jnp.asarray(1 - kappa, jnp.float32))
+    np.testing.assert_allclose(found.t, exact, rtol=3e-7, atol=1e-19)
+    # Through the training clock, a grid and a sampler that runs on another clock.
+    time, weight = flow.sample_times(jax.random.key(0), 64, law="squared", method="stratified", scheduler=late)
+    root = np.sort(np.sqrt(late(time).sigma_t))  # one in each 64th of [0, 1]
+    np.testing.assert_allclose(root, (np.arange(64) + 0.5) / 64, atol=0.51 / 64)
+    assert (np.asarray(weight) > 0).all()
+    grid, _ = flow.make_grid(late, steps=8, time_grid="kappa_uniform")
+    np.testing.assert_allclose(late.float64(grid.t, grid.r).kappa, np.arange(9) / 8, atol=1e-14)
+    told = []
+
+    def model(x, t):
+        jax.debug.callback(lambda t: told.append(float(t)), t[0])
+        return jnp.zeros((*x.shape, 3))
+
+    path = flow.MixtureDiscreteProbPath(late)
+    solver = flow.Solver(model, path, flow.UniformSource(3), scheduler=flow.CondOTScheduler())
+    solver.sample(jax.random.key(0), jnp.zeros((2, 64), jnp.int32), steps=4).block_until_ready()
+    jax.effects_barrier()
+    np.testing.assert_allclose(sorted(told), late.float64_inverse(np.arange(4) / 4).t, rtol=1e-6)

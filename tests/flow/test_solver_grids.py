@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfm_jax import flow
-from dfm_jax.flow import grids
+from dfm_jax.flow.samplers import grid as grids
 
 LINEAR = flow.CondOTScheduler()
 PATH = flow.MixtureDiscreteProbPath(LINEAR)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from oracles import transitions
 
 from dfm_jax import flow
-from dfm_jax.flow import categorical, grids
-from dfm_jax.flow.solvers import fresh_tokens
+from dfm_jax.flow import categorical
+from dfm_jax.flow.samplers import grid as grids
+from dfm_jax.flow.samplers.loop import fresh_tokens
 
 MASK, UNIFORM = flow.MaskSource(4), flow.UniformSource(5)
 RAMP = flow.CategoricalSource(np.arange(1.0, 6.0) / 15.0)
@@ -65,18 +66,18 @@ def test_moves_have_the_stated_law(name, source_name):
         u = categorical.uniform(jax.random.bits(event_key, (step.words, len(big_z)), jnp.uint32))
         y = fresh_tokens(step.fresh, source, fresh_key[None], big_z[None])[0]
         row32 = {key: jnp.float32(value) for key, value in row.items()}
-        x = step.move(row32, big_z, big_x_1, u, y, source)
+        x = step.transition(row32, big_z, big_x_1, u, y, source)
         counts = np.stack([np.bincount(r, minlength=states) for r in np.asarray(x).reshape(len(z), repeats)])
-        law = step.law(row, source)[z, x_1]
+        law = step.transition_matrix(row, source)[z, x_1]
         if name == "multiflow" and number == 0 and source_name == "mask":
             # At t = 0 no token is revealed: the rows z = x_1 have no meaning there.
             counts, law = counts[z == 4], law[z == 4]
         assert excess(counts, law * repeats) < 4.5
         # Where decide says no, x_1 must not matter.
-        idle = ~step.decide(row32, big_z, u, source)
+        idle = ~step.needs_x_1(row32, big_z, u, source)
         if source_name == "mask":
             idle &= big_z == 4
-        other = step.move(row32, big_z, (big_x_1 + 1) % 4, u, y, source)
+        other = step.transition(row32, big_z, (big_x_1 + 1) % 4, u, y, source)
         assert not (np.asarray(idle) & (np.asarray(other) != np.asarray(x)))[np.asarray(big_z == 4)].any()
         if source_name != "mask":
             assert not (np.asarray(idle) & (np.asarray(other) != np.asarray(x))).any()
@@ -90,7 +91,7 @@ def test_laws_are_probabilities(name, source_name, start, share):
     end = start + (1 - start) * share
     _, rows = rows_of(step, source, (start, min(end, 1.0)))
     for row in rows:
-        law = step.law(row, source)
+        law = step.transition_matrix(row, source)
         if source_name == "mask":
             law = np.concatenate([law[4, :4], law[np.arange(4), np.arange(4)]])
         assert law.min() > -1e-12
@@ -109,7 +110,7 @@ def test_exact_kernels_keep_the_path(source_name, start, share):
     data = np.arange(4 if source_name == "mask" else 5)
     for name in names:
         _, (row,) = rows_of(STEPS[name], source, (start, end))
-        law = STEPS[name].law(row, source)
+        law = STEPS[name].transition_matrix(row, source)
         np.testing.assert_allclose(np.einsum("zv,zvx->xv", before, law)[:, data], after[:, data], atol=1e-9)
 
 
@@ -119,7 +120,7 @@ def test_ancestral_is_bayes_for_a_general_source(start, share):
     end = min(start + (1 - start) * share, 1.0)
     _, (row,) = rows_of(STEPS["ancestral"], RAMP, (start, end))
     bayes = transitions.ancestral(start, end)(LAWS["ramp"])
-    np.testing.assert_allclose(STEPS["ancestral"].law(row, RAMP), bayes, atol=1e-9)
+    np.testing.assert_allclose(STEPS["ancestral"].transition_matrix(row, RAMP), bayes, atol=1e-9)
 
 
 def test_unrestricted_draws_are_second_order():
@@ -129,7 +130,7 @@ def test_unrestricted_draws_are_second_order():
     for h in (0.02, 0.01):
         _, (row,) = rows_of(STEPS["div_free"], RAMP, (0.4, 0.4 + h))
         materialised = transitions.rate_step(h, transitions.reference_rates(0.4, 1.0, 2.0), last=False)
-        gaps.append(np.abs(STEPS["div_free"].law(row, RAMP) - materialised(LAWS["ramp"])).max())
+        gaps.append(np.abs(STEPS["div_free"].transition_matrix(row, RAMP) - materialised(LAWS["ramp"])).max())
     assert gaps[1] < 0.3 * gaps[0] < 0.01
 
 
@@ -140,7 +141,7 @@ def one_step_law(step, source, times, posterior):
     _, rows = rows_of(step, source, times)
     total = np.eye(source.num_states)
     for row in rows:
-        law = step.law(row, source)
+        law = step.transition_matrix(row, source)
         post = posterior.copy()
         if source.mask_id is not None:
             post[np.arange(source.vocab_size)] = np.eye(source.num_states)[: source.vocab_size]

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dfm_jax import flow
-from dfm_jax.flow import categorical, grids
+from dfm_jax.flow import categorical
+from dfm_jax.flow.samplers import grid as grids
 
 VOCAB, BATCH, LENGTH = 11, 4, 7
 PATH = flow.MixtureDiscreteProbPath(flow.CondOTScheduler())

@@ -74,18 +74,18 @@ def test_sources_by_name():
 def test_coupled_pairs(name):
     source, x_1 = flow.MaskSource(9), jax.random.randint(jax.random.key(0), (500, 8), 0, 9, jnp.int32)
     pair = flow.get_coupling(name).sample(jax.random.key(1), x_1, source)
-    np.testing.assert_array_equal(pair.x_0, np.where(pair.kept, x_1, 9))
-    assert not pair.kept.all(axis=-1).any()
+    np.testing.assert_array_equal(pair.x_0, np.where(pair.fixed, x_1, 9))
+    assert not pair.fixed.all(axis=-1).any()
     path = flow.MixtureDiscreteProbPath(flow.CondOTScheduler())
     x_t = path.sample(jax.random.key(2), pair.x_0, x_1, jnp.full(500, 0.3)).x_t
-    assert (jnp.where(pair.kept, x_t == x_1, True)).all()
-    loss = flow.uncharged(jnp.full(x_1.shape, jnp.nan), pair.kept)
-    assert (loss[pair.kept] == 0).all()
+    assert (jnp.where(pair.fixed, x_t == x_1, True)).all()
+    loss = flow.uncharged(jnp.full(x_1.shape, jnp.nan), pair.fixed)
+    assert (loss[pair.fixed] == 0).all()
     if name == "independent":
-        assert not pair.kept.any()
+        assert not pair.fixed.any()
     else:
-        prefix = (jnp.cumsum(pair.kept, axis=-1) == jnp.arange(1, 9)[None, :]).sum(axis=-1) == pair.kept.sum(axis=-1)
-        assert 0.4 < float(prefix.mean()) < 0.9 and 0.2 < float(pair.kept.mean()) < 0.7
+        prefix = (jnp.cumsum(pair.fixed, axis=-1) == jnp.arange(1, 9)[None, :]).sum(axis=-1) == pair.fixed.sum(axis=-1)
+        assert 0.4 < float(prefix.mean()) < 0.9 and 0.2 < float(pair.fixed.mean()) < 0.7
 
 
 def test_subsets_of_the_count_form_are_uniform():

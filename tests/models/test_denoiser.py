@@ -29,10 +29,9 @@ def make(source_name: str, leave_one_out: bool, **options) -> TransformerDenoise
     source = flow.get_source(source_name, V)
     return TransformerDenoiser(
         model=make_model(source.num_states),
-        source=source,
-        scheduler=flow.get_scheduler("polynomial", exponent=2.0),
-        leave_one_out=leave_one_out,
-        suppress=source.mask_id,
+        prediction=flow.MixtureDiscreteProbPath(flow.get_scheduler("polynomial", exponent=2.0)).prediction(
+            source, "leave_one_out" if leave_one_out else "posterior", suppress_mask=True
+        ),
         **options,
     )
 
@@ -43,7 +42,7 @@ def frequencies(denoiser: TransformerDenoiser, x, t, draws: int) -> np.ndarray:
     keys = jax.random.split(jax.random.key(2), draws * L)
     drawn = jax.jit(denoiser.draw)(keys, rows, jnp.tile(x[0], draws), jnp.broadcast_to(t, (draws * L,)))
     drawn = np.asarray(drawn).reshape(draws, L)
-    return np.stack([np.bincount(drawn[:, i], minlength=denoiser.source.num_states) for i in range(L)]) / draws
+    return np.stack([np.bincount(drawn[:, i], minlength=denoiser.model.config.vocab_size) for i in range(L)]) / draws
 
 
 @pytest.mark.parametrize("source", ["uniform", "mask"])

@@ -12,7 +12,7 @@ from quadrature import tanh_sinh
 from toys import TOYS, conditional_law, leave_one_out, marginal_law, posterior, sequences
 
 from dfm_jax import flow
-from dfm_jax.flow import grids
+from dfm_jax.flow.samplers import grid as grids
 
 Law = Callable[[float, float], np.ndarray]
 
@@ -126,7 +126,7 @@ def law_after(toy_name: str, law: Law, path, source, step: str, steps: int, *, m
     for i in range(steps):
         c = law(i / steps, (steps - i) / steps)
         post = np.exp(logits_of(toy_name, c, "posterior", states))
-        token = kernel.law({name: value[i] for name, value in plan.scalars.items()}, source)
+        token = kernel.transition_matrix({name: value[i] for name, value in plan.scalars.items()}, source)
         if marginal:
             held = np.einsum("zvx,zv->xv", token[:, : toy.vocab_size], c)
             np.testing.assert_allclose(held, law((i + 1) / steps, (steps - 1 - i) / steps), atol=1e-6)

@@ -13,7 +13,7 @@ from test_kolmogorov import TIMES
 from toys import TOYS
 
 from dfm_jax import flow
-from dfm_jax.flow.beta import beta_float64
+from dfm_jax.flow.paths.metric.beta import beta_float64
 
 # name -> embeddings of V tokens, half the power of their distance
 METRICS = {
@@ -165,7 +165,7 @@ def test_blocks_do_not_change_a_sample(monkeypatch):
     path = flow.MetricProbPath(flow.CondOTScheduler(), np.random.default_rng(0).normal(size=(20, 4)))
     x_1 = jax.random.randint(jax.random.key(1), (3, 7), 0, 20, jnp.int32)
     whole = path.sample(jax.random.key(0), x_1, x_1, jnp.full(3, 0.3)).x_t
-    monkeypatch.setattr("dfm_jax.flow.metric.BLOCK", 3 * 20 * 2)
+    monkeypatch.setattr("dfm_jax.flow.paths.metric.path.BLOCK", 3 * 20 * 2)
     np.testing.assert_array_equal(path.sample(jax.random.key(0), x_1, x_1, jnp.full(3, 0.3)).x_t, whole)
 
 

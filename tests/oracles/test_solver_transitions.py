@@ -14,7 +14,7 @@ import pytest
 from oracles import toys, transitions
 
 from dfm_jax import flow
-from dfm_jax.flow import grids
+from dfm_jax.flow.samplers import grid as grids
 
 STEPS = (1, 4, 16, 64, 256, 512)
 
@@ -219,7 +219,7 @@ def project_stages(case, steps, vocab_size=3):
     plan = case.step.plan(scheduler, source, grids.uniform_grid(steps))
     kappa = scheduler.float64(plan.time).kappa
     rows = [{name: value[i] for name, value in plan.scalars.items()} for i in range(len(kappa))]
-    return [(float(k), case.step.law(row, source)) for k, row in zip(kappa, rows, strict=True)]
+    return [(float(k), case.step.transition_matrix(row, source)) for k, row in zip(kappa, rows, strict=True)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -314,6 +314,6 @@ def test_adaptive_grid(source, c):
         law = transitions.initial("A", source)
         for i, t in enumerate(plan.time.t):
             row = {name: v[i] for name, v in plan.scalars.items()}
-            law = transitions.advance(law, "A", source, float(t), step.law(row, src))
+            law = transitions.advance(law, "A", source, float(t), step.transition_matrix(row, src))
         tv[steps] = transitions.distance(law, "A", source)
     assert tv[256] < tv[128] < tv[64]

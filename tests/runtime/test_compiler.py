@@ -10,6 +10,7 @@ import pytest
 
 from configs import base
 from dfm_jax import config as configs
+from dfm_jax.experiment import conditions
 from dfm_jax.experiment.problem import get_model_config, stand_in
 from dfm_jax.models import sharding
 from dfm_jax.planning import driver, programs, targets
@@ -163,16 +164,16 @@ def test_loops_exchange_data_where_parameters_are_split():
 
 def test_deterministic_runs_do_without_cudnn():
     config = tiny(deterministic=True)
-    configs.check(config)
+    conditions.check(configs.freeze(config))
     assert get_model_config(config, 16, "gpu").attention == "xla"
     assert get_model_config(tiny(), 16, "gpu").attention == "auto"
     for name in ("xla", "pallas"):
         config.model.attention = name
-        configs.check(config)
+        conditions.check(configs.freeze(config))
         assert get_model_config(config, 16, "gpu").attention == name
     config.model.attention = "cudnn"
     with pytest.raises(UsageError, match=r"config\.model\.attention = cudnn: expected auto, xla or pallas") as caught:
-        configs.check(config)
+        conditions.check(configs.freeze(config))
     assert "\n" not in str(caught.value)
 
 

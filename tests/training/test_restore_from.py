@@ -5,10 +5,10 @@ import pathlib
 import pytest
 
 import dfm_jax
-from dfm_jax import command_line, commands, config
+from dfm_jax import command_line, commands
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.commands.train import first_state
-from dfm_jax.experiment import tables
+from dfm_jax.experiment import conditions, tables
 from dfm_jax.experiment.problem import get_problem
 from dfm_jax.run.load import NETWORK, NEVER_CHANGED
 from dfm_jax.runtime.errors import UsageError
@@ -36,7 +36,7 @@ def start(origin: pathlib.Path, tmp_path: pathlib.Path, *changes: str):
     words = ["--config=configs/uniform_gkl.py", "--config.tokenizer.name=ids:37", *SHAPE]
     words += [f"--config.checkpoint.restore_from={origin}", f"--workdir={tmp_path / 'new'}"]
     made = command_line.parse(["main.py", *words, *(f"--config.{change}" for change in changes)]).config
-    config.check(made)
+    conditions.check(made)
     vocab_size = int(made.tokenizer.name.removeprefix("ids:"))
     problem = get_problem(made, vocab_size, **tables.of_run(made, vocab_size, tmp_path))
     trainer = make_trainer(made, vocab_size, make_mesh(MeshShape()), problem)

@@ -1,0 +1,116 @@
+"""Where a likelihood bound is evaluated, and what its integrand needs (mathematics.md D.2, D.5).
+
+A bound is int_0^1 E[f_kappa] d kappa with f the token formula of the LINEAR path kappa_t = t, so it does not depend on
+the schedule that a network was trained on; the network is told the time at which its own schedule has that kappa.
+Points are stratified within each sequence: the set {((j/n + u) mod 1)} of the reference is {(i + v)/n}, v = frac(n u).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax import flow
+from dfm_jax.flow.random import uniform_pair
+
+LAWS = ("uniform", "log", "squared")
+MIXTURE = flow.MixtureDiscreteProbPath(flow.CondOTScheduler())
+
+
+class KappaPoints(NamedTuple):
+    """`linear` (n, B): kappa as `t` and sigma as `r` of the linear path; `weight` (n, B).
+
+    sum_j weight_j f(kappa_j) is an unbiased estimate of int f d kappa over the interval the points were drawn on.
+    """
+
+    linear: flow.Time
+    weight: jax.Array
+
+
+def kappa_points(keys: jax.Array, points: int, *, sigma: tuple[float, float], law: str = "uniform") -> KappaPoints:
+    """`points` stratified points per sequence on sigma_high >= sigma >= sigma_low; keys (B,), one per sequence.
+
+    law 'uniform': in sigma; on (1, eps) these are the reference's points. 'log': in log sigma, for tails in which f
+    grows as 1/sigma. 'squared': in sqrt(sigma), for an interval that ends at sigma = 0.
+
+    Raises ValueError for another law, no point, or an interval that is not inside [0, 1] (above 0 for 'log').
+    """
+    high, low = sigma
+    if law not in LAWS:
+        raise ValueError(f"law={law!r}: accepted {', '.join(LAWS)}")
+    if points < 1:
+        raise ValueError(f"points={points}: accepted an integer >= 1")
+    if not (0 <= low < high <= 1) or (law == "log" and low == 0):
+        raise ValueError(f"sigma={sigma}: accepted 1 >= high > low >= 0, low > 0 for law='log'")
+    share, left = strata(keys, points)
+    if law == "log":
+        value = low * jnp.exp(jnp.log(jnp.float32(high / low)) * left)
+        weight = value * (jnp.log(jnp.float32(high / low)) / points)
+    elif law == "squared":
+        root = low**0.5 + (high**0.5 - low**0.5) * left
+        value, weight = root**2, root * (2 * (high**0.5 - low**0.5) / points)
+    else:
+        value, weight = low + (high - low) * left, jnp.full_like(left, (high - low) / points)
+        return KappaPoints(flow.Time((1 - high) + (high - low) * share, value), weight)
+    return KappaPoints(flow.Time(1 - value, value), weight)
+
+
+def strata(keys: jax.Array, points: int) -> tuple[jax.Array, jax.Array]:
+    """(w, 1 - w), each (n, B): w_i = (i + v)/n with one v ~ U[0, 1) per sequence; keys (B,)."""
+    v, left = uniform_pair(keys, (keys.shape[0],))
+    i = jnp.arange(points, dtype=jnp.float32)[:, None]
+    return (i + v[None]) / points, (points - 1 - i + left[None]) / points
+
+
+def training_time(scheduler: flow.Scheduler, linear: flow.Time) -> flow.Time:
+    """The time at which `scheduler` has the linear path's kappa (and sigma): kappa_train^{-1}(k)."""
+    return scheduler.inverse(linear.t, linear.r)
+
+
+def bound_names(source: flow.Source, path: flow.Path | None = None) -> tuple[str, ...]:
+    """The bounds that are reported of `path` (None: the mixture) from `source`, as `flow.Path.bounds_for` has them."""
+    return (path or MIXTURE).bounds_for(source)
+
+
+def linear_objective(
+    name: str, source: flow.Source, parametrization: str, suppress_mask: bool, path: flow.Path | None = None
+) -> flow.Objective:
+    """The bound `name` of `path` (None: the mixture) on the linear clock.
+
+    Raises ValueError for an objective that bounds nothing.
+    """
+    path = (path or MIXTURE).on(flow.CondOTScheduler())
+    objective = path.get_objective(name, source, parametrization, suppress_mask)
+    if objective.bounds is None:
+        raise ValueError(f"bound={name!r}: accepted an objective that bounds a likelihood")
+    return objective
+
+
+def has_exact_tail(objective: flow.Objective) -> bool:
+    """Whether the integral up to kappa = 1 is finite for every network (mathematics.md D.3): leave-one-out logits, or a
+    bound that charges nothing but masks."""
+    return objective.leave_one_out or objective.charges_masks_alone
+
+
+def shared_queries(queries: Sequence[flow.HeadQuery]) -> list[int]:
+    """For each query, the number of one whose answer also answers it: its ids begin with the other's, it shifts and
+    suppresses alike, and it has the other's reduction."""
+
+    def serves(richer: flow.HeadQuery, query: flow.HeadQuery) -> bool:
+        return (
+            richer.shift is None
+            and query.shift is None
+            and richer.suppress == query.suppress
+            and richer.ids.shape[-1] >= query.ids.shape[-1]
+            and query.reduction is None
+        )
+
+    richest = sorted(range(len(queries)), key=lambda i: (queries[i].reduction is None, -queries[i].ids.shape[-1]))
+    return [next((j for j in richest if j == i or serves(queries[j], query)), i) for i, query in enumerate(queries)]
+
+
+def mask_counts(keys: jax.Array, points: int, length: int) -> jax.Array:
+    """n ~ U{1..L}, (points, B) int32, stratified within each sequence; keys (B,)."""
+    share, _ = strata(keys, points)
+    return jnp.clip((share * length).astype(jnp.int32) + 1, 1, length)

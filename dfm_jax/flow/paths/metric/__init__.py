@@ -1,0 +1,1 @@
+"""The metric path: `path` (law, loss, velocity), `beta` (inverse temperatures), `steps`."""

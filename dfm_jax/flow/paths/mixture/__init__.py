@@ -1,0 +1,1 @@
+"""The mixture path: `path` (its law), `velocities` (processes with its p_t)."""

@@ -1,0 +1,1 @@
+"""The three-term path: `path` (law, losses, velocities), `steps`."""

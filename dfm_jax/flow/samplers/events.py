@@ -1,0 +1,136 @@
+"""Samplers without steps: the mixture path's continuous-time chain itself, one model evaluation per event.
+
+On the clock s = -log sigma every token jumps to x_1 ~ posterior at rate 1, whatever the schedule. With n tokens that
+may still jump the next event comes after E / n, E ~ Exp(1), at one of them, uniformly; the posterior is taken at that
+very time, so there is no discretisation error. Of the mask source only masked tokens jump, each once, and the chain
+ends by itself (first hitting). Of another source every token keeps jumping, often to what it already was, up to sigma =
+0: the chain is stopped at sigma = delta, and what is left is one exact step (thinning). Section E.1 of mathematics.md.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dfm_jax.flow import categorical
+from dfm_jax.flow.prediction import PathLike
+from dfm_jax.flow.samplers.denoiser import Denoiser, draw_where
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstHitting:
+    """Mask source: one token at a time in random order, exact; at most L evaluations."""
+
+    name = "first_hitting"
+    delta = 0.0
+
+    def check(self, path: PathLike, source: Any) -> None:
+        """Raises ValueError for another path than the mixture, and for a source without a mask."""
+        check_path(self.name, path)
+        if source.mask_id is None:
+            raise ValueError("step='first_hitting': accepted a mask source only")
+
+
+@dataclasses.dataclass(frozen=True)
+class Thinning:
+    """Any source: exact up to sigma = delta, then one step of frozen posteriors; about L log(1/delta) + 1
+    evaluations."""
+
+    delta: float = 0.01
+    name = "thinning"
+
+    def __post_init__(self):
+        if not 0 < self.delta <= 1:
+            raise ValueError(f"delta={self.delta}: accepted 0 < delta <= 1")
+
+    def check(self, path: PathLike, source: Any) -> None:
+        """Raises ValueError for another path than the mixture; any source will do."""
+        check_path(self.name, path)
+
+
+Events = FirstHitting | Thinning
+
+
+def check_path(name: str, path: PathLike) -> None:
+    """Raises ValueError for a path on which tokens do not all jump to x_1 at the clock's rate."""
+    if not path.jumps_alike:
+        raise ValueError(f"step={name!r}: accepted the mixture path only")
+
+
+def simulate(
+    denoiser: Denoiser,
+    scheduler: Any,
+    mask_id: int | None,
+    delta: float,
+    keys: jax.Array,
+    x: jax.Array,
+    fixed: jax.Array,
+    ends: jax.Array,
+    saved_sigma: jax.Array,
+    *,
+    group: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Let the positions of x (B, L) that are not `fixed` jump one at a time, each sequence on its own clock.
+
+    ends (2,) float32: sigma at start and end; a sequence stops where its next event would lie past the end, or past
+    `delta`, from where one exact-kappa step, with `group` rows per call of the head, leads to the end. keys (B,),
+    fixed (B, L) bool. `scheduler` is the one the network was trained with: the law does not depend on the sampler's
+    own clock.
+
+    Returns x at the end and the states (K, B, L) at the times where sigma is saved_sigma (K,) float32.
+    """
+    batch, length = x.shape
+    stop = jnp.clip(jnp.float32(delta), ends[1], ends[0])
+    floor = jnp.log(stop)
+    lowest = jnp.log(saved_sigma)
+
+    def may_jump(x):
+        return ~fixed if mask_id is None else ~fixed & (x == mask_id)
+
+    def unfinished(state):
+        return (may_jump(state[1]).any(-1) & (state[2] > floor)).any()
+
+    def one_event(state):
+        event, x, log_sigma, saved = state
+        waiting = may_jump(x)
+        count = waiting.sum(-1, dtype=jnp.int32)
+        event_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, event)))(keys)
+        bits = jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32))(event_keys[:, 0])
+        u = categorical.uniform(bits)
+        wait = -jnp.log1p(-u[:, 0]) / jnp.maximum(count, 1).astype(jnp.float32)
+        later = log_sigma - wait
+        active = (count > 0) & (later > floor)
+        # A state stays what it is until the jump: keep it at every asked time before the jump.
+        before = (lowest[:, None] > later[None, :]) & (lowest[:, None] <= log_sigma[None, :])
+        done = ~active[None, :] & (lowest[:, None] <= log_sigma[None, :])
+        saved = jnp.where((before | done)[:, :, None], x[None], saved)
+        chosen = jnp.minimum((u[:, 1] * count.astype(jnp.float32)).astype(jnp.int32), count - 1)
+        rank = jnp.cumsum(waiting.astype(jnp.int32), -1) - 1
+        place = jnp.argmax(waiting & (rank == chosen[:, None]), -1).astype(jnp.int32)
+        t = scheduler.inverse(-jnp.expm1(later), jnp.exp(later)).t
+        features = denoiser.features(x, t)
+        sequence = jnp.arange(batch)
+        x_1 = denoiser.draw(event_keys[:, 1], features[sequence, place], x[sequence, place], t).astype(x.dtype)
+        here = jax.lax.broadcasted_iota(jnp.int32, (batch, length), 1) == place[:, None]
+        x = jnp.where(here & active[:, None], x_1[:, None], x)
+        return event + 1, x, jnp.where(active, later, -jnp.inf), saved
+
+    saved = jnp.broadcast_to(x[None], (len(saved_sigma), batch, length))
+    log_sigma = jnp.log(ends[0]) + 0.0 * x[:, 0].astype(jnp.float32)
+    start = (jnp.int32(0), x, log_sigma, saved)
+    _, x, log_sigma, saved = jax.lax.while_loop(unfinished, one_event, start)
+    rest = lowest[:, None] <= log_sigma[None, :]
+    saved = jnp.where(rest[:, :, None], x[None], saved)
+    if delta == 0:
+        return x, saved
+
+    # One x_1 for each token and one uniform, so that a state on the way to the end is one of the same trajectory.
+    # The key of an event that never comes: the number of events is the batch's, not the sequence's.
+    last_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, jnp.uint32(0xFFFFFFFF))))(keys)
+    u = categorical.uniform(jax.vmap(lambda key: jax.random.bits(key, (length,), jnp.uint32))(last_keys[:, 0]))
+    t = jnp.broadcast_to(scheduler.inverse(1.0 - stop, stop).t, (batch,)).astype(jnp.float32)
+    needed = may_jump(x) & (u < 1.0 - ends[1] / stop)
+    x_1 = draw_where(denoiser, last_keys[:, 1], x, t, needed, group).x_1
+    on_the_way = needed[None] & (u[None] < 1.0 - (saved_sigma / stop)[:, None, None])
+    return jnp.where(needed, x_1, x), jnp.where(on_the_way, x_1[None], saved)

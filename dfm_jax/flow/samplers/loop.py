@@ -1,0 +1,93 @@
+"""The compiled loop of every step: which positions need x_1, the model only where some do, the new tokens."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax.flow import categorical
+from dfm_jax.flow.samplers.denoiser import Denoiser, draw_where
+from dfm_jax.flow.samplers.step import Needs, Step, is_uniform
+from dfm_jax.flow.tree import Kept
+
+
+def run(
+    denoiser: Denoiser,
+    carries_over: bool,
+    keys: jax.Array,
+    x: jax.Array,
+    fixed: jax.Array,
+    rows: dict[str, jax.Array],
+    step: Step,
+    source: Any,
+    *,
+    group: int,
+    slots: int,
+) -> tuple[jax.Array, jax.Array]:
+    """x (B, L) after all `rows` of a plan, and the states (slots, B, L) that rows["slot"] asks for.
+
+    keys (B,), one per sequence; fixed (B, L) bool, positions that stay; `carries_over`: with the mask source a token
+    that is shown is x_1. group: rows per call of the vocabulary head (static).
+    """
+    source = Kept.unwrap(source)
+    batch, length = x.shape
+    hidden = source.mask_id if carries_over else None
+
+    def one_step(carry, row):
+        x, saved = carry
+        step_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, row["number"]), 3))(keys)
+        bits = jax.vmap(lambda key: jax.random.bits(key, (step.words, length), jnp.uint32))(step_keys[:, 0])
+        u = categorical.uniform(jnp.moveaxis(bits, 1, 0))
+        y = fresh_tokens(step.fresh, source, step_keys[:, 1], x)
+        x_1 = x
+        if Needs.DRAWS in step.needs:
+            needed = step.needs_x_1(row, x, u, source) & ~fixed
+            if hidden is not None:
+                needed &= x == hidden
+            t = jnp.broadcast_to(row["time"], (batch,))
+            x_1 = draw_where(denoiser, step_keys[:, 2], x, t, needed, group).x_1
+        x = jnp.where(fixed, x, step.transition(row, x, x_1, u, y, source))
+        if slots:
+            saved = saved.at[row["slot"]].set(x, mode="drop")
+        return (x, saved), None
+
+    # Every slot starts as x_init: the grid's first point is asked for under index 0.
+    saved = jnp.broadcast_to(x[None], (slots, batch, length))
+    (x, saved), _ = jax.lax.scan(one_step, (x, saved), rows)
+    return x, saved
+
+
+def fresh_tokens(kind: str, source: Any, keys: jax.Array, x: jax.Array) -> jax.Array:
+    """y (B, L) for the step kernels, one key per sequence: 'none' x itself, 'source' y ~ p, 'others' y ~ p given y
+    != z, 'data' a uniform data token, 'data_others' a uniform one that is not z.
+
+    'others' is exact for mask and uniform sources; a general source law gives y ~ p, which may be z (then nothing
+    moves).
+    """
+    if kind == "none":
+        return x
+    if kind in ("data", "data_others"):
+        size = source.vocab_size
+        fresh = jax.vmap(lambda key: jax.random.randint(key, x.shape[1:], 0, size, jnp.int32))(keys)
+        if kind == "data":
+            return fresh
+        skip = jax.vmap(lambda key: jax.random.randint(key, x.shape[1:], 1, size, jnp.int32))(keys)
+        return jnp.where(x < size, (x + skip) % size, fresh)
+    if source.mask_id is not None:
+        return jnp.full(x.shape, source.mask_id, x.dtype)
+    if kind == "others" and is_uniform(source):
+        states = source.num_states
+        skip = jax.vmap(lambda key: jax.random.randint(key, x.shape[1:], 1, states, jnp.int32))(keys)
+        return (x + skip) % states
+    return jax.vmap(lambda key: source.sample(key, x.shape[1:]))(keys).astype(x.dtype)
+
+
+def group_size(expected: np.ndarray) -> int:
+    """Rows per call of the head that make it cheapest, for `expected` (M,) jumps in each step.
+
+    A call costs its rows and a fixed part (reading the head's weights), worth about 64 rows between CPUs and GPUs.
+    """
+    sizes = 2 ** np.arange(3, 11)
+    calls = np.ceil((expected + np.sqrt(expected)) / sizes[:, None])
+    return int(sizes[(calls * (sizes[:, None] + 64)).sum(-1).argmin()])

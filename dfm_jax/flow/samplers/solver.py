@@ -1,0 +1,214 @@
+"""The solver: a step or a chain without steps, a grid and a model make one compiled program of a trajectory."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax.flow.prediction import PathLike
+from dfm_jax.flow.samplers.denoiser import Denoiser, DenseDenoiser, from_logits
+from dfm_jax.flow.samplers.events import Events, simulate
+from dfm_jax.flow.samplers.grid import TimeGrid, make_grid, uniform_grid
+from dfm_jax.flow.samplers.jumps import Euler, TwoStage
+from dfm_jax.flow.samplers.loop import group_size, run
+from dfm_jax.flow.samplers.step import DivFree, Knots, OtherStep, Plan, Step
+from dfm_jax.flow.samplers.stochastic import DivFreeEuler
+from dfm_jax.flow.sources import CategoricalSource, MaskSource, UniformSource
+from dfm_jax.flow.tree import Kept
+
+Model = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Solver:
+    """Samples x_1 by simulating a path's jump process from x_init, with any step.
+
+    model: (x (B, L) int32, t (B,) float32) -> posterior logits (B, L, S), or a `Denoiser`. path: gives the scheduler of
+    the training and the steps by name. source: the law of x_0. step: a name of the path's `get_step`, or a `Step`.
+    scheduler: another schedule to sample with; the model then sees t' = kappa_train^{-1}(kappa_sample(t)). group_size:
+    rows per call of the vocabulary head; None chooses.
+
+    The trajectory is one program: a scan over the steps. Each step first draws which positions jump, runs the
+    model only if some do, and draws x_1 only there, in fixed-size groups. With the mask source revealed tokens
+    never jump and the mask is never drawn. All noise is keyed per sequence, position and step: a sequence does not
+    depend on its batch. The program is compiled with XLA's own options: jax takes none for a function that is called
+    inside another jitted one, as generation calls this one, and the outer one has those of `runtime.compiler`.
+    """
+
+    model: Model | Denoiser
+    path: PathLike
+    source: Any
+    step: str | Step | Events = "exact"
+    scheduler: Any = None
+    group_size: int | None = None
+
+    def __post_init__(self):
+        if isinstance(self.step, str):
+            object.__setattr__(self, "step", self.path.get_step(self.step))
+        elif not isinstance(self.step, (Step, Events)):
+            object.__setattr__(self, "step", OtherStep(self.step))
+        # A step that cannot serve this path or source says so here, not in the middle of a run.
+        step: Any = self.step
+        if isinstance(step, Events):
+            step.check(self.path, self.source)
+        else:
+            step.plan(self.path.scheduler, self.source, uniform_grid(1))
+        if self.group_size is not None and self.group_size < 1:
+            raise ValueError(f"group_size={self.group_size}: accepted a positive integer")
+        model = self.model if isinstance(self.model, Denoiser) else from_logits(self.model)
+        if isinstance(model, DenseDenoiser):
+            suppress = self.source.mask_id if model.suppress is None else model.suppress
+            model = dataclasses.replace(model, suppress=suppress, num_states=self.source.num_states)
+        object.__setattr__(self, "model", model)
+
+    @functools.cached_property
+    def _program(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
+        denoiser: Any = self.model
+        return jax.jit(functools.partial(run, denoiser, self.path.carries_over), static_argnames=("group", "slots"))
+
+    @functools.cached_property
+    def _event_program(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
+        denoiser: Any = self.model
+        step: Any = self.step
+        chain = functools.partial(simulate, denoiser, self.path.scheduler, self.source.mask_id, step.delta)
+        return jax.jit(chain, static_argnames="group")
+
+    def sample(
+        self,
+        key: jax.Array,
+        x_init: jax.Array,
+        step_size: float | None = None,
+        *,
+        steps: int | None = None,
+        time_grid: str | TimeGrid | Sequence[float] | None = None,
+        div_free: DivFree = 0.0,
+        return_intermediates: bool | Sequence[float] = False,
+        fixed: jax.Array | None = None,
+    ) -> jax.Array:
+        """Tokens (B, L) int32 at the last time of the grid, or (K, B, L) states if intermediates are asked for.
+
+        key: one typed key, sequence b then uses fold_in(key, b), or (B,) keys, one per sequence. x_init (B, L) int
+        tokens. step_size | steps | time_grid: see `flow.make_grid`; the last step is shortened to end where the
+        grid ends, and a grid that ends before t = 1 leaves the state where it is. div_free: c_t >= 0, a number or
+        function of t, for step='euler' or 'two_stage'. return_intermediates: True for the states at the times of
+        time_grid (initial and final when there is none), or a sequence of times; each is the state at the nearest
+        grid point, a chain without steps gives the exact one. fixed (B, L) bool: positions that keep x_init (prompt,
+        infilling), for every method.
+
+        May be called inside jit and shard_map; called directly it compiles once per shape. Raises ValueError.
+        """
+        x, keys, fixed = self._checked(key, x_init, fixed)
+        own = self.path.scheduler if self.scheduler is None else self.scheduler
+        grid, asked = make_grid(own, step_size, steps, time_grid)
+        if not isinstance(return_intermediates, bool):
+            asked = grid.nearest(return_intermediates)
+        elif not return_intermediates:
+            asked = np.array([], np.int64)
+        # One slot per grid point that is asked for, even if it is asked for twice.
+        slots, back = np.unique(asked, return_inverse=True)
+        if isinstance(self.step, Events):
+            if callable(div_free) or div_free != 0:
+                raise ValueError(f"div_free={div_free}: accepted 0 with step={self.step.name!r}")
+            sigma = Knots.of(own, grid).sigma
+            ends = np.array([sigma[0], sigma[-1]], np.float32)
+            # Whatever is left at `delta` jumps in one step.
+            group = self.group_size or group_size(np.array([x.size]))
+            final, saved = self._event_program(keys, x, fixed, ends, sigma[slots].astype(np.float32), group=group)
+        else:
+            step = self._with_div_free(div_free)
+            plan = step.plan(own, self.source, grid)
+            waiting = 1.0 if self.source.mask_id is None else own.float64(plan.time).sigma
+            group = self.group_size or group_size(x.size * plan.jumps * waiting)
+            rows = self._rows(own, plan, slots)
+            final, saved = self._program(
+                keys, x, fixed, rows, step, Kept.wrap(self.source), group=group, slots=len(slots)
+            )
+        return saved[back] if len(asked) else final
+
+    def _checked(
+        self, key: jax.Array, x_init: jax.Array, fixed: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        x = jnp.asarray(x_init)
+        if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
+            raise ValueError(f"x_init of shape {x.shape}, {x.dtype}: accepted integers (B, L)")
+        if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape not in ((), (x.shape[0],)):
+            raise ValueError(f"key of shape {key.shape}, {key.dtype}: accepted jax.random.key, one or (B,)")
+        if fixed is not None and (fixed.shape != x.shape or fixed.dtype != jnp.bool_):
+            raise ValueError(f"fixed of shape {fixed.shape}, {fixed.dtype}: accepted bool {x.shape}")
+        if key.ndim == 0:
+            key = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(x.shape[0]))
+        fixed = jnp.zeros(x.shape, jnp.bool_) if fixed is None else fixed
+        # Under shard_map a constant x_init must vary over the mesh axes that its noise varies over.
+        zero = (jax.random.key_data(key)[:, :1] & jnp.uint32(0)).astype(jnp.int32)
+        return x.astype(jnp.int32) + zero, key, fixed
+
+    def _with_div_free(self, div_free: DivFree) -> Step:
+        step: Any = self.step
+        if not callable(div_free):
+            div_free = float(div_free)  # a jax scalar could not be an argument of the kernel, which is static
+            if div_free == 0:
+                return step
+        if isinstance(step, Euler):
+            return DivFreeEuler(div_free)
+        if isinstance(step, TwoStage):
+            return TwoStage(div_free)
+        raise ValueError(f"div_free={div_free}: accepted 0 unless step is 'euler' or 'two_stage'")
+
+    def _rows(self, own: Any, plan: Plan, slots: np.ndarray) -> dict[str, np.ndarray]:
+        """What the scan runs over: scalars rounded to float32 once, the network's time, the slot a state goes
+        to."""
+        time = plan.time.t
+        if self.scheduler is not None:
+            value = own.float64(plan.time.t, plan.time.r)
+            time = self.path.scheduler.float64_inverse(value.kappa, value.sigma).t
+        rows: dict[str, np.ndarray] = {name: np.asarray(value, np.float32) for name, value in plan.scalars.items()}
+        where = {int(index): slot for slot, index in enumerate(slots)}
+        rows["time"] = np.asarray(time, np.float32)
+        rows["slot"] = np.array([where.get(int(index), len(slots)) for index in plan.index], np.int32)
+        rows["number"] = np.arange(len(time), dtype=np.int32)
+        return rows
+
+
+MixtureDiscreteSolver = Solver  # its name in version 0.1
+
+
+class MixtureDiscreteEulerSolver(Solver):
+    """The reference's Euler solver in law, by its own constructor.
+
+    model: (x, t) -> posterior logits (B, L, vocabulary_size). source_distribution_p (vocabulary_size,): the law of
+    x_0, needed for div_free > 0; a point mass on the last id is the mask source, whose revealed tokens then stay.
+    Unlike the reference, a grid that ends before t = 1 leaves the state where it is, and div_free counts as 0 at t
+    = 0.
+    """
+
+    _source_known: bool
+
+    def __init__(
+        self,
+        model: Model | Denoiser,
+        path: Any,
+        vocabulary_size: int,
+        source_distribution_p: jax.Array | np.ndarray | None = None,
+    ):
+        law = None if source_distribution_p is None else np.asarray(source_distribution_p, np.float64)
+        if law is not None and law.shape != (vocabulary_size,):
+            raise ValueError(
+                f"source_distribution_p of shape {law.shape}: accepted ({vocabulary_size},) = (vocabulary_size,)"
+            )
+        if law is None or np.allclose(law, 1.0 / vocabulary_size, rtol=1e-6, atol=0.0):
+            source: Any = UniformSource(vocabulary_size)
+        elif law[-1] == 1.0:
+            source = MaskSource(vocabulary_size - 1)
+        else:
+            source = CategoricalSource(law)
+        object.__setattr__(self, "_source_known", law is not None)
+        super().__init__(model, path, source, step="euler")
+
+    def _with_div_free(self, div_free: DivFree) -> Step:
+        if not self._source_known and (callable(div_free) or div_free != 0):
+            raise ValueError("source_distribution_p=None: accepted the source law (vocabulary_size,) with div_free > 0")
+        return super()._with_div_free(div_free)

@@ -1,0 +1,226 @@
+"""Step kernels whose outcome depends on whether x_1 = z, or on the state of the token (mathematics.md, C.2 and E.1).
+
+Each starts from fewer than two uniforms per position and looks at x_1 only where `needs_x_1` says so: competing
+events are ordered so that those which do not depend on x_1 are settled first.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax.flow.samplers.grid import TimeGrid
+from dfm_jax.flow.samplers.step import DivFree, FirstOfTwoClocks, Knots, Plan, Row, Step, deltas, is_uniform, source_law
+
+REMASKING = ("fb", "cap", "rescale")
+
+
+def others_law(source: Any) -> np.ndarray:
+    """(S, S) [z, y]: law of the 'others' draw: y != z uniformly, the mask, or for a general p simply p (y = z: no
+    move)."""
+    states = source.num_states
+    if source.mask_id is not None:
+        return np.tile(np.eye(states)[source.mask_id], (states, 1))
+    if is_uniform(source):
+        return (1.0 - np.eye(states)) / (states - 1)
+    return np.tile(source_law(source), (states, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class DivFreeEuler(FirstOfTwoClocks):
+    """The reference's Euler step with its divergence-free term: clocks of rate A to x_1 and B(1 - p(z)) to the
+    others.
+
+    A = (1 + c) lambda_t if x_1 != z, B = c mu_t; the first clock to ring within h decides, y ~ p restricted to y
+    != z. The step arriving at t = 1 gives x_1. c = `div_free` >= 0, a number or a function of t, counts as 0 where
+    kappa = 0, where the reference divides by it. A general source law takes y ~ p unrestricted with rate B: same
+    first order.
+    """
+
+    div_free: DivFree = 0.0
+    words: int = dataclasses.field(default=2, init=False)
+    fresh: str = dataclasses.field(default="others", init=False)
+
+    def plan(self, scheduler: Any, source: Any, grid: TimeGrid) -> Plan:
+        knots = Knots.of(scheduler, grid)
+        c = np.where(knots.kappa[:-1] > 0, knots.corrector(self.div_free), 0.0)
+        to_x_1 = np.where(knots.last, np.inf, knots.h * (1.0 + c) * knots.rate)
+        # Certain long before 1e30; infinity would meet 1 - p(z) = 0.
+        back = np.where(knots.last, 0.0, np.minimum(knots.h * c * knots.backward, 1e30))
+        return Plan(grid.starts, {"to_x_1": to_x_1, "back": back}, knots.index, -np.expm1(-to_x_1))
+
+    def _exit(self, p: Any, source: Any) -> Any:
+        """The share of y ~ p that the 'others' draw keeps: 1 - p(z), or all of it where it may be z."""
+        return 1.0 - p if source.mask_id is not None or is_uniform(source) else p * 0 + 1.0
+
+    def clocks(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> tuple[jax.Array, jax.Array]:
+        back = row["back"] * self._exit(source.probs(z), source)
+        return -jnp.log1p(-u[0]) / row["to_x_1"], -jnp.log1p(-u[1]) / back
+
+    def transition_matrix(self, row: Row, source: Any) -> np.ndarray:
+        to_x_1, stay = deltas(source.num_states)
+        same = np.eye(source.num_states)[:, :, None]
+        p = source_law(source)[:, None, None]
+        back = row["back"] * self._exit(p, source) * np.ones_like(same)
+        if np.isinf(row["to_x_1"]):
+            return to_x_1
+        ahead = row["to_x_1"] * (1.0 - same)
+        total = ahead + back
+        jump = -np.expm1(-total)
+        share = np.divide(ahead, total, out=np.zeros_like(total), where=total > 0)
+        y = others_law(source)[:, None, :]
+        return (1 - jump) * stay + jump * (share * to_x_1 + (1 - share) * y)
+
+
+@dataclasses.dataclass(frozen=True)
+class Multiflow(Step):
+    """Multiflow's detailed-balance noise eta between x_1 and the other states, first order, probabilities cut at
+    1.
+
+    mask: m -> x_1 at lambda + eta kappa / sigma, x_1 -> m at eta. uniform: y -> x_1 at lambda + eta (1 + (V-1)
+    kappa) / sigma, x_1 -> y at eta each. Off in the step arriving at t = 1. Stiff: needs N >> eta V.
+    """
+
+    eta: float = 1.0
+    words: int = dataclasses.field(default=1, init=False)
+    fresh: str = dataclasses.field(default="others", init=False)
+
+    def __post_init__(self):
+        if not self.eta >= 0:
+            raise ValueError(f"eta={self.eta}: accepted eta >= 0")
+
+    def plan(self, scheduler: Any, source: Any, grid: TimeGrid) -> Plan:
+        if source.mask_id is None and not is_uniform(source):
+            raise ValueError("step='multiflow': accepted a mask or uniform source")
+        knots = Knots.of(scheduler, grid)
+        kappa, sigma = knots.kappa[:-1], knots.sigma[:-1]
+        if source.mask_id is None:
+            gain, leave = (1.0 + (source.num_states - 1) * kappa) / sigma, source.num_states - 1
+        else:
+            gain, leave = kappa / sigma, 1
+        jump = np.where(knots.last, 1.0, np.minimum(1.0, knots.h * (knots.rate + self.eta * gain)))
+        back = np.where(knots.last, 0.0, np.minimum(1.0, knots.h * self.eta * leave))
+        return Plan(grid.starts, {"jump": jump, "back": back}, knots.index, np.maximum(jump, back))
+
+    def needs_x_1(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> jax.Array:
+        return u[0] < jnp.maximum(row["jump"], row["back"])
+
+    def transition(self, row: Row, z: jax.Array, x_1: jax.Array, u: jax.Array, y: jax.Array, source: Any) -> jax.Array:
+        away = jnp.where(u[0] < row["jump"], x_1, z)
+        return jnp.where(x_1 != z, away, jnp.where(u[0] < row["back"], y, z))
+
+    def transition_matrix(self, row: Row, source: Any) -> np.ndarray:
+        to_x_1, stay = deltas(source.num_states)
+        same = np.eye(source.num_states)[:, :, None]
+        forward = row["jump"] * to_x_1 + (1 - row["jump"]) * stay
+        backward = row["back"] * others_law(source)[:, None, :] + (1 - row["back"]) * stay
+        return (1 - same) * forward + same * backward
+
+
+@dataclasses.dataclass(frozen=True)
+class Ancestral(Step):
+    """Time-reversal ancestral step (D3PM, UDLM): T(x | z, x_1) = q(z | x) C_s(x | x_1) / C_t(z | x_1).
+
+    q(z | x) = a 1[x = z] + (1 - a) p(z), a = kappa_t / kappa_s: the process that the time-reversal bound bounds.
+    Off x_1 the outcomes do not depend on p: x_1 with probability (1-a) kappa_s / sigma_t, fresh y ~ p with (1-a)
+    sigma_s / sigma_t; at z = x_1 only fresh, with (1-a) p(z) sigma_s / (kappa_t + sigma_t p(z)). For the mask
+    source it is `Exact`.
+    """
+
+    words: int = dataclasses.field(default=1, init=False)
+    fresh: str = dataclasses.field(default="source", init=False)
+
+    def plan(self, scheduler: Any, source: Any, grid: TimeGrid) -> Plan:
+        knots = Knots.of(scheduler, grid)
+        kappa_t, kappa_s = knots.kappa[:-1], knots.kappa[1:]
+        sigma_t, sigma_s = knots.sigma[:-1], knots.sigma[1:]
+        lost = 1.0 - kappa_t / kappa_s
+        scalars = {
+            "fresh": lost * sigma_s / sigma_t,
+            "leave": lost * (sigma_s + kappa_s) / sigma_t,
+            "fresh_flux": lost * sigma_s,
+            "kappa": kappa_t,
+            "sigma": sigma_t,
+        }
+        return Plan(grid.starts, scalars, knots.index, scalars["leave"])
+
+    def _refresh(self, row: Row, p: Any) -> Any:
+        """Probability of a fresh token at z = x_1; never above the one at z != x_1, so it can be settled without
+        x_1."""
+        return row["fresh_flux"] * p / (row["kappa"] + row["sigma"] * p)
+
+    def needs_x_1(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> jax.Array:
+        return (u[0] < row["leave"]) & ~(u[0] < self._refresh(row, source.probs(z)))
+
+    def transition(self, row: Row, z: jax.Array, x_1: jax.Array, u: jax.Array, y: jax.Array, source: Any) -> jax.Array:
+        away = jnp.where(u[0] < row["fresh"], y, jnp.where(u[0] < row["leave"], x_1, z))
+        settled = u[0] < self._refresh(row, source.probs(z))
+        return jnp.where(settled, y, jnp.where(x_1 != z, away, z))
+
+    def transition_matrix(self, row: Row, source: Any) -> np.ndarray:
+        to_x_1, stay = deltas(source.num_states)
+        same = np.eye(source.num_states)[:, :, None]
+        p = source_law(source)
+        moving = (row["leave"] - row["fresh"]) * to_x_1 + row["fresh"] * p
+        moving = moving + (1 - row["leave"]) * stay
+        with np.errstate(invalid="ignore"):
+            refresh = np.nan_to_num(self._refresh(row, p))[:, None, None]
+        return (1 - same) * moving + same * (refresh * p + (1 - refresh) * stay)
+
+
+@dataclasses.dataclass(frozen=True)
+class Remask(Step):
+    """ReMDM for the mask source: a revealed token is masked again with probability sig, a masked one revealed so
+    as to keep C_s.
+
+    Reveal: (kappa_s - (1 - sig) kappa_t) / (1 - kappa_t). sig by `schedule`, with max = min(1, (1 - kappa_s) /
+    kappa_t): 'fb' min(max, (kappa_s - kappa_t) / kappa_t), 0 at kappa_t = 0; 'cap' min(eta, max); 'rescale' eta
+    max. 'fb' is of order 1 in N; a constant eta remasks so often that the order drops to about a half (mathematics.md,
+    E.1).
+    """
+
+    schedule: str = "fb"
+    eta: float = 0.1
+    words: int = dataclasses.field(default=1, init=False)
+    fresh: str = dataclasses.field(default="none", init=False)
+
+    def __post_init__(self):
+        if self.schedule not in REMASKING:
+            raise ValueError(f"schedule={self.schedule!r}: accepted {', '.join(REMASKING)}")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta={self.eta}: accepted 0 <= eta <= 1")
+
+    def plan(self, scheduler: Any, source: Any, grid: TimeGrid) -> Plan:
+        if source.mask_id is None:
+            raise ValueError("step='remask': accepted a mask source only")
+        knots = Knots.of(scheduler, grid)
+        kappa_t, kappa_s = knots.kappa[:-1], knots.kappa[1:]
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            most = np.where(kappa_t > 0, np.minimum(1.0, knots.sigma[1:] / kappa_t), 1.0)
+            if self.schedule == "fb":
+                sig = np.where(kappa_t > 0, np.minimum(most, (kappa_s - kappa_t) / kappa_t), 0.0)
+            elif self.schedule == "cap":
+                sig = np.minimum(self.eta, most)
+            else:
+                sig = self.eta * most
+        reveal = np.clip((kappa_s - (1.0 - sig) * kappa_t) / knots.sigma[:-1], 0.0, 1.0)
+        reveal = np.where(knots.last, 1.0, reveal)
+        return Plan(grid.starts, {"reveal": reveal, "remask": sig}, knots.index, reveal)
+
+    def needs_x_1(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> jax.Array:
+        return (z == source.mask_id) & (u[0] < row["reveal"])
+
+    def transition(self, row: Row, z: jax.Array, x_1: jax.Array, u: jax.Array, y: jax.Array, source: Any) -> jax.Array:
+        masked = jnp.full(z.shape, source.mask_id, z.dtype)
+        hidden = z == source.mask_id
+        return jnp.where(hidden, jnp.where(u[0] < row["reveal"], x_1, z), jnp.where(u[0] < row["remask"], masked, z))
+
+    def transition_matrix(self, row: Row, source: Any) -> np.ndarray:
+        to_x_1, stay = deltas(source.num_states)
+        mask = np.eye(source.num_states)[source.mask_id]
+        hidden = mask[:, None, None]
+        reveal = row["reveal"] * to_x_1 + (1 - row["reveal"]) * stay
+        hide = row["remask"] * mask + (1 - row["remask"]) * stay
+        return hidden * reveal + (1 - hidden) * hide
