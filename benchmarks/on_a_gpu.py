@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 
-from dfm_jax.benchmark.results import versions
+from dfm_jax.benchmarking.results import versions
 from dfm_jax.runtime.files import write_atomically, write_json_atomically
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

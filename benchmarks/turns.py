@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from dfm_jax.benchmark.timing import MOST_CALLS, REPEAT
+from dfm_jax.benchmarking.timing import MOST_CALLS, REPEAT
 
 
 def interleaved(programs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[tuple[float, float]]]:

@@ -372,6 +372,7 @@ def benchmark(
     overrides: "Mapping[str, Any] | None" = None,
     only: "Sequence[str] | str | None" = None,
     trace: bool = False,
+    seconds: "float | None" = None,
 ) -> "dict[str, Any]":
     """How fast the devices here run the config's programs: printed, written, and returned.
 
@@ -380,6 +381,7 @@ def benchmark(
         workdir: folder of benchmark.json and benchmark.md; None is runs/NAME for a config with a name.
         only: names of benchmarks, ["train", "head"] or "train,head"; None is all.
         trace: write a `jax.profiler` trace of each.
+        seconds: what is not measured by then is named in "left_out"; None is 480, 0 is no end.
 
     Returns: the content of benchmark.json: "rows", times in seconds with their spread, "machine", and "left_out".
 
@@ -390,7 +392,7 @@ def benchmark(
     Example:
         >>> dfm_jax.benchmark("quickstart", "runs/bench", only=["train"])["rows"]
     """
-    from dfm_jax import benchmark as measuring
+    from dfm_jax import benchmarking
     from dfm_jax.run import arguments, settings
     from dfm_jax.runtime import files
 
@@ -398,7 +400,7 @@ def benchmark(
     made = settings.resolve(config, overrides, "benchmark")
     names = only if only is None or isinstance(only, str) else ",".join(map(str, only))
     with arguments.as_value_errors():
-        measuring.run(made, folder, only=names, trace=trace)
+        benchmarking.run(made, folder, only=names, trace=trace, seconds=seconds)
     return files.read_json(folder / "benchmark.json")
 
 

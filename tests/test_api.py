@@ -1,5 +1,6 @@
 """The Python face: every verb on a tiny run, as in a notebook (slow), and what is refused or must stay as it was."""
 
+import logging
 import os
 import pathlib
 import signal
@@ -134,6 +135,8 @@ def test_a_notebook_through_every_verb(capsys):
     assert run.step == 4 and run.config.optim.n_iters == 4
     again = dfm_jax.train(run.config, "runs/first", overrides={"optim.n_iters": 6})
     assert again.step == 6 and dfm_jax.load("runs/first", step=4).step == 4
+
+    assert not [h for h in logging.root.handlers if type(h) is logging.StreamHandler]  # pytest has its own
 
     report = dfm_jax.evaluate(again, output="elsewhere")
     (entry,) = report.likelihood.values()

@@ -28,7 +28,7 @@ ROOMS = {
     "experiment": ("dfm_jax.experiment",),
     "training": ("dfm_jax.training",),
     "evaluation": ("dfm_jax.evaluation",),
-    "planning": ("dfm_jax.planning", "dfm_jax.benchmark"),
+    "planning": ("dfm_jax.planning", "dfm_jax.benchmarking"),
     "run": ("dfm_jax.run",),
     "api": ("dfm_jax", "dfm_jax.api"),
     "cli": ("dfm_jax.cli", "dfm_jax.__main__", "main"),

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from dfm_jax.checkpoints import checksums, logs
-from dfm_jax.runtime import processes
+from dfm_jax.checkpoints import checksums
+from dfm_jax.runtime import logs, processes
 
 with logs.of_the_program():
     from orbax.checkpoint import v1 as ocp

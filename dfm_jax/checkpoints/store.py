@@ -20,9 +20,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from dfm_jax.checkpoints import checksums, logs, tree_names
+from dfm_jax.checkpoints import checksums, tree_names
 from dfm_jax.checkpoints.saving import ITEM, Save, first_line, ocp
-from dfm_jax.runtime import files, processes
+from dfm_jax.runtime import files, logs, processes
 from dfm_jax.runtime.errors import WorldError
 from dfm_jax.runtime.terminal import note, warn
 

@@ -9,11 +9,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import grain
 import numpy as np
 
 from dfm_jax.data.shards import Blocks, TokenStream
+from dfm_jax.runtime import logs
 from dfm_jax.runtime.errors import UsageError, WorldError
+
+with logs.of_the_program():  # grain imports orbax
+    import grain
 
 
 class Batch(NamedTuple):

@@ -12,9 +12,9 @@ import pytest
 
 import programs
 from configs import quickstart, uniform_gkl
-from dfm_jax import benchmark
-from dfm_jax.benchmark import cases, child, counterparts, driver, results
-from dfm_jax.benchmark.timing import Timing, measure
+from dfm_jax import benchmarking
+from dfm_jax.benchmarking import cases, child, counterparts, driver, results
+from dfm_jax.benchmarking.timing import Timing, measure
 from dfm_jax.config import freeze, replace, to_json
 from dfm_jax.runtime.errors import UsageError
 
@@ -155,9 +155,9 @@ def measured(config, only, *, trace=None):
 @pytest.fixture
 def few(monkeypatch):
     """As few repeats as there can be."""
-    monkeypatch.setattr("dfm_jax.benchmark.timing.measure.__kwdefaults__", measure.__kwdefaults__ | {"most": 5})
-    monkeypatch.setattr("dfm_jax.benchmark.operations.TOKENS", {"cpu": 64})
-    monkeypatch.setattr("dfm_jax.benchmark.programs.SAMPLER_STEPS", {"cpu": 2})
+    monkeypatch.setattr("dfm_jax.benchmarking.timing.measure.__kwdefaults__", measure.__kwdefaults__ | {"most": 5})
+    monkeypatch.setattr("dfm_jax.benchmarking.operations.TOKENS", {"cpu": 64})
+    monkeypatch.setattr("dfm_jax.benchmarking.programs.SAMPLER_STEPS", {"cpu": 2})
 
 
 def test_the_step_and_the_operations(few):
@@ -201,7 +201,7 @@ def test_a_field_that_does_not_go_with_the_config_is_a_line():
 
 
 def test_an_implementation_that_fails_leaves_the_others(few, monkeypatch):
-    from dfm_jax.benchmark import operations
+    from dfm_jax.benchmarking import operations
 
     attention = operations.attention.attention
 
@@ -220,7 +220,7 @@ def test_an_implementation_that_fails_leaves_the_others(few, monkeypatch):
 def test_an_unknown_name_is_one_line(tmp_path):
     for only in ("speed", "train,speed", "", "train:remat=all"):
         with pytest.raises(UsageError, match=f"only = {only}: expected some of train, sampler, pytorch"):
-            benchmark.run(tiny(), tmp_path, only=only)
+            benchmarking.run(tiny(), tmp_path, only=only)
 
 
 class Said:
@@ -269,7 +269,7 @@ def test_every_case_that_ends_badly_is_named_and_the_others_go_on(tmp_path, monk
         },
     )  # fmt: skip
     only = "train,train:head=pallas,train:attention=pallas,train:attention=xla,loader"
-    assert benchmark.run(PUBLISHED, tmp_path, only=only) == 0
+    assert benchmarking.run(PUBLISHED, tmp_path, only=only) == 0
     assert said.asked == ["machine", *only.split(",")]
     found = json.loads((tmp_path / "benchmark.json").read_text())
     assert [r["benchmark"] for r in found["rows"]] == ["train", "train:head=pallas", "loader"]
@@ -286,7 +286,7 @@ def test_the_budget_ends_before_the_list_and_the_rest_is_named(tmp_path, monkeyp
     said = Said(monkeypatch, {"machine": MACHINE, "sampler": (0, row("sampler") + line("done", 1.0))})
     lefts = iter([100.0, 100.0, 100.0, 3.0, 2.0, 1.0])  # asked once by each process and once before each case
     monkeypatch.setattr(driver.Budget, "left", lambda self: next(lefts))
-    benchmark.run(PUBLISHED, tmp_path, only="sampler,loader,prepare", seconds=120)
+    benchmarking.run(PUBLISHED, tmp_path, only="sampler,loader,prepare", seconds=120)
     found = json.loads((tmp_path / "benchmark.json").read_text())
     assert said.asked == ["machine", "sampler"] and found["budget"] == 120
     missing = found["left_out"]
@@ -299,10 +299,10 @@ def test_a_device_that_is_not_there_is_one_line(tmp_path, monkeypatch):
 
     Said(monkeypatch, {"machine": (1, "")})
     with pytest.raises(WorldError, match="a device that JAX can use; its process ended with status 1: CUDA_ERROR"):
-        benchmark.run(tiny(), tmp_path)
+        benchmarking.run(tiny(), tmp_path)
     Said(monkeypatch, {"machine": (0, line("no_device", "JAX_PLATFORMS = cuda: none"))})
     with pytest.raises(WorldError, match="expected a device that JAX can use; JAX_PLATFORMS = cuda: none"):
-        benchmark.run(tiny(), tmp_path)
+        benchmarking.run(tiny(), tmp_path)
 
 
 def alive(pid):
@@ -391,7 +391,7 @@ def test_the_counterparts_run_here():
 LOOKS_AT_NO_DEVICE = """
 import sys
 from dfm_jax import command_line, commands
-from dfm_jax.benchmark import driver
+from dfm_jax.benchmarking import driver
 import jax
 
 def described(*args):

@@ -21,7 +21,7 @@ def arguments(folder):
 
 def test_the_parts_share_the_time_and_measure_what_there_is():
     from configs import uniform_gkl
-    from dfm_jax.benchmark import cases
+    from dfm_jax.benchmarking import cases
     from dfm_jax.config import freeze
 
     assert sum(part.share for part in on_a_gpu.PARTS) == pytest.approx(1)

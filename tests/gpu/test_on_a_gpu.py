@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from configs import uniform_gkl
-from dfm_jax.benchmark import cases
-from dfm_jax.benchmark import driver as benchmarks
+from dfm_jax.benchmarking import cases
+from dfm_jax.benchmarking import driver as benchmarks
 from dfm_jax.config import freeze
 from dfm_jax.planning import driver, targets, verdict
 

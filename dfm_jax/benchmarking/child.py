@@ -1,4 +1,4 @@
-"""`python -m dfm_jax.benchmark.child REQUEST.json LINES.jsonl`: measures one case in a process of its own.
+"""`python -m dfm_jax.benchmarking.child REQUEST.json LINES.jsonl`: measures one case in a process of its own.
 
 A process of its own, because a device's peak memory is that of a process, because a program that does not fit or a
 compiler that gives up must not end the others, and because only a process can be stopped in the middle.
@@ -42,9 +42,9 @@ def measure(request: dict[str, Any], tell) -> None:
     import jax
 
     from dfm_jax import config as configs
-    from dfm_jax.benchmark import results
-    from dfm_jax.benchmark.cases import BENCHMARKS, Case, fitted
-    from dfm_jax.benchmark.counterparts import NotHereError
+    from dfm_jax.benchmarking import results
+    from dfm_jax.benchmarking.cases import BENCHMARKS, Case, fitted
+    from dfm_jax.benchmarking.counterparts import NotHereError
     from dfm_jax.experiment import conditions
 
     if request["case"] is None:

@@ -9,7 +9,7 @@ import pathlib
 
 import jax
 
-from dfm_jax.benchmark import cases, driver, results
+from dfm_jax.benchmarking import cases, driver, results
 from dfm_jax.config import Config
 from dfm_jax.runtime import files
 from dfm_jax.runtime.errors import UsageError

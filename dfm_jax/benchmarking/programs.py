@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from dfm_jax.benchmark.results import Row, from_timing, per_second, single, used_bytes
-from dfm_jax.benchmark.timing import measure
+from dfm_jax.benchmarking.results import Row, from_timing, per_second, single, used_bytes
+from dfm_jax.benchmarking.timing import measure
 from dfm_jax.config import Config
 from dfm_jax.data import Batch
 from dfm_jax.experiment.problem import stand_in

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.benchmark.results import Missing, Row, in_one_line, per_second
-from dfm_jax.benchmark.timing import Timing, measure
+from dfm_jax.benchmarking.results import Missing, Row, in_one_line, per_second
+from dfm_jax.benchmarking.timing import Timing, measure
 from dfm_jax.config import Config
 from dfm_jax.experiment.problem import abstract, get_model_config
 from dfm_jax.kernels import attention, vocab_head

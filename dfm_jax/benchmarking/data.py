@@ -6,8 +6,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-from dfm_jax.benchmark.results import Row, per_second, single
-from dfm_jax.benchmark.timing import measure
+from dfm_jax.benchmarking.results import Row, per_second, single
+from dfm_jax.benchmarking.timing import measure
 from dfm_jax.config import Config
 from dfm_jax.data import Tokenizer, TokenStream, get_tokenizer, open_stream, prepare, train_batches
 from dfm_jax.runtime.errors import WorldError

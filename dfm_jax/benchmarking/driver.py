@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dfm_jax import config as configs
-from dfm_jax.benchmark.cases import Case
+from dfm_jax.benchmarking.cases import Case
 from dfm_jax.config import Config
 from dfm_jax.data import vocabulary_size
 from dfm_jax.runtime.errors import UsageError, WorldError
@@ -75,7 +75,7 @@ def run_case(
     with tempfile.TemporaryDirectory() as folder, log.open("w") as told:
         asked = pathlib.Path(folder, "request.json")
         asked.write_text(json.dumps(request))
-        command = [sys.executable, "-m", "dfm_jax.benchmark.child", str(asked), str(answer)]
+        command = [sys.executable, "-m", "dfm_jax.benchmarking.child", str(asked), str(answer)]
         status = run_to_end(command, environment(case), told, budget.left())
     with answer.open("rb") as file:
         file.seek(begin)

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from dfm_jax.benchmark.results import Missing, Row, single
+from dfm_jax.benchmarking.results import Missing, Row, single
 from dfm_jax.config import Config
 from dfm_jax.runtime.errors import WorldError
 

@@ -7,8 +7,8 @@ other value of the fields in VARIANTS is measured; on a processor, what is asked
 import dataclasses
 from collections.abc import Callable, Iterator
 
-from dfm_jax.benchmark import counterparts, data, operations, programs
-from dfm_jax.benchmark.results import Missing, Row
+from dfm_jax.benchmarking import counterparts, data, operations, programs
+from dfm_jax.benchmarking.results import Missing, Row
 from dfm_jax.config import Config, replace
 from dfm_jax.runtime.errors import UsageError
 

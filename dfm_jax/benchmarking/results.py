@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from dfm_jax.benchmark.timing import Timing
+from dfm_jax.benchmarking.timing import Timing
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "grain", "tiktoken", "torch")
 PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
