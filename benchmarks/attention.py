@@ -1,20 +1,22 @@
 """Attention's implementations against each other: forward and gradient, interleaved, in one run.
 
-    python benchmarks/attention.py [--batch 8] [--length 1024] [--heads 12] [--head_dim 64] [--dtype bfloat16]
-                                   [--only xla,cudnn,pallas] [--repeats 10] [--rotary]
+    PYTHONPATH=. python benchmarks/attention.py [--batch 8] [--length 1024] [--heads 12] [--head_dim 64]
+                                   [--dtype bfloat16] [--only xla,cudnn,pallas] [--repeats 10] [--rotary]
 
 With `--rotary`, queries and keys are rotated, and `pallas` stands there twice: rotating tiles as it loads them, and
-(`pallas, rotated before`) given rotated ones. Prints wall and processor time and the temporary memory that the compiler
-plans. On a CPU `pallas` is interpreted, which says nothing about its speed: it is left out there unless asked for.
+(`pallas, rotated before`) given rotated ones. Prints the best times and the temporary memory that the compiler plans.
+On a GPU a repeat queues calls behind each other and waits once, so that the time is the device's. On a CPU
+`pallas` is interpreted, which says nothing about its speed: it is left out there unless asked for.
 """
 
 import argparse
-import time
+import functools
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from benchmarks.turns import interleaved
 from kernels import target
 from kernels.attention import IMPLEMENTATIONS, attention, why_not
 from kernels.attention.rotary import Tables, rotate
@@ -58,23 +60,16 @@ def main() -> None:
         compiled[name] = program(name, before=False)
         if name == "pallas" and args.rotary:
             compiled["pallas, rotated before"] = program(name, before=True)
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in compiled}
-    for repeat in range(args.repeats + 1):
-        for name, run in compiled.items():
-            wall, processor = time.perf_counter(), time.process_time()
-            jax.block_until_ready(run(q, k, v, dout, tables))
-            if repeat:
-                times[name].append((time.perf_counter() - wall, time.process_time() - processor))
+    given = (q, k, v, dout, tables)
+    times = interleaved({name: functools.partial(run, *given) for name, run in compiled.items()}, args.repeats)
     # Two products forward and five backward of 2 L^2 head_dim operations each, per head.
     operations = 14 * args.batch * args.heads * args.length**2 * args.head_dim
     print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {args}")
     for name, rows in times.items():
         wall, processor = (min(column) for column in zip(*rows, strict=True))
         memory = compiled[name].memory_analysis().temp_size_in_bytes / 2**20
-        print(
-            f"{name:22s} wall {wall:8.4f} s  processor {processor:8.4f} s"
-            f"  {operations / wall / 1e12:7.3f} TFLOP/s  {memory:6.0f} MiB"
-        )
+        clock = f"  processor {processor:8.4f} s" if platform == "cpu" else ""
+        print(f"{name:22s} wall {wall:9.5f} s{clock}  {operations / wall / 1e12:7.3f} TFLOP/s  {memory:6.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -1,123 +1,100 @@
 """Our sampler against the reference's own solver (`flow_matching`: dense posterior, float64 draws), in one process.
 
-    python benchmarks/sampler_vs_pytorch.py [--hidden 256] [--blocks 4] [--heads 4] [--batch 4] [--length 256]
-                                            [--vocabulary 50257] [--steps 8 64] [--reference_steps 8]
+    PYTHONPATH=. python benchmarks/sampler_vs_pytorch.py [--hidden 256] [--blocks 4] [--heads 4] [--batch 4]
+        [--length 256] [--vocabulary 50257] [--steps 8] [--sources uniform,mask] [--repeats 3] [--threads 0]
+        [--device cpu] [--compile] [--json FILE]
 
-One row per number of steps and source: seconds per sample set of ours, of the reference, of the trunk alone (the
-floor), and the ratios. The reference's time per step does not depend on the number of steps, so it is run for
-`--reference_steps` and scaled. Wall times, interleaved; processor times beside them. Needs `pip install .[torch]`.
+Both take as many steps and as many repeats, and take turns: one sample set of ours, one of the reference, one of the
+trunk alone (the floor), again. Processor cores and threads are set to --threads (0: all that this process may use)
+before either library is imported. A row for each source, number of steps and program: median seconds, and ratios of
+medians. With `--device cuda` all run on the first GPU, in bfloat16, PyTorch's model also compiled with `--compile`. A
+program that fails is named. Needs `pip install .[torch]`. `--json FILE` writes the repeats, in seconds a step, of one
+source and number of steps.
 """
 
-# The check of types runs without PyTorch.
-# pyright: reportMissingImports=false
-
 import argparse
+import json
+import os
+import pathlib
+import statistics
 import time
 from collections.abc import Callable
 
-import flax.nnx as nnx
-import jax
-import jax.numpy as jnp
-import numpy as np
-import torch
-from flow_matching.path import MixtureDiscreteProbPath
-from flow_matching.path.scheduler import PolynomialConvexScheduler
-from flow_matching.solver import MixtureDiscreteEulerSolver
-from flow_matching.utils import ModelWrapper
 
-from benchmarks.step_vs_pytorch import Model
-from configs import base
-from dfm_jax.config import freeze
-from dfm_jax.evaluation.generation import Generator, SamplingSettings
-from dfm_jax.experiment.problem import get_model_config, get_problem
-from dfm_jax.models.transformer import Transformer
-
-
-class Posterior(ModelWrapper):
-    """The reference's solver wants probabilities."""
-
-    def forward(self, x: torch.Tensor, t: torch.Tensor, **extras) -> torch.Tensor:
-        return torch.softmax(self.model(x, t.expand(x.shape[0])).float(), -1)
-
-
-def reference(args: argparse.Namespace, states: int) -> Callable[[], None]:
-    torch.manual_seed(0)
-    model = Model(states, args.hidden, args.blocks, args.heads, args.length, 0.0).eval()
-    path = MixtureDiscreteProbPath(PolynomialConvexScheduler(1.0))
-    solver = MixtureDiscreteEulerSolver(Posterior(model), path, states)
-    x_init = torch.randint(args.vocabulary, (args.batch, args.length))
-    if states > args.vocabulary:
-        x_init = torch.full_like(x_init, args.vocabulary)
-
-    def sample() -> None:
-        with torch.no_grad():
-            solver.sample(x_init, 1.0 / args.reference_steps, dtype_categorical=torch.float64)
-
-    return sample
-
-
-def ours(args: argparse.Namespace, source: str, steps: int) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Our sampler, and its trunk alone for as many steps."""
-    config = base.get_config()
-    config.flow.source_distribution = source
-    config.model.update(hidden_size=args.hidden, n_blocks=args.blocks, n_heads=args.heads, length=args.length)
-    frozen = freeze(config)
-    problem = get_problem(frozen, args.vocabulary)
-    model_config = get_model_config(frozen, problem.source.num_states)
-    model = jax.jit(lambda: Transformer(model_config, rngs=nnx.Rngs(0)))()
-    settings = SamplingSettings(length=args.length, steps=steps)
-    generator = Generator(problem, settings, args.batch)
-
-    @jax.jit
-    def trunk(model: Transformer, x: jax.Array) -> jax.Array:
-        def step(total, t):
-            # Each pass waits for the one before, as the sampler's do.
-            x_t = x + (total > 1e30).astype(jnp.int32)
-            return total + model(x_t, jnp.full((args.batch,), t)).mean(), None
-
-        return jax.lax.scan(step, jnp.zeros(()), jnp.linspace(0.0, 1.0, steps, endpoint=False))[0]
-
-    x = jax.random.randint(jax.random.key(0), (args.batch, args.length), 0, args.vocabulary, jnp.int32)
-    return (lambda: list(generator(model, args.batch))), (lambda: float(trunk(model, x)))
-
-
-def best(run: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Least wall and processor seconds of some repeats, after one that compiles."""
-    run()
-    pairs = []
-    for _ in range(repeats):
-        wall, processor = time.perf_counter(), time.process_time()
-        run()
-        pairs.append((time.perf_counter() - wall, time.process_time() - processor))
-    walls, processors = np.array(pairs).T
-    return float(walls.min()), float(processors.min())
-
-
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     for name, value in (("hidden", 256), ("blocks", 4), ("heads", 4), ("batch", 4), ("length", 256)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--vocabulary", type=int, default=50257)
-    parser.add_argument("--reference_steps", type=int, default=8)
-    parser.add_argument("--steps", type=int, nargs="+", default=[8, 64])
+    parser.add_argument("--steps", type=int, nargs="+", default=[8])
+    parser.add_argument("--sources", default="uniform,mask", help="names, separated by commas")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--json", type=pathlib.Path)
     args = parser.parse_args()
-    print("| source | steps | ours, s | reference, s | reference / ours | trunk, s | ours / trunk |\n|" + "---|" * 7)
-    for source in ("uniform", "mask"):
-        dense = reference(args, args.vocabulary + (source == "mask"))
-        wall_dense, processor_dense = best(dense, 1)
+    if args.json and (len(args.steps) > 1 or "," in args.sources):
+        parser.error("--json: expected one source and one number of steps")
+    return args
+
+
+def set_threads(count: int) -> int:
+    """The same cores for both libraries, as many threads for each; how many. Before either is imported."""
+    cores = sorted(os.sched_getaffinity(0))
+    cores = cores[: count or len(cores)]
+    os.sched_setaffinity(0, cores)  # XLA's pool has as many threads as the process may use cores
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(len(cores))
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # PyTorch's idle threads must not spin through our turn
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # nor must JAX take the memory of a GPU that both use
+    return len(cores)
+
+
+def timed(program: Callable[[], object]) -> tuple[float, float]:
+    """Wall and processor seconds."""
+    wall, processor = time.perf_counter(), time.process_time()
+    program()
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def main() -> None:
+    args = parse()
+    threads = set_threads(args.threads)
+    os.environ["JAX_PLATFORMS"] = args.device
+    from benchmarks import samplers
+
+    print(f"{samplers.versions()}, {threads} threads each, load {os.getloadavg()[0]:.1f}, {args}")
+    print("| source | steps | program | seconds | processor | its time / ours | by processor |\n|" + "---|" * 7)
+    for source in args.sources.split(","):
         for steps in args.steps:
-            sample, trunk = ours(args, source, steps)
-            wall, processor = best(sample, args.repeats)
-            floor, floor_processor = best(trunk, args.repeats)
-            scale = steps / args.reference_steps
-            print(
-                f"| {source} | {steps} | {wall:.2f} ({processor:.2f} processor) "
-                f"| {wall_dense * scale:.1f} ({processor_dense * scale:.1f} processor) "
-                f"| {wall_dense * scale / wall:.0f} ({processor_dense * scale / processor:.0f} processor) "
-                f"| {floor:.2f} ({floor_processor:.2f} processor) "
-                f"| {wall / floor:.2f} ({processor / floor_processor:.2f} processor) |"
-            )
+            programs = samplers.programs(args, source, steps)
+            times: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
+            failed: dict[str, str] = {}
+            for repeat in range(args.repeats + 1):
+                for name, program in programs.items():
+                    if name in failed:
+                        continue
+                    try:
+                        found = timed(program)
+                    except Exception as error:  # out of memory, or no compiler: any of many types
+                        failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                        print(f"{name}: not measured, {failed[name]}", flush=True)
+                        continue
+                    if repeat:  # the first compiles
+                        times[name].append(found)
+            times = {name: rows for name, rows in times.items() if name not in failed}
+            middle = {name: [statistics.median(c) for c in zip(*rows, strict=True)] for name, rows in times.items()}
+            for name, (wall, processor) in middle.items():
+                ratios = wall / middle["ours"][0], processor / middle["ours"][1]
+                print(
+                    f"| {source} | {steps} | {name} | {wall:.3g} | {processor:.3g} "
+                    f"| {ratios[0]:.3g} | {ratios[1]:.3g} |",
+                    flush=True,
+                )
+            if args.json:
+                seconds = {name: [wall / steps for wall, _ in rows] for name, rows in times.items()}
+                args.json.write_text(json.dumps({"calls": 1, "seconds": seconds, "failed": failed}))
 
 
 if __name__ == "__main__":

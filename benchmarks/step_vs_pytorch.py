@@ -2,18 +2,20 @@
 
     python benchmarks/step_vs_pytorch.py [--hidden 256] [--blocks 4] [--heads 4] [--batch 8] [--length 256]
                                          [--vocabulary 50257] [--dropout 0.1] [--repeats 5] [--loss library]
-                                         [--device cpu] [--compile] [--autocast]
+                                         [--device cpu] [--compile] [--autocast] [--calls 0] [--json FILE]
 
 One step is: noise, forward, generalized KL, backward, clipping, AdamW in float32. PyTorch takes its loss from the
 library that the reference uses (`flow_matching`); with `--loss lean`, from a form that exponentiates only what it
-gathers. PyTorch is eager; with `--compile` its model is compiled, as the reference's is. With `--autocast` its model
-runs under bfloat16 autocast, and ours computes in bfloat16. With `--device cuda` both run on the first GPU, PyTorch
-with the fused AdamW and ours, in bfloat16, with cuDNN's attention; the comparison at the published size is
+gathers. PyTorch is eager; with `--compile` there is a third program, whose model is compiled, as the reference's is.
+With `--autocast` PyTorch's model runs under bfloat16 autocast, and ours computes in bfloat16. With `--device cuda` all
+run on the first GPU, PyTorch with the fused AdamW; the comparison at the published size is
 `--device cuda --compile --autocast --hidden 768 --blocks 12 --heads 12 --batch 32 --length 1024`.
 
-Prints wall and processor time of both and their ratios, tokens per second and, on a chip whose bfloat16 peak is known
-(989 TFLOP/s for an H100), model FLOP utilisation; on a machine that other work shares, the ratio of processor times is
-the steadier one. Needs `pip install .[torch]`, and a C++ compiler for `--compile` on a processor.
+Prints wall and processor time of each and their ratios, tokens per second and, on a chip whose bfloat16 peak is known,
+model FLOP utilisation. On a machine that other work shares, the ratio of processor times is the steadier one. On a GPU
+a repeat queues `--calls` steps and waits once, so that its wall time is the device's; processor time says nothing there
+and is left out. A program that fails is named, and the others go on. Needs `pip install .[torch]`, and a C++ compiler
+for `--compile` on a processor. `--json FILE` also writes the repeats.
 """
 
 # The check of types runs without PyTorch.
@@ -22,11 +24,14 @@ the steadier one. Needs `pip install .[torch]`, and a C++ compiler for `--compil
 import argparse
 import contextlib
 import dataclasses
+import json
 import math
 import os
+import pathlib
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's idle threads must not spin through our turn
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # nor must JAX take the memory of a GPU that both use
@@ -35,9 +40,6 @@ import jax
 import jax.numpy as jnp
 import torch
 import torch.nn.functional as F
-from flow_matching.loss import MixturePathGeneralizedKL
-from flow_matching.path import MixtureDiscreteProbPath
-from flow_matching.path.scheduler import PolynomialConvexScheduler
 from torch import Tensor, nn
 
 from configs import base
@@ -132,28 +134,36 @@ class Model(nn.Module):
         return self.head(self.norm(x, *self.modulation(c).chunk(2, -1)))
 
 
-def pytorch_step(args: argparse.Namespace) -> tuple[Callable[[], float], int]:
+def library_loss() -> Callable[..., Tensor]:
+    from flow_matching.loss import MixturePathGeneralizedKL
+    from flow_matching.path import MixtureDiscreteProbPath
+    from flow_matching.path.scheduler import PolynomialConvexScheduler
+
+    return MixturePathGeneralizedKL(MixtureDiscreteProbPath(PolynomialConvexScheduler(1.0)))
+
+
+def lean_loss(logits: Tensor, x_1: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    log_probs = F.log_softmax(logits, -1)
+    log_p_1 = log_probs.gather(-1, x_1[..., None])[..., 0]
+    p_t = log_probs.gather(-1, x_t[..., None])[..., 0].exp()
+    same = (x_t == x_1).float()
+    return (-(p_t - same + (1 - same) * log_p_1) / (1 - t)[:, None]).mean()
+
+
+def pytorch_step(args: argparse.Namespace, *, compiled: bool) -> tuple[Callable[[], Tensor], int]:
     torch.manual_seed(0)
     model = Model(args.vocabulary, args.hidden, args.blocks, args.heads, args.length, args.dropout).to(args.device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=3e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.03, fused=args.device == "cuda"
     )
-    logits_of = torch.compile(model) if args.compile else model
+    logits_of = torch.compile(model) if compiled else model
     x_1 = torch.randint(args.vocabulary, (args.batch, args.length), device=args.device)
-    library_loss = MixturePathGeneralizedKL(MixtureDiscreteProbPath(PolynomialConvexScheduler(1.0)))
+    loss_of = library_loss() if args.loss == "library" else lean_loss
 
-    def lean_loss(logits: Tensor, x_1: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        log_probs = F.log_softmax(logits, -1)
-        log_p_1 = log_probs.gather(-1, x_1[..., None])[..., 0]
-        p_t = log_probs.gather(-1, x_t[..., None])[..., 0].exp()
-        same = (x_t == x_1).float()
-        return (-(p_t - same + (1 - same) * log_p_1) / (1 - t)[:, None]).mean()
-
-    def step() -> float:
+    def step() -> Tensor:
         t = torch.rand(args.batch, device=args.device) * (1 - 1e-3)
         x_0 = torch.randint_like(x_1, args.vocabulary)
         x_t = torch.where(torch.rand(x_1.shape, device=args.device) < t[:, None], x_1, x_0)
-        loss_of = library_loss if args.loss == "library" else lean_loss
         with torch.autocast(args.device, torch.bfloat16) if args.autocast else contextlib.nullcontext():
             logits = logits_of(x_t, t)
         loss = loss_of(logits.float(), x_1, x_t, t)
@@ -161,16 +171,14 @@ def pytorch_step(args: argparse.Namespace) -> tuple[Callable[[], float], int]:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if args.device == "cuda":
-            torch.cuda.synchronize()
-        return loss.item()
+        return loss.detach()
 
     return step, sum(p.numel() for p in model.parameters())
 
 
 @dataclasses.dataclass(frozen=True)
 class Ours:
-    step: Callable[[], float]
+    step: Callable[[], jax.Array]  # the loss, not waited for
     parameters: int
     memory: float  # MiB of temporaries
     operations: float  # of one step of the model, in either program
@@ -182,7 +190,6 @@ def our_step(args: argparse.Namespace) -> Ours:
     model = config.model
     model.hidden_size, model.n_blocks, model.n_heads, model.length = args.hidden, args.blocks, args.heads, args.length
     model.dropout, model.compute_dtype = args.dropout, "bfloat16" if args.autocast else "float32"
-    model.attention = "cudnn" if args.autocast and args.device == "cuda" else "auto"
     config.training.batch_size = args.batch
     if args.device == "cpu":
         # A processor gains nothing from blocks written out nor from scores kept, which take 250 MiB.
@@ -194,10 +201,9 @@ def our_step(args: argparse.Namespace) -> Ours:
     compiled = trainer.step.lower(state, batch).compile()
     held = [state]
 
-    def step() -> float:
+    def step() -> jax.Array:
         held[0], metrics = compiled(held[0], batch)
-        jax.block_until_ready(held[0])
-        return float(metrics["loss"])
+        return metrics["loss"]
 
     return Ours(
         step,
@@ -208,7 +214,18 @@ def our_step(args: argparse.Namespace) -> Ours:
     )
 
 
-def main() -> None:
+def repeat(step: Callable[[], Any], calls: int) -> tuple[float, float, float]:
+    """(wall, processor) seconds of one of `calls` steps, and the last loss. The loss is read, so all is waited for."""
+    wall, processor = time.perf_counter(), time.process_time()
+    for _ in range(calls):
+        loss = step()
+    value = float(loss)
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()  # the update that follows the loss
+    return (time.perf_counter() - wall) / calls, (time.process_time() - processor) / calls, value
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     sizes = {"hidden": 256, "blocks": 4, "heads": 4, "batch": 8, "length": 256, "vocabulary": 50257, "repeats": 5}
     for name, default in sizes.items():
@@ -218,35 +235,62 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--autocast", action="store_true")
+    parser.add_argument("--calls", type=int, default=0, help="steps of a repeat; 0: 1 on a processor, 5 on a GPU")
+    parser.add_argument("--json", type=pathlib.Path)
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device=cuda: accepted cpu, as PyTorch finds no GPU")
+        parser.error("--device = cuda: expected cpu, as PyTorch finds no GPU")
+    args.calls = args.calls or (5 if args.device == "cuda" else 1)
+    return args
+
+
+def main() -> None:
+    args = parse()
     jax.config.update("jax_platforms", args.device)
     ours = our_step(args)
-    theirs, count = pytorch_step(args)
+    steps: dict[str, Callable[[], Any]] = {"ours": ours.step}
+    theirs, count = pytorch_step(args, compiled=False)
+    steps["pytorch"] = theirs
+    if args.compile:
+        steps["pytorch compiled"] = pytorch_step(args, compiled=True)[0]
     print(f"jax {jax.__version__}, torch {torch.__version__}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    print(f"{args}\n{ours.parameters} parameters here (padded), {count} in PyTorch", end="; ")
+    print(f"{jax.devices()[0].device_kind}, {args}")
+    print(f"{ours.parameters} parameters here (padded), {count} in PyTorch; ", end="")
     print(f"our temporary memory {ours.memory:.0f} MiB")
-    times: dict[str, list[tuple[float, float]]] = {"pytorch": [], "ours": []}
-    for repeat in range(args.repeats + 1):
-        for name, step in (("pytorch", theirs), ("ours", ours.step)):
-            wall, processor = time.perf_counter(), time.process_time()
-            loss = step()
-            if repeat:
-                times[name].append((time.perf_counter() - wall, time.process_time() - processor))
-            else:
-                print(f"{name}: loss of the first step {loss:.3f}")
-    best = {name: [min(column) for column in zip(*rows, strict=True)] for name, rows in times.items()}
-    middle = {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in times.items()}
-    for label, found in (("best", best), ("median", middle)):
-        for index, kind in enumerate(("wall", "processor")):
-            pair = found["ours"][index], found["pytorch"][index]
-            print(
-                f"{label:6s} {kind:9s} ours {pair[0]:6.3f} s  pytorch {pair[1]:6.3f} s  ratio {pair[0] / pair[1]:.2f}"
-            )
-    for name, (wall, _) in middle.items():
+    failed: dict[str, str] = {}
+    for name in list(steps):
+        try:
+            print(f"{name}: loss of the first step {repeat(steps[name], 1)[2]:.3f}", flush=True)
+        except Exception as error:  # out of memory, or no compiler: any of many types
+            if name == "ours":
+                raise
+            failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            print(f"{name}: not measured, {failed[name]}", flush=True)
+            del steps[name]
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    for _ in range(args.repeats):
+        for name, step in steps.items():
+            times[name].append(repeat(step, args.calls)[:2])
+    report(args, ours, times)
+    if args.json:
+        seconds = {name: [wall for wall, _ in rows] for name, rows in times.items()}
+        args.json.write_text(json.dumps({"calls": args.calls, "seconds": seconds, "failed": failed}))
+
+
+def report(args: argparse.Namespace, ours: Ours, times: dict[str, list[tuple[float, float]]]) -> None:
+    """Prints best and median times, each beside ours, and rates."""
+    for label, of in (("best", min), ("median", statistics.median)):
+        found = {name: [of(column) for column in zip(*rows, strict=True)] for name, rows in times.items()}
+        for index, kind in enumerate(("wall", "processor") if args.device == "cpu" else ("wall",)):
+            line = f"{label:6s} {kind:9s} ours {found['ours'][index]:6.4g} s"
+            for name, values in found.items():
+                if name != "ours":
+                    line += f"  {name} {values[index]:6.4g} s  ratio {found['ours'][index] / values[index]:.2f}"
+            print(line)
+    for name, rows in times.items():
+        wall = statistics.median(wall for wall, _ in rows)
         used = f"MFU {ours.operations / wall / ours.peak:.1%}" if ours.peak else "MFU of a chip without a known peak"
-        print(f"{name:7s} {args.batch * args.length / wall:9.0f} tokens/s by the median wall time, {used}")
+        print(f"{name:16s} {args.batch * args.length / wall:9.0f} tokens/s by the median wall time, {used}")
 
 
 if __name__ == "__main__":

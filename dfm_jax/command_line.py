@@ -32,6 +32,7 @@ OPERANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "target": (("compile",), "CHIP:GPUS or CHIP:NODESxGPUS to compile for, such as h100:8 or h100:2x8"),
     "sweep": (("compile",), "compile many variants and print what fits: all, or some of mesh,batch,remat"),
     "only": (("benchmark",), "NAME,NAME,...: the benchmarks to run; all if not given"),
+    "seconds": (("benchmark",), "what is not measured by then is named; 480 if not given, 0 is no end"),
 }
 SWITCHES: dict[str, tuple[tuple[str, ...], str]] = {
     "verify": (("prepare",), "read every shard and compare its checksum with the manifest"),
@@ -42,7 +43,7 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str]] = {
     "trace": (("benchmark",), "write a jax.profiler trace of each benchmark"),
 }
 # Operands that are integers of 0 or more; the others are text.
-NUMBERS = ("step", "num_processes", "process_id")
+NUMBERS = ("step", "seconds", "num_processes", "process_id")
 PATHS = ("config", "workdir", "from", "output", "prompt_file", "target")  # `~` in them is the home folder
 MAY_BE_EMPTY = ("prompt",)
 LAST_HOLDS = ("workdir",)  # launch/slurm.sbatch gives its own, and then what it was given

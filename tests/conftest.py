@@ -3,10 +3,13 @@
 Tests marked `slow` or `gpu` are left out unless `-m` asks for them (`addopts` in pyproject.toml).
 """
 
+import functools
 import os
 import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests start processes that use the same device: no process may take a GPU's memory beforehand.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
@@ -33,15 +36,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu") and not has_gpu():
-        pytest.skip("needs a GPU: JAX_PLATFORMS=cuda pytest -m gpu")
+    if item.get_closest_marker("gpu") and (reason := reason_without_gpu()):
+        pytest.skip(reason)
 
 
-def has_gpu() -> bool:
+@functools.cache
+def reason_without_gpu() -> str | None:
+    """Why there is no GPU to test on, or None."""
     try:
-        return jax.default_backend() == "gpu"
-    except RuntimeError:  # JAX_PLATFORMS names a platform that is not here
-        return False
+        device = jax.devices()[0]
+    except (RuntimeError, AssertionError) as error:  # the second where a plugin is installed and finds no device
+        return f"JAX finds no GPU: {' '.join(str(error).split())[:200]}".removesuffix(": ")
+    if device.platform == "gpu":
+        return None
+    return f"needs a GPU (JAX_PLATFORMS=cuda pytest -m gpu); this is platform {device.platform}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

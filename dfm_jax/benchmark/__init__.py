@@ -1,60 +1,79 @@
-"""`--mode=benchmark`: how fast this machine runs the config's programs, with spread, machine and versions."""
+"""`--mode=benchmark`: how fast this machine runs the config's programs, with spread, machine and versions.
 
-import contextlib
-import dataclasses
+`cases` says what is measured and in which order, `driver` runs each case in a process of its own (`child`) within a
+budget. `programs`, `operations`, `data` and `counterparts` measure, `timing` says what a time is, `results` is the
+table.
+"""
+
 import pathlib
-from collections.abc import Callable, Iterator
 
 import jax
 
-from dfm_jax.benchmark import counterparts, data, operations, programs, results
+from dfm_jax.benchmark import cases, driver, results
 from dfm_jax.config import Config
-from dfm_jax.data import vocabulary_size
 from dfm_jax.runtime import files
 from dfm_jax.runtime.errors import UsageError
 from dfm_jax.runtime.terminal import note
 
-Benchmark = Callable[[Config, int], Iterator[results.Row]]
-BENCHMARKS: dict[str, Benchmark] = {
-    **programs.PROGRAMS,
-    **data.PIPELINE,
-    **operations.OPERATIONS,
-    **counterparts.COUNTERPARTS,
-}
+SECONDS = 480  # budget where none is given
 
 
-def run(config: Config, workdir: pathlib.Path, *, only: str | None = None, trace: bool = False) -> int:
-    """Runs the benchmarks named in `only` (with commas; all if None) on the devices here, and prints a table.
+def run(
+    config: Config,
+    workdir: pathlib.Path,
+    *,
+    only: str | None = None,
+    trace: bool = False,
+    seconds: float | None = None,
+) -> int:
+    """Measures the cases named in `only` (with commas; all if None) on the devices here, and prints a table.
 
-    Writes `benchmark.json` and `benchmark.md` into `workdir`; with `trace`, a `jax.profiler` trace of each benchmark
-    under `trace/NAME`. A benchmark that cannot run here is left out and named with its reason.
+    Writes into `workdir`: `benchmark.jsonl`, a line for each figure as soon as it is measured; `benchmark.json` and
+    `benchmark.md`, anew after each case; `log/CASE.txt`, what its process printed; with `trace`, a `jax.profiler` trace
+    of each case under `trace/CASE`. A case that fails is named with its reason, and the others go on. After `seconds`
+    (SECONDS if None, 0 for no end) nothing begins and what runs is ended; what was not measured is named.
 
     Raises:
-        UsageError: a name is unknown, or the mesh does not match the devices.
-        WorldError: the folder is not writable.
+        UsageError: a name is unknown, the mesh does not match the devices, or several processes are joined.
+        WorldError: the folder is not writable, or there is no device.
     """
-    names = list(BENCHMARKS) if only is None else [name.strip() for name in only.split(",") if name.strip()]
-    for name in names or [""]:
-        if name not in BENCHMARKS:
-            raise UsageError(f"only={only}: accepted are some of {', '.join(BENCHMARKS)}, with commas")
+    if jax.distributed.is_initialized():
+        raise UsageError("mode = benchmark: expected one process; it measures the devices of this machine")
+    cases.chosen(only, config, "gpu")  # an unknown name is said at once
     files.ensure_writable(workdir)
-    about = results.machine()
-    rows: list[results.Row] = []
+    budget = driver.Budget((SECONDS if seconds is None else seconds) or None)
+    answer, logs = workdir / "benchmark.jsonl", workdir / "log"
+    answer.write_text("")
+    about = driver.describe_machine(config, answer, logs / "machine.txt", budget)
+    waiting = cases.chosen(only, config, about["devices"][1])
+    rows: list[dict] = []
     left_out: dict[str, str] = {}
-    vocab_size = vocabulary_size(config.tokenizer.name)
-    for name in names:
-        note(f"benchmark: {name}")
-        folder = str(workdir / "trace" / name)
-        try:
-            with jax.profiler.trace(folder) if trace else contextlib.nullcontext():
-                rows += BENCHMARKS[name](config, vocab_size)
-        except counterparts.NotHereError as reason:
-            left_out[name] = str(reason)
-    text = results.markdown(rows, about, f"{workdir.name}, measured", left_out)
-    files.write_json_atomically(
-        workdir / "benchmark.json",
-        {"machine": about, "rows": [dataclasses.asdict(row) for row in rows], "left_out": left_out},
-    )
-    files.write_atomically(workdir / "benchmark.md", text)
+    took: dict[str, float] = {}
+
+    def write() -> str:
+        content = {"machine": about, "rows": rows, "left_out": left_out, "seconds": took, "budget": budget.seconds}
+        files.write_json_atomically(workdir / "benchmark.json", content)
+        text = results.markdown([results.Row(**row) for row in rows], about, f"{workdir.name}, measured", left_out)
+        files.write_atomically(workdir / "benchmark.md", text)
+        return text
+
+    text = write()
+    for case in waiting:
+        if budget.spent():
+            left_out[case.name] = f"not begun: {budget.describe()}"
+            continue
+        note(f"benchmark: {case.name}")
+        name = case.name.replace(":", "-").replace("=", "-")
+        folder = str(workdir / "trace" / name) if trace else None
+        outcome = driver.run_case(
+            case, config, answer=answer, log=logs / f"{name}.txt", trace=folder, budget=budget
+        )  # fmt: skip
+        rows += outcome.of("row")
+        left_out |= {missing["name"]: missing["reason"] for missing in outcome.of("missing")}
+        if outcome.reason:
+            left_out[case.name] = outcome.reason
+        took[case.name] = round(outcome.seconds, 1)
+        text = write()
+    text = write()
     print(text)
     return 0

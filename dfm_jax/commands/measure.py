@@ -6,5 +6,7 @@ from dfm_jax.command_line import Command
 
 def run(command: Command) -> int:
     assert command.workdir is not None
-    operands = command.operands
-    return benchmark.run(command.config, command.workdir, only=operands["only"], trace=bool(operands["trace"]))
+    given = command.operands
+    return benchmark.run(
+        command.config, command.workdir, only=given["only"], trace=bool(given["trace"]), seconds=given["seconds"]
+    )
