@@ -20,7 +20,10 @@ MAY_IMPORT = {
         {"dfm_jax.models", "dfm_jax.flow", "dfm_jax.runtime.errors", "dfm_jax.runtime.files", "dfm_jax.kernels"},
         None,
     ),
-    "dfm_jax/data": ({"dfm_jax.data", "dfm_jax.runtime.errors", "dfm_jax.runtime.files"}, None),
+    "dfm_jax/data": (
+        {"dfm_jax.data", "dfm_jax.runtime.errors", "dfm_jax.runtime.files", "dfm_jax.runtime.lock"},
+        None,
+    ),
     "dfm_jax/checkpoints": (
         {
             "dfm_jax.checkpoints",
