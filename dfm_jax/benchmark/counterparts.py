@@ -45,7 +45,8 @@ def pytorch(config: Config, vocab_size: int) -> Iterator[Row]:
         command,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         timeout=TIMEOUT,
         check=False,
     )

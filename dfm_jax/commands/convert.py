@@ -18,7 +18,7 @@ from dfm_jax.data import vocabulary_size
 from dfm_jax.experiment import conditions
 from dfm_jax.models.transformer import TransformerConfig, count_parameters
 from dfm_jax.run.load import load_with
-from dfm_jax.runtime import files
+from dfm_jax.runtime import files, terminal
 from dfm_jax.runtime.errors import UsageError, WorldError
 from dfm_jax.runtime.lock import RunLock
 from dfm_jax.runtime.mesh import MeshShape, make_mesh
@@ -62,7 +62,7 @@ def import_run(command: Command) -> int:
         f"{file}: step {imported.step}, {count_parameters(imported.config):,} parameters, "
         f"{config.flow.source_distribution} source, tokenizer {config.tokenizer.name}; now a run in {workdir}"
     )
-    note(f"next: python main.py --mode=eval --workdir={workdir}")
+    note(f"next: {terminal.command({'mode': 'eval', 'workdir': workdir})}")
     return 0
 
 

@@ -37,7 +37,7 @@ def run(command: Command) -> int:
         return 0
     evaluator.evaluate(trained.model, trained.step, elbo=config.eval.elbo, perplexity=config.eval.perplexity)
     if processes.is_first():
-        print((workdir / "eval" / "report.md").read_text())
+        print((workdir / "eval" / "report.md").read_text(encoding="utf-8"))
     return 0
 
 

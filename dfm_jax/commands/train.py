@@ -20,7 +20,7 @@ from dfm_jax.experiment.streams import get_stream
 from dfm_jax.models import implementations
 from dfm_jax.models.transformer import count_parameters
 from dfm_jax.run.load import EVALUATED, Run, check_restorable, split_reference
-from dfm_jax.runtime import files, processes
+from dfm_jax.runtime import files, processes, terminal
 from dfm_jax.runtime.errors import WorldError
 from dfm_jax.runtime.lock import RunLock
 from dfm_jax.runtime.mesh import MeshShape, check_mesh, make_mesh
@@ -98,7 +98,7 @@ def conclude(evaluator: Evaluator, config: Config, state: TrainState, workdir: p
     if not processes.is_first():
         return
     if report.exists():
-        print((workdir / "eval" / "report.md").read_text())
+        print((workdir / "eval" / "report.md").read_text(encoding="utf-8"))
     where = {
         "loss curve": workdir / "loss.png",
         "metrics": workdir / "metrics.jsonl",
@@ -107,9 +107,8 @@ def conclude(evaluator: Evaluator, config: Config, state: TrainState, workdir: p
         "samples": workdir / "samples" / f"step_{step}.html",
     }
     print("\n".join(f"{name:12} {path}" for name, path in where.items() if path.exists()))
-    here = f" --workdir={workdir}"
-    print(f"next: python main.py --mode=sample{here} --prompt='The '")
-    print(f"      python main.py --mode=eval{here} --config.eval.time_points=1024")
+    print(f"next: {terminal.command({'mode': 'sample', 'workdir': workdir, 'prompt': 'The '})}")
+    print(f"      {terminal.command({'mode': 'eval', 'workdir': workdir, 'config.eval.time_points': 1024})}")
 
 
 def note_first(line: str) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ class GPT2Config:
         Raises:
             ValueError: another architecture, or a variant of GPT-2 that this file does not compute.
         """
-        given = json.loads(path.read_text())
+        given = _json(path)
         computed = {
             "model_type": "gpt2",
             "activation_function": "gelu_new",
@@ -153,7 +154,7 @@ def load_gpt2(folder: str | os.PathLike, dtype: str = "float32") -> GPT2:
     index = folder / "model.safetensors.index.json"
     files = ["model.safetensors"]
     if index.exists():
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        files = sorted(set(_json(index)["weight_map"].values()))
     # The hub's own files lack the prefix that `save_pretrained` writes.
     tensors = {
         name.removeprefix("transformer."): value for file in files for name, value in _read(folder / file).items()
@@ -208,3 +209,10 @@ def find_gpt2(name: str) -> pathlib.Path:
         f"{name}: {reason}; on a machine with network run `hf download {repository} config.json "
         "model.safetensors --local-dir DIR` and give DIR"
     )
+
+
+def _json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deep; expected the JSON of a GPT-2") from None
