@@ -23,10 +23,21 @@ KEPT = ("train", "eval", "sample", "import", "export")
 def run(command: Command) -> int:
     """Carries out a command; the exit status. Raises UsageError or WorldError with one line."""
     from dfm_jax.experiment import conditions
+    from dfm_jax.run import one_command
 
-    conditions.check(command.config, command.mode)
     operands = command.operands
+    if operands["num_processes"] is None:
+        conditions.check(command.config, command.mode)  # at once, before devices are looked for
     processes.initialize(operands["coordinator"], operands["num_processes"], operands["process_id"])
-    if command.mode in KEPT:
-        cache.use(command.config.training.compilation_cache)
-    return importlib.import_module(f"dfm_jax.commands.{MODES[command.mode]}").run(command)
+
+    if command.mode != "compile":  # which is for devices that are elsewhere
+        processes.find_devices()
+
+    def carry_out() -> int:
+        processes.agree(one_command.facts(command))
+        conditions.check(command.config, command.mode)
+        if command.mode in KEPT:
+            cache.use(command.config.training.compilation_cache)
+        return importlib.import_module(f"dfm_jax.commands.{MODES[command.mode]}").run(command)
+
+    return processes.together(carry_out)
