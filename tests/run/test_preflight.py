@@ -95,7 +95,9 @@ def test_a_run_is_not_used_in_vain(words, kind, line, monkeypatch):
 def test_samples_go_where_they_are_wanted():
     use("--mode=sample", "--output=mine", "--config.sampling.num=1", "--config.sampling.steps=2")
     assert pathlib.Path("mine/samples/step_10.txt").is_file()
-    after, before = ({p.relative_to(root) for p in root.rglob("*")} for root in map(pathlib.Path, ("runs", FIXTURE / "runs")))
+    after, before = (
+        {p.relative_to(root) for p in root.rglob("*")} for root in map(pathlib.Path, ("runs", FIXTURE / "runs"))
+    )
     assert after == before
 
 
