@@ -3,10 +3,12 @@
 import sys
 
 from dfm_jax.runtime.errors import in_one_line
+from dfm_jax.runtime.utf8 import print_anything
 
 
 def main() -> int:
     """Carries out the command line; the exit status, see `in_one_line`."""
+    print_anything()
     return in_one_line(command)
 
 

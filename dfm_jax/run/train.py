@@ -1,7 +1,6 @@
 """Training a run: begun or continued in its folder, to its last step, its evaluation and its samples."""
 
 import pathlib
-import shlex
 
 import jax
 
@@ -16,7 +15,7 @@ from dfm_jax.run import devices, preflight
 from dfm_jax.run.begin import announce, check_continues, first_state
 from dfm_jax.run.evaluate import get_evaluator
 from dfm_jax.run.load import Run
-from dfm_jax.runtime import files, processes
+from dfm_jax.runtime import files, processes, terminal
 from dfm_jax.runtime.lock import RunLock
 from dfm_jax.runtime.signals import GracefulStop
 from dfm_jax.runtime.terminal import note
@@ -106,6 +105,5 @@ def conclude(evaluator: Evaluator, config: Config, state: TrainState, workdir: p
         "samples": workdir / "samples" / f"step_{step}.html",
     }
     print("\n".join(f"{name:12} {path}" for name, path in where.items() if path.exists()))
-    here = f" --workdir={shlex.quote(str(workdir))}"
-    print(f"next: python main.py --mode=sample{here} --prompt='The '")
-    print(f"      python main.py --mode=eval{here} --config.eval.time_points=1024")
+    print(f"next: {terminal.command({'mode': 'sample', 'workdir': workdir, 'prompt': 'The '})}")
+    print(f"      {terminal.command({'mode': 'eval', 'workdir': workdir, 'config.eval.time_points': 1024})}")

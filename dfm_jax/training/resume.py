@@ -1,6 +1,7 @@
 """What may change when a run is continued, and what may not."""
 
 import os
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +53,8 @@ def check(
     if refused:
         raise WorldError(
             f"workdir = {os.fspath(workdir)}: expected the config that its run was begun with, another --workdir, or "
-            f"--config.checkpoint.restore_from={os.fspath(workdir)} in a new one; changed are {'; '.join(refused)}"
+            f"--config.checkpoint.restore_from={shlex.quote(os.fspath(workdir))} in a new one; "
+            f"changed are {'; '.join(refused)}"
         )
     return accepted
 

@@ -54,7 +54,7 @@ def test_sigterm_a_second_run_and_a_damaged_checkpoint(quiet, tmp_path):
     assert run.wait_until(lambda: lines(workdir) >= 7)
     run.signal(signal.SIGSTOP)  # it must not be done before the second has started
     told = runs.finish(runs.Run(words), status=1)
-    assert told.splitlines()[-1].startswith(f"error: workdir={workdir}: accepted a folder that no other run is using")
+    assert told.splitlines()[-1].startswith(f"error: workdir = {workdir}: expected a folder that no other run is using")
     assert f"process {run.process.pid} on " in told
     run.signal(signal.SIGTERM)
     run.signal(signal.SIGCONT)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ class GPT2Config:
         Raises:
             ValueError: another architecture, or a variant of GPT-2 that this file does not compute.
         """
-        given = json.loads(path.read_text())
+        given = _json(path)
         computed = {
             "model_type": "gpt2",
             "activation_function": "gelu_new",
@@ -220,3 +221,10 @@ def find_gpt2(name: str) -> pathlib.Path:
         f"{name}: {reason}; on a machine with network run `hf download {repository} config.json "
         "model.safetensors --local-dir DIR` and give DIR"
     )
+
+
+def _json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deep; expected the JSON of a GPT-2") from None
