@@ -16,6 +16,10 @@ import pytest
 import dfm_jax
 import programs
 from dfm_jax import config as configs
+from dfm_jax.data import get_tokenizer
+from dfm_jax.evaluation import evaluate as judged
+from dfm_jax.evaluation.judge.gpt2 import load_gpt2
+from dfm_jax.run import preflight
 from dfm_jax.runtime.errors import WorldError
 from dfm_jax.runtime.lock import RunLock
 
@@ -127,7 +131,7 @@ def test_a_run_that_is_not_there(verb):
 
 
 @pytest.mark.slow
-def test_a_notebook_through_every_verb(capsys):
+def test_a_notebook_through_every_verb(capsys, monkeypatch, tmp_path):
     folders = dfm_jax.prepare("quickstart", overrides=TINY, verify=True)
     assert set(folders) == {"data.train", "data.valid"} and all(folder.is_dir() for folder in folders.values())
 
@@ -145,9 +149,19 @@ def test_a_notebook_through_every_verb(capsys):
     assert f"{next(iter(entry['bounds'].values()))['nats_per_token']:.2f}" in capsys.readouterr().out
     fewer = dfm_jax.evaluate("runs/first", step=4, overrides={"eval.time_points": 1})
     assert fewer.step == 4 and pathlib.Path("runs/first/eval/step_4.json").is_file()
-    judge = {"eval.judge": str(FIXTURES / "tiny_gpt2"), "eval.num_samples": 1}
-    points = dfm_jax.frontier(again, overrides=judge)
+    with pytest.raises(ValueError, match=r"config.eval.judge = \(empty\): expected .* which the frontier needs"):
+        dfm_jax.frontier(again)
+    with pytest.raises(WorldError, match="vocab_size=53: expected 50257"):
+        dfm_jax.frontier(again, overrides={"eval.judge": str(FIXTURES / "tiny_gpt2")})
+    monkeypatch.setattr(preflight, "find_judge", lambda name, vocab_size: None)
+    monkeypatch.setattr(judged, "load_judge", lambda name: load_gpt2(FIXTURES / "tiny_gpt2"))
+    monkeypatch.setattr(judged, "get_tokenizer", lambda name: get_tokenizer("bytes"))
+    monkeypatch.setattr(judged.Judge, "nll_sums", lambda self, tokens, weights: weights.sum(axis=1))  # exp(1) a token
+    points = dfm_jax.frontier(again, overrides={"eval.judge": "tiny", "eval.num_samples": 1})
     assert len({(point["steps"], point["temperature"]) for point in points}) == len(points) > 4
+    np.testing.assert_allclose([point["ppl_token_mean"] for point in points], np.e, rtol=1e-6)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
     assert dfm_jax.compare([again, "elsewhere"]).count("|") > 4
 
     texts = dfm_jax.sample(again, 3, prompt="The same", output="elsewhere")

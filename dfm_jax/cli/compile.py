@@ -7,4 +7,5 @@ from dfm_jax.cli.command_line import Command
 def run(command: Command) -> int:
     assert command.workdir is not None
     operands = command.operands
-    return planning.run(command.config, operands["target"], command.workdir, axes=operands["sweep"])
+    planning.run(command.config, operands["target"], command.workdir, axes=operands["sweep"])
+    return 0

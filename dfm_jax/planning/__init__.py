@@ -12,10 +12,11 @@ from dfm_jax.runtime import files
 from dfm_jax.runtime.terminal import note
 
 
-def run(config: Config, target: str | None, workdir: pathlib.Path, *, axes: str | None = None) -> int:
+def run(config: Config, target: str | None, workdir: pathlib.Path, *, axes: str | None = None) -> dict[str, Any]:
     """Compiles the config's programs for `target` and reports them, or sweeps over `axes` if given.
 
-    Writes `compile.json` and `compile.md` (`sweep.json`, `sweep.md`) into `workdir` and prints a table.
+    Writes `compile.json` and `compile.md` (`sweep.json`, `sweep.md`) into `workdir`, prints a table, and returns what
+    the JSON holds.
 
     Raises:
         UsageError: the target or the config is wrong, or the mesh does not match.
@@ -39,7 +40,7 @@ def run(config: Config, target: str | None, workdir: pathlib.Path, *, axes: str 
     files.write_atomically(workdir / "compile.md", report.markdown(result, workdir.name))
     print(report.terminal(result))
     note(f"{workdir / 'compile.md'}, {workdir / 'compile.json'}")
-    return 0
+    return result
 
 
 def result_of(config: Config, place: targets.Target, answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def states(config: Config) -> int:
 
 def run_sweep(
     config: Config, target: str, place: targets.Target, workdir: pathlib.Path, points: list[sweep.Choice]
-) -> int:
+) -> dict[str, Any]:
     """Larger batches are only tried where smaller ones fit, as memory grows with them."""
     note(f"compiling up to {len(points)} training steps for {place.describe()}")
     found: list[tuple[sweep.Choice, dict[str, Any]]] = []
@@ -75,9 +76,10 @@ def run_sweep(
                 full.add((point.mesh, point.remat))
     ranked = sweep.rank(config, place, found, states(config))
     cells = sweep.render(ranked)
-    files.write_json_atomically(workdir / "sweep.json", {"target": place.describe(), "rows": ranked})
+    result = {"target": place.describe(), "rows": ranked}
+    files.write_json_atomically(workdir / "sweep.json", result)
     page = [f"# {workdir.name} on {place.describe()}: what fits", "", *report.table(cells), ""]
     page += [report.BOUND_NOT_PREDICTION, ""]
     files.write_atomically(workdir / "sweep.md", "\n".join(page))
     print("\n".join(report.aligned(cells)))
-    return 0
+    return result

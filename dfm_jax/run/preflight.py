@@ -7,8 +7,6 @@ looked at first; then the corpora, which are prepared here where they are not.
 import dataclasses
 import importlib.util
 import pathlib
-from collections.abc import Callable
-from typing import TypeVar
 
 import jax
 
@@ -23,8 +21,6 @@ from dfm_jax.run.network import check_restorable, split_reference
 from dfm_jax.runtime import files, processes
 from dfm_jax.runtime.errors import UsageError, WorldError
 from dfm_jax.runtime.terminal import note
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,19 +103,14 @@ def report_file(folder: pathlib.Path, step: int) -> pathlib.Path:
 
 def writable(folder: pathlib.Path, field: str) -> None:
     """Makes the folder, which process 0 writes into. WorldError naming `field` where it cannot."""
-    everywhere(
-        lambda: files.ensure_writable(folder, field=field) if processes.is_first() else None, f"{field}={folder}"
-    )
+    processes.shared(lambda: files.ensure_writable(folder, field=field) if processes.is_first() else None)
 
 
 def kernels(config: Config, mesh: jax.sharding.Mesh, *, losses: bool = True) -> None:
     """Whether the devices can run the attention and the head that are named; says what 'auto' has left out."""
     platform = mesh.devices.flat[0].platform
     model = get_model_config(config, vocabulary_size(config.tokenizer.name), platform)
-    lines = everywhere(
-        lambda: implementations.check(model, config.model.head, mesh, losses=losses),
-        f"config.model.attention = {config.model.attention}",
-    )
+    lines = processes.shared(lambda: implementations.check(model, config.model.head, mesh, losses=losses))
     for line in lines if processes.is_first() else ():
         note(line)
 
@@ -127,15 +118,13 @@ def kernels(config: Config, mesh: jax.sharding.Mesh, *, losses: bool = True) -> 
 def tokenizer_of(config: Config) -> Tokenizer:
     """The config's tokenizer; WorldError where its files cannot be had."""
     name = config.tokenizer.name
-    return everywhere(lambda: get_tokenizer(name), f"config.tokenizer.name = {name}")
+    return processes.shared(lambda: get_tokenizer(name))
 
 
 def judge(config: Config) -> None:
     """The judge's weights and tokenizer: a folder, or a name of the hub, downloaded where it is not cached."""
     if config.eval.judge:
-        everywhere(
-            lambda: (find_judge(config.eval.judge), get_tokenizer("gpt2")), f"config.eval.judge = {config.eval.judge}"
-        )
+        processes.shared(lambda: find_judge(config.eval.judge, get_tokenizer("gpt2").vocab_size))
 
 
 def corpora(config: Config, tokenizer: Tokenizer, *, elbo: bool, perplexity: bool) -> None:
@@ -164,16 +153,4 @@ def restorable(config: Config) -> tuple[Checkpoints, pathlib.Path, int | None] |
         check_restorable(source.metadata(step).get("config", {}), config, folder)
         return source, folder, step
 
-    return everywhere(find, f"config.checkpoint.restore_from={origin}")
-
-
-def everywhere(check: Callable[[], T], what: str) -> T:
-    """`check()` on every process. Where it fails on one, all raise: its error there, a line about `what` elsewhere."""
-    answer = failure = None
-    try:
-        answer = check()
-    except (UsageError, WorldError) as error:
-        failure = error
-    if processes.any_process(failure is not None):
-        raise failure or WorldError(f"{what}: expected something that every process can use; another one says why not")
-    return answer  # pyright: ignore[reportReturnType]
+    return processes.shared(find)

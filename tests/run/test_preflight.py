@@ -11,6 +11,7 @@ from dfm_jax.__main__ import main
 from dfm_jax.runtime.errors import UsageError, WorldError
 
 FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures" / "run_v01"
+TINY_JUDGE = FIXTURE.parent / "tiny_gpt2"
 FIELDS = {
     **{"data.train": "text.txt", "data.valid": "text.txt", "data.cache_dir": "data", "data.num_workers": 1},
     **{"training.batch_size": 4, "optim.n_iters": 2, "optim.warmup": 1},
@@ -42,6 +43,7 @@ def train(*changes: str) -> None:
         ("eval.corpora=nowhere.txt", WorldError, r"config.eval.corpora = nowhere.txt"),
         ("eval.judge=nowhere/gpt2x/y", WorldError, r"config.eval.judge = nowhere/gpt2x/y: expected a GPT-2, or"),
         ("eval.judge=judge", WorldError, r"config.eval.judge = judge: .*model.safetensors: there is no such file"),
+        (f"eval.judge={TINY_JUDGE}", WorldError, r"config.eval.judge = .*vocab_size=53: expected 50257, the tokenizer"),
         ("model.attention=cudnn", UsageError, r"config.model.attention = cudnn: "),
         ("checkpoint.restore_from=nowhere", WorldError, r"config.checkpoint.restore_from ?= ?nowhere: "),
     ],
@@ -112,5 +114,5 @@ def test_figures_are_printed_before_they_are_filed(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["main.py", "--mode=eval", "--workdir=runs/old", "--output=else"])
     assert main() == 1
     told = capsys.readouterr()
-    assert "generalized_kl" in told.out and "nats" in told.out and "No space left on device" in told.err
+    assert "exp(ELBO per token)" in told.out and "nats/token" in told.out and "No space left on device" in told.err
     assert pathlib.Path("else/eval").is_dir()

@@ -172,9 +172,14 @@ def load_gpt2(folder: str | os.PathLike, dtype: str = "float32") -> GPT2:
     return jax.tree_util.tree_map_with_path(fill, abstract)
 
 
-def check_gpt2(folder: pathlib.Path) -> None:
-    """Whether `load_gpt2` will find its files in the folder; reads no tensor. Raises as it does."""
-    GPT2Config.from_json(folder / "config.json")
+def check_gpt2(folder: pathlib.Path, vocab_size: int) -> None:
+    """Whether `load_gpt2` will find its files in the folder, for a tokenizer of `vocab_size`; reads no tensor.
+
+    Raises as `load_gpt2`, and ValueError where the model has fewer tokens.
+    """
+    config = GPT2Config.from_json(folder / "config.json")
+    if config.vocab_size < vocab_size:
+        raise ValueError(f"{folder}: vocab_size={config.vocab_size}: expected {vocab_size}, the tokenizer's")
     for file in _files(folder):
         if not file.is_file():
             raise FileNotFoundError(f"{file}: there is no such file")

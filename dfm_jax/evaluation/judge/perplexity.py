@@ -166,15 +166,17 @@ def _place(tree, sharding: NamedSharding | None):
     )
 
 
-def find_judge(name: str) -> pathlib.Path:
+def find_judge(name: str, vocab_size: int) -> pathlib.Path:
     """The folder of the GPT-2 called `name` (a folder or a hub name), downloaded where it is not here; reads no tensor.
+
+    vocab_size: of the judge's tokenizer.
 
     Raises:
         WorldError: its files are not here and cannot be had, or are of another model; the line says which.
     """
     try:
         folder = find_gpt2(name)
-        check_gpt2(folder)
+        check_gpt2(folder, vocab_size)
     except (OSError, ValueError) as error:
         raise WorldError(
             f"config.eval.judge = {name}: expected a GPT-2, or --config.eval.judge= for none; "
