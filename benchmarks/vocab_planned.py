@@ -19,7 +19,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from benchmarks.vocab import summed
-from dfm_jax.planning import arithmetic, hlo, targets
+from dfm_jax.planning import targets
+from dfm_jax.planning.hlo import arithmetic
+from dfm_jax.planning.hlo import text as hlo
 
 
 def main() -> None:

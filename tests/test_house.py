@@ -121,6 +121,11 @@ def test_there_are_no_circles():
     assert {name for name in after if name in far[name]} == set()
 
 
+def test_the_root_of_the_package_has_no_loose_modules():
+    names = {file.stem for file in (ROOT / "dfm_jax").glob("*.py")}
+    assert names == {"__init__", "__main__", "api", "kernels", "configs"}
+
+
 def test_no_folder_is_crowded():
     folders: dict[str, int] = {}
     for file in modules().values():

@@ -1,4 +1,10 @@
-"""`--mode=compile`: what a config needs on machines that are not here, from the compiler that would run there."""
+"""`--mode=compile`: what a config needs on machines that are not here, from the compiler that would run there.
+
+targets            chips, and how many of them
+programs           the functions that a run compiles; `driver` and `child` compile each in a process of its own
+hlo/, report/      reading what was compiled; what is said about it
+sweep              many variants of the training step
+"""
 
 import pathlib
 from typing import Any
@@ -7,7 +13,9 @@ from dfm_jax.config import Config
 from dfm_jax.data import vocabulary_size
 from dfm_jax.experiment.problem import abstract, get_model_config
 from dfm_jax.models.transformer import count_parameters
-from dfm_jax.planning import driver, report, sweep, targets, verdict
+from dfm_jax.planning import driver, sweep, targets
+from dfm_jax.planning.report import page as report
+from dfm_jax.planning.report import verdict
 from dfm_jax.runtime import files
 from dfm_jax.runtime.terminal import note
 

@@ -12,7 +12,8 @@ import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
-from dfm_jax.planning import arithmetic, buffers, collectives, hlo
+from dfm_jax.planning.hlo import arithmetic, buffers, collectives
+from dfm_jax.planning.hlo import text as hlo
 from dfm_jax.planning.targets import parse
 from dfm_jax.runtime.errors import UsageError
 

@@ -5,7 +5,9 @@ import itertools
 from typing import Any
 
 from dfm_jax.config import Config, replace
-from dfm_jax.planning import driver, report, roofline, verdict
+from dfm_jax.planning import driver
+from dfm_jax.planning.report import page as report
+from dfm_jax.planning.report import roofline, verdict
 from dfm_jax.planning.targets import Target
 from dfm_jax.runtime.errors import UsageError
 from dfm_jax.runtime.mesh import MeshShape

@@ -254,7 +254,7 @@ def load(folder: str | os.PathLike, *, step: int | None = None, mesh: jax.shardi
     """
     folder = pathlib.Path(folder).expanduser()
     if not (folder / "config.json").is_file():
-        raise WorldError(f"workdir={folder}: accepted the folder of a run, with its config.json")
+        raise WorldError(f"folder = {folder}: expected the folder of a run, with its config.json")
     return load_with(configs.load_run(folder), folder, step=step, mesh=mesh)
 
 
@@ -267,7 +267,7 @@ def check_folder(config: Config, folder: pathlib.Path, step: int | None = None) 
     """
     checkpoints = Checkpoints(folder / "checkpoints")
     if checkpoints.latest_step() is None:
-        raise WorldError(f"workdir={folder}: accepted a run with a checkpoint; this one has none yet")
+        raise WorldError(f"workdir = {folder}: expected a run with a checkpoint; this one has none yet")
     check_same_network(checkpoints.metadata(step).get("config", {}), config, folder)
     return checkpoints
 

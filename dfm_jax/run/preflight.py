@@ -149,7 +149,9 @@ def restorable(config: Config) -> tuple[Checkpoints, pathlib.Path, int | None] |
         folder, step = split_reference(origin)
         source = Checkpoints(folder / "checkpoints")
         if source.latest_step() is None:
-            raise WorldError(f"config.checkpoint.restore_from={origin}: accepted the folder of a run with a checkpoint")
+            raise WorldError(
+                f"config.checkpoint.restore_from = {origin}: expected the folder of a run with a checkpoint"
+            )
         check_restorable(source.metadata(step).get("config", {}), config, folder)
         return source, folder, step
 

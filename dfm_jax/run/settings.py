@@ -52,7 +52,9 @@ def read(config: Any) -> Config:
 
 
 def plain(value: Any) -> Any:
-    """numpy's and jax's numbers as Python's."""
+    """numpy's and jax's numbers as Python's, a path as text."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
 
 

@@ -16,7 +16,8 @@ from configs import uniform_gkl
 from dfm_jax.benchmarking import cases
 from dfm_jax.benchmarking import driver as benchmarks
 from dfm_jax.config import freeze
-from dfm_jax.planning import driver, targets, verdict
+from dfm_jax.planning import driver, targets
+from dfm_jax.planning.report import verdict
 
 pytestmark = pytest.mark.gpu
 

@@ -11,7 +11,9 @@ from configs import mask_ce, mask_gkl, model_1_7b, model_7b, uniform_ce, uniform
 from dfm_jax import planning
 from dfm_jax.evaluation.evaluate import FRAMES
 from dfm_jax.models import flops
-from dfm_jax.planning import driver, hlo, targets, verdict
+from dfm_jax.planning import driver, targets
+from dfm_jax.planning.hlo import text as hlo
+from dfm_jax.planning.report import verdict
 from dfm_jax.runtime.errors import WorldError
 
 pytestmark = pytest.mark.slow

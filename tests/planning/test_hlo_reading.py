@@ -4,7 +4,9 @@ import pathlib
 
 import pytest
 
-from dfm_jax.planning import arithmetic, buffers, collectives, hlo, targets
+from dfm_jax.planning import targets
+from dfm_jax.planning.hlo import arithmetic, buffers, collectives
+from dfm_jax.planning.hlo import text as hlo
 
 TEXT = (pathlib.Path(__file__).resolve().parent.parent / "fixtures/planning/loop.hlo").read_text()
 PRODUCT = 2 * 32 * 16 * 64

@@ -9,7 +9,9 @@ from configs import base
 from dfm_jax import planning
 from dfm_jax.config import freeze
 from dfm_jax.models import flops
-from dfm_jax.planning import driver, report, roofline, sweep, targets, verdict
+from dfm_jax.planning import driver, sweep, targets
+from dfm_jax.planning.report import page as report
+from dfm_jax.planning.report import roofline, verdict
 from dfm_jax.runtime.errors import UsageError, WorldError
 from dfm_jax.runtime.mesh import MeshShape
 

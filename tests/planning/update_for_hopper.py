@@ -13,7 +13,8 @@ import jax
 from jax.experimental import topologies
 
 from configs import base
-from dfm_jax.planning import hlo, programs, targets
+from dfm_jax.planning import programs, targets
+from dfm_jax.planning.hlo import text as hlo
 from dfm_jax.runtime.mesh import MeshShape, make_mesh
 
 LARGE = 2**17  # bytes

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import base
-from dfm_jax.planning import hlo
+from dfm_jax.planning.hlo import text as hlo
 from dfm_jax.runtime.mesh import MeshShape, make_mesh
 from dfm_jax.training.loop import make_trainer
 

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from dfm_jax.planning import hlo
+from dfm_jax.planning.hlo import text as hlo
 from dfm_jax.planning.targets import Target
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")

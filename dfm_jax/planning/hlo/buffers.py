@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import re
 
-from dfm_jax.planning import hlo
+from dfm_jax.planning.hlo import text as hlo
 
 
 @dataclasses.dataclass(frozen=True)

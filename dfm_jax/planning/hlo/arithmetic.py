@@ -5,7 +5,8 @@ import dataclasses
 import math
 import re
 
-from dfm_jax.planning import collectives, hlo
+from dfm_jax.planning.hlo import collectives
+from dfm_jax.planning.hlo import text as hlo
 from dfm_jax.planning.targets import Chip, Target
 
 SLOWEST = 10

@@ -6,7 +6,7 @@ from typing import Any
 
 from dfm_jax.config import Config
 from dfm_jax.models import flops
-from dfm_jax.planning import roofline, verdict
+from dfm_jax.planning.report import roofline, verdict
 from dfm_jax.planning.targets import Target
 
 GIB = 2**30
