@@ -190,7 +190,7 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         return [folder / "model.safetensors"]
-    return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    return [folder / name for name in sorted(set(_json(index)["weight_map"].values()))]
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
