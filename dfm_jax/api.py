@@ -21,20 +21,19 @@ if TYPE_CHECKING:
     from dfm_jax.evaluation.report.markdown import Report
     from dfm_jax.run.load import Run
 
-VERBS = (
-    "train",
-    "prepare",
-    "load",
-    "evaluate",
-    "frontier",
-    "compare",
-    "sample",
-    "import_weights",
-    "export",
-    "plan",
+__all__ = [
     "benchmark",
-)
-__all__ = [*VERBS]
+    "compare",
+    "evaluate",
+    "export",
+    "frontier",
+    "import_weights",
+    "load",
+    "plan",
+    "prepare",
+    "sample",
+    "train",
+]
 
 
 def train(

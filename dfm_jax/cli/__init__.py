@@ -22,7 +22,8 @@ def run(command: Command) -> int:
         conditions.check(command.config, command.mode)  # at once, before devices are looked for
     processes.initialize(operands["coordinator"], operands["num_processes"], operands["process_id"])
 
-    if command.mode != "compile":  # which is for devices that are elsewhere
+    # Those of 'compile' are elsewhere; those of 'benchmark' are for the processes that it starts.
+    if command.mode not in ("compile", "benchmark"):
         processes.find_devices()
 
     def carry_out() -> int:

@@ -390,7 +390,8 @@ def test_the_counterparts_run_here():
 
 LOOKS_AT_NO_DEVICE = """
 import sys
-from dfm_jax import command_line, commands
+from dfm_jax import cli
+from dfm_jax.cli import command_line
 from dfm_jax.benchmarking import driver
 import jax
 
@@ -400,7 +401,7 @@ def described(*args):
 
 driver.describe_machine = described
 words = ["--config=configs/uniform_gkl.py", "--mode=benchmark", "--workdir=" + sys.argv[1]]
-commands.run(command_line.parse(["main.py", *words]))
+cli.run(command_line.parse(["main.py", *words]))
 """
 
 
