@@ -18,8 +18,9 @@ from dfm_jax.data import Batch, Tokenizer, TokenStream, eval_batches, get_tokeni
 from dfm_jax.evaluation.diversity import diversity
 from dfm_jax.evaluation.generation import Generator, SamplingSettings
 from dfm_jax.evaluation.judge.perplexity import Judge, load_judge
-from dfm_jax.evaluation.likelihood import LikelihoodEstimator, LikelihoodResult, Network, TransformerNetwork
+from dfm_jax.evaluation.likelihood import LikelihoodEstimator, LikelihoodResult
 from dfm_jax.evaluation.loss import EvaluationLoss
+from dfm_jax.evaluation.network import Network, TransformerNetwork
 from dfm_jax.evaluation.report import pictures
 from dfm_jax.evaluation.report.markdown import Report, likelihood_entry, text_entry, write_report
 from dfm_jax.evaluation.report.samples import sample_set, write_samples

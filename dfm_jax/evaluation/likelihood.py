@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,37 +19,15 @@ from jax.sharding import Mesh
 
 from dfm_jax import flow
 from dfm_jax.evaluation import points
-from dfm_jax.experiment.problem import OfProblem, Problem
-from dfm_jax.models import head, sharding
-from dfm_jax.runtime import compiler
-from dfm_jax.runtime.mesh import global_batch, replicated
+from dfm_jax.evaluation.network import Network, TransformerNetwork, batch_program
+from dfm_jax.experiment.problem import Problem
+from dfm_jax.runtime.mesh import global_batch
 
 SENSITIVITY = (1e-2, 1e-3, 1e-4)
 # Time points of the tails between the eps of SENSITIVITY, and of the average over random orders, which varies less.
 TAIL_SHARE, COUNT_SHARE = 16, 8
 
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
-
-
-class Network(Protocol):
-    """How a model is asked; `TransformerNetwork` is the trained one, tests have exact posteriors."""
-
-    def features(self, model: Any, x_t: jax.Array, t: jax.Array) -> jax.Array: ...
-    def answer(self, model: Any, features: jax.Array, query: flow.HeadQuery) -> flow.HeadAnswer: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class TransformerNetwork:
-    """The transformer's trunk and its fused vocabulary head."""
-
-    implementation: str | None = None
-    mesh: Mesh | None = None
-
-    def features(self, model: Any, x_t: jax.Array, t: jax.Array) -> jax.Array:
-        return model(x_t, t, mesh=self.mesh)
-
-    def answer(self, model: Any, features: jax.Array, query: flow.HeadQuery) -> flow.HeadAnswer:
-        return head.answer(model, features, query, implementation=self.implementation, mesh=self.mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,14 +162,7 @@ class LikelihoodEstimator:
 
     @functools.cached_property
     def _program(self):
-        program = compiler.jit(
-            self._batch,
-            out_shardings=None if self.mesh is None else replicated(self.mesh),
-            mesh=self.mesh,
-            communicates=sharding.splits_parameters(self.mesh),
-            deterministic=self.deterministic,
-        )
-        return OfProblem(program, self.problem, self.mesh)
+        return batch_program(self._batch, self.problem, self.mesh, deterministic=self.deterministic)
 
     def _batch(
         self, problem: Problem, model: Any, tokens: jax.Array, weights: jax.Array, first: jax.Array, key: jax.Array

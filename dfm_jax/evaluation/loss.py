@@ -13,11 +13,10 @@ from jax.sharding import Mesh
 
 from dfm_jax import flow
 from dfm_jax.data import Batch
-from dfm_jax.evaluation.likelihood import Network, TransformerNetwork, fold, standard_error
-from dfm_jax.experiment.problem import OfProblem, Problem
-from dfm_jax.models import sharding
-from dfm_jax.runtime import compiler
-from dfm_jax.runtime.mesh import global_batch, replicated
+from dfm_jax.evaluation.likelihood import fold, standard_error
+from dfm_jax.evaluation.network import Network, TransformerNetwork, batch_program
+from dfm_jax.experiment.problem import Problem
+from dfm_jax.runtime.mesh import global_batch
 from dfm_jax.training import corruption
 
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -70,14 +69,7 @@ class EvaluationLoss:
 
     @functools.cached_property
     def _program(self):
-        program = compiler.jit(
-            self._batch,
-            out_shardings=None if self.mesh is None else replicated(self.mesh),
-            mesh=self.mesh,
-            communicates=sharding.splits_parameters(self.mesh),
-            deterministic=self.deterministic,
-        )
-        return OfProblem(program, self.problem, self.mesh)
+        return batch_program(self._batch, self.problem, self.mesh, deterministic=self.deterministic)
 
     def _batch(self, problem: Problem, model, batch, weights, index, t, r, key):
         """Per row: the loss summed over its predicted positions (B,), how many these are (B,), its weight (B,)."""

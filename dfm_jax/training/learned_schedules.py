@@ -42,20 +42,12 @@ def second_sample(batch: NoisyBatch, key: Array, problem: Problem) -> NoisyBatch
 
 
 def loss_sum(
-    model: Transformer,
-    batch: NoisyBatch,
-    problem: Problem,
-    *,
-    mesh: Mesh | None = None,
-    head: str | None = None,
-    unroll: int = 1,
+    model: Transformer, features: Array, batch: NoisyBatch, problem: Problem, *, mesh: Mesh | None, head: str | None
 ) -> Array:
-    """() float32: the objective summed over the positions of the 2 B rows, with the gradient above in the exponents."""
+    """As `step.loss_sum`, over the 2 B rows; its gradient in the exponents is the one stated above."""
     path: Any = problem.path
     path = path.with_exponents(jnp.exp(without_common_factor(model, batch)))
     objective = dataclasses.replace(problem.objective, path=path)
-    time = problem.network_time(batch.time)
-    features = model(batch.x_t, time, dropout_keys=batch.dropout_keys, mesh=mesh, unroll=unroll)
     answer = vocabulary_head.answer(
         model,
         features,

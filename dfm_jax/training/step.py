@@ -37,7 +37,7 @@ class Method(NamedTuple):
     """How a problem is trained: two functions that belong together."""
 
     corrupt: Callable[..., NoisyBatch]  # (batch, step, problem, *, seed, dropout)
-    loss_sum: Callable[..., Array]  # (model, batch, problem, *, mesh, head, unroll) -> () float32
+    loss_sum: Callable[..., Array]  # (model, features, batch, problem, *, mesh, head) -> () float32
 
 
 def get_method(problem: Problem) -> Method:
@@ -48,23 +48,18 @@ def get_method(problem: Problem) -> Method:
 
 
 def loss_sum(
-    model: Transformer,
-    batch: NoisyBatch,
-    problem: Problem,
-    *,
-    mesh: Mesh | None = None,
-    head: str | None = None,
-    unroll: int = 1,
+    model: Transformer, features: Array, batch: NoisyBatch, problem: Problem, *, mesh: Mesh | None, head: str | None
 ) -> Array:
-    """() float32: the objective in nats, weighted and summed over the positions of `batch`."""
+    """() float32: the objective in nats, weighted and summed over the positions of `batch`.
+
+    features: (B, L, D) of the model at `batch.x_t`. head: the vocabulary head's implementation; None chooses.
+    """
     objective = problem.token_objective
 
     def nats(answer: flow.HeadAnswer, data: tuple[Array, Array, Array], shared: tuple[flow.Time, Array]) -> Array:
         (x_1, x_t, kept), (time, weight) = data, shared
         return flow.uncharged(objective(answer, x_1, x_t, time) * weight[:, None], kept)
 
-    time = problem.network_time(batch.time)
-    features = model(batch.x_t, time, dropout_keys=batch.dropout_keys, mesh=mesh, unroll=unroll)
     return vocabulary_head.summed_loss(
         model,
         features,
@@ -85,11 +80,18 @@ def loss_and_gradient(
     settings: StepSettings,
     mesh: Mesh | None,
 ) -> tuple[Array, Transformer]:
-    """Mean loss in nats per predicted token of the global batch and its gradient, in `grad_accum` parts."""
+    """The mean loss of the global batch, () float32 nats per predicted token, and its gradient.
+
+    The batch is computed in `grad_accum` parts, one after the other. The gradient has the model's tree, float32.
+    """
     predicted = (~batch.kept).sum().astype(jnp.float32)
-    value_and_grad = jax.value_and_grad(
-        lambda model, rows: method.loss_sum(model, rows, problem, mesh=mesh, head=settings.head, unroll=settings.unroll)
-    )
+
+    def total_loss(model: Transformer, rows: NoisyBatch) -> Array:
+        time = problem.network_time(rows.time)
+        features = model(rows.x_t, time, dropout_keys=rows.dropout_keys, mesh=mesh, unroll=settings.unroll)
+        return method.loss_sum(model, features, rows, problem, mesh=mesh, head=settings.head)
+
+    value_and_grad = jax.value_and_grad(total_loss)
     if settings.grad_accum == 1:
         total, gradient = value_and_grad(model, batch)
     else:
