@@ -58,7 +58,7 @@ def nucleus(logits: jax.Array, top_p: float) -> jax.Array:
 
 
 def temper(logits: jax.Array, temperature: jax.Array) -> jax.Array:
-    """logits (N, S) / temperature (N,). Temperature 0 keeps only the largest entries of a row; the others become -inf."""
+    """logits (N, S) / temperature (N,). At temperature 0 all but the largest entries of a row become -inf."""
     hot = temperature[:, None] > 0
     scaled = logits / jnp.where(hot, temperature[:, None], 1.0)
     greedy = jnp.where(logits == logits.max(-1, keepdims=True), 0.0, -jnp.inf)

@@ -131,7 +131,7 @@ class CategoricalSource(Source):
         return jnp.asarray(self.law, dtype)[ids]
 
     def may_equal(self, other: "CategoricalSource") -> bool:
-        """Whether `other` may be the same law. Inside a program only the sizes are known, and only they are compared."""
+        """Whether `other` may be the same law. Inside a program only the sizes are known and compared."""
         if self.vocab_size != other.vocab_size:
             return False
         known = isinstance(self.law, np.ndarray) and isinstance(other.law, np.ndarray)

@@ -18,7 +18,7 @@ METHODS = ("iid", "stratified", "antithetic", "systematic")
 
 
 class Time(NamedTuple):
-    """A time t in [0, 1] (0 is the source, 1 the data) and r = 1 - t: arrays of one shape. r keeps its digits near 0."""
+    """A time t in [0, 1] (0 is the source, 1 the data) and r = 1 - t, of one shape. r keeps its digits near 0."""
 
     t: Any
     r: Any

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def check_tokens(logits: jax.Array, tokens: jax.Array, num_states: int | None = None) -> None:
-    """Raises ValueError unless tokens (...) are integers and logits are (..., S); S must equal `num_states` if given."""
+    """Raises ValueError unless tokens (...) are integers and logits are (..., S), with S = `num_states` if given."""
     check_integers("tokens", tokens)
     states: Any = logits.shape[-1] if num_states is None else num_states
     if logits.shape != (*tokens.shape, states):

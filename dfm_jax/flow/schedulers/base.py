@@ -45,7 +45,7 @@ class Scheduler(abc.ABC):
 
     @abc.abstractmethod
     def formulas(self, xp: Any, t: Any, r: Any) -> tuple[Any, Any, Any]:
-        """(kappa, sigma, d kappa / dt) at t and r = 1 - t, arrays of one shape, computed with `xp` (jax.numpy or numpy).
+        """(kappa, sigma, d kappa / dt) at t and r = 1 - t, of their shape, computed with `xp` (jax.numpy or numpy).
 
         Each must keep its digits where it is near 0.
         """
@@ -114,7 +114,7 @@ class Scheduler(abc.ABC):
         return jnp.where(alive, (sigma_t - sigma_s) / jnp.where(alive, sigma_t, 1.0), 1.0)
 
     def float64(self, t: TimeLike, r: Any = None) -> HostSchedule:
-        """The same formulas in numpy float64 on the host. `t` is a number, an array or a `Time`; r is 1 - t unless given."""
+        """The same formulas in numpy float64 on the host. t: a number, an array or a `Time`. r: 1 - t unless given."""
         with np.errstate(divide="ignore", invalid="ignore"):
             time = host_time(t, r)
             return HostSchedule(*self.formulas(np, *time), self.rate(np, *time))

@@ -1,4 +1,4 @@
-"""The schedulers that papers call cosine, each under its own name, and the kinetic-optimal ones (mathematics.md A, C.3)."""
+"""The schedulers that papers call cosine, each under its own name, and kinetic-optimal ones (mathematics.md A, C.3)."""
 
 import dataclasses
 import math
@@ -56,7 +56,7 @@ class SineSquaredScheduler(Scheduler):
 class KineticOptimalUniformScheduler(Scheduler):
     """sigma = sin^2(r W) / sin^2 W, W = acos sqrt(1/V): the geodesic of sqrt(p) for a uniform source over V tokens.
 
-    kappa = sin(t W) sin((1+r) W) / sin^2 W, d kappa = W sin(2 r W) / sin^2 W. Every token has the same p, so all of them
+    kappa = sin(t W) sin((1+r) W) / sin^2 W, d kappa = W sin(2 r W) / sin^2 W. Every token has the same p, so all
     share one schedule. For the mask source W = pi/2, which is `SineSquaredScheduler`.
     """
 
