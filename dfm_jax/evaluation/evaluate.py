@@ -1,4 +1,4 @@
-"""A trained network's whole evaluation: likelihood of each corpus, samples, their judge, real text beside them."""
+"""The whole evaluation of a run: the likelihood of each corpus, and samples and real text, both judged."""
 
 import dataclasses
 import functools
@@ -35,9 +35,10 @@ FRAMES = 65  # states of each trajectory that the page shows
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluator:
-    """Everything about evaluating a run that does not change with its steps; programs and judge are kept between calls.
+    """Evaluates a run at any of its steps. Compiled programs and the judge are kept between calls.
 
-    open_corpus: the token stream of a corpus's name in the config; it may raise WorldError. note: says a line.
+    open_corpus: returns the token stream for a corpus's name in the config; it may raise WorldError. note: prints a
+    line.
     """
 
     settings: EvaluationSettings
@@ -51,12 +52,12 @@ class Evaluator:
     # What the trainer calls at its intervals.
 
     def loss(self, model: Transformer, validation: TokenStream) -> dict[str, float]:
-        """`eval/loss` (and `eval/perplexity` where it means something) over all of `validation`, on fixed noise."""
+        """`eval/loss` over all of `validation`, in nats per token on fixed noise. See `EvaluationLoss` for the other figures."""
         batches = self._batches(validation)
         return self._evaluation_loss(model, batches, key=noise_key(self.settings.seed, "likelihood"))
 
     def samples(self, model: Transformer, step: int, num: int | None = None) -> dict[str, float]:
-        """Generates `sampling.num` sequences into samples/step_N.*, judges them, and returns `eval/...` metrics."""
+        """Generates `num` sequences (`sampling.num` if None) into samples/step_N.*, judges them, and returns the metrics."""
         tokens = self._generate(model, step, num or self.settings.num_training_samples)
         entry = self._judge_texts(tokens, [])
         names = ("ppl_mean_of_exp", "ppl_token_mean", "entropy_bits", "repetition")
@@ -65,10 +66,10 @@ class Evaluator:
     # What `--mode=eval` calls.
 
     def evaluate(self, model: Transformer, step: int, *, elbo: bool, perplexity: bool) -> Report:
-        """Evaluates all that the config asks for, and writes eval/step_N.json, eval/report.md and the plots.
+        """Evaluates what the config asks for, and writes eval/step_N.json, eval/report.md and the plots.
 
-        What the world lacks (a corpus, the judge's weights) is left out and named in the report. Raises WorldError if
-        nothing at all could be evaluated.
+        elbo: with the likelihood. perplexity: with samples and their judge. If a corpus or the judge's weights are not
+        there, that part is left out and the report names it. Raises WorldError if nothing could be evaluated.
         """
         started, missing = time.monotonic(), []
         fingerprints: dict[str, str] = {}
@@ -108,7 +109,7 @@ class Evaluator:
         return report
 
     def likelihood(self, model: Transformer, stream: TokenStream) -> dict[str, LikelihoodResult]:
-        """The bounds of the problem on every block of `stream`."""
+        """The bounds of the problem on every block of `stream`, by name. Raises WorldError if it has no whole block."""
         blocks = len(stream.blocks(self.settings.sampling.length))
         if not blocks:
             raise WorldError(
@@ -133,7 +134,8 @@ class Evaluator:
     ) -> list[dict[str, Any]]:
         """Judges samples over temperatures and numbers of steps, and draws eval/frontier_step_N.png.
 
-        steps: by default the config's, a quarter and a sixteenth of it. Raises WorldError without a judge.
+        steps: by default the config's number, a quarter and a sixteenth of it. num: samples per point. Returns a
+        dictionary per point. Raises WorldError without a judge.
         """
         if self._judge is None:
             raise WorldError(self._judge_failure)
@@ -208,7 +210,7 @@ class Evaluator:
         return self._loaded[1]
 
     def _batches(self, stream: TokenStream) -> Iterator[tuple[Batch, np.ndarray]]:
-        """The stream's blocks; a corpus smaller than a batch is not filled up to one."""
+        """The batches of the stream's blocks, with weights 0 or 1. A corpus smaller than a batch makes a smaller batch."""
         length = self.settings.sampling.length
         devices = math.lcm(self.mesh.shape["data"] * self.mesh.shape["fsdp"], jax.process_count())
         wanted = min(self.settings.batch_size, len(stream.blocks(length)))
@@ -236,7 +238,7 @@ class Evaluator:
         judged = None
         if self._judge is not None:
             judged = self._judge(tokens, self.tokenizer)
-        elif self.settings.judge:  # a run that wants none misses none
+        elif self.settings.judge:  # without a judge in the config, none is missing
             missing.append(f"generative perplexity: {self._judge_failure}")
         return text_entry(judged, diversity(tokens), len(tokens))
 

@@ -1,4 +1,4 @@
-"""One update: noise, loss and gradient of a global batch, optimiser, average. A pure function of (state, batch)."""
+"""One update: corruption, loss, gradient, optimizer and average. It is a pure function of (state, batch)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,25 +23,25 @@ from dfm_jax.training.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class StepSettings:
-    """What the step needs besides the problem; hashable."""
+    """The settings of a step, besides the problem; hashable."""
 
     seed: int
     grad_accum: int = 1
     dropout: float = 0.0
     ema_decay: float = 0.0
     head: str | None = None
-    unroll: int = 1  # blocks per turn of the loop over them, 0 = all
+    unroll: int = 1  # blocks per iteration of the loop over blocks, 0 = all
 
 
 class Method(NamedTuple):
-    """How a problem is trained: two functions that belong together."""
+    """How a problem is trained: the corruption of a batch and the loss on it."""
 
     corrupt: Callable[..., NoisyBatch]  # (batch, step, problem, *, seed, dropout)
     loss_sum: Callable[..., Array]  # (model, features, batch, problem, *, mesh, head) -> () float32
 
 
 def get_method(problem: Problem) -> Method:
-    """Two samples of each row and a gradient in the exponents where the path learns them, else one sample."""
+    """The method of a problem: `learned_schedules` if the path learns its exponents, else one sample of each row."""
     if problem.learns_exponents:
         return Method(learned_schedules.corrupt, learned_schedules.loss_sum)
     return Method(corrupt, loss_sum)
@@ -106,7 +106,7 @@ def loss_and_gradient(
 
 
 def split_rows(batch: NoisyBatch, parts: int, mesh: Mesh | None) -> NoisyBatch:
-    """(B, ...) -> (parts, B / parts, ...). Part i takes every parts-th row, so that each device keeps its own."""
+    """Splits arrays (B, ...) into (parts, B / parts, ...). Part i is every parts-th row, so rows stay on their device."""
 
     def split(x: Array) -> Array:
         x = jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
@@ -128,10 +128,10 @@ def train_step(
     settings: StepSettings,
     mesh: Mesh | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Update s = state.step + 1 on a global batch, tokens (B, L) int32, with the noise of (seed, s - 1).
+    """Applies update s = state.step + 1 on a global batch of tokens (B, L) int32. Its noise comes from (seed, s - 1).
 
     Returns the next state and scalars: `loss` (nats per predicted token), `grad_norm` (before clipping) and
-    `bad_steps`. An update whose loss or gradient is not finite changes nothing but `step` and `bad_steps`.
+    `bad_steps`. If the loss or the gradient is not finite, only `step` and `bad_steps` change.
     """
     method, here = get_method(problem), problem.given(state.model)
     noisy = method.corrupt(batch, state.step, here, seed=settings.seed, dropout=settings.dropout > 0)

@@ -17,7 +17,7 @@ class Beta(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class PowerBeta:
-    """beta = c (kappa / sigma)^a (Shaul et al.; FUDOKI and URSA use c = 3, a = 0.9). Its slope at 0 is infinite if a < 1.
+    """beta = c (kappa / sigma)^a (Shaul et al.; FUDOKI, URSA: c = 3, a = 0.9). Its slope at 0 is infinite if a < 1.
 
     Raises ValueError unless c > 0 and a > 0.
     """

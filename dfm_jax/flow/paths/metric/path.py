@@ -87,7 +87,7 @@ class MetricProbPath(Path):
         return jnp.where(_last(jnp.arange(self.vocab_size, dtype=ids.dtype), product) == ids[..., None], 0.0, apart)
 
     def sample(self, key: jax.Array, x_0: jax.Array, x_1: jax.Array, t: TimeLike) -> PathSample:
-        """Draws x_t ~ C_t(. | x_1) from two 32-bit words per token. x_0 is only passed on. Shapes: see `Path.sample`."""
+        """Draws x_t ~ C_t(. | x_1) from two 32-bit words per token. x_0 is not used. Shapes: see `Path.sample`."""
         kappa, sigma, _ = clock(self, t, x_1.shape)
         beta, _ = beta_float32(self.beta, kappa, sigma)
         words = by_row(lambda k, s: jax.random.bits(k, (*s, 2), jnp.uint32), key, x_1.shape)
