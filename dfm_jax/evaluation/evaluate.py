@@ -52,12 +52,12 @@ class Evaluator:
     # What the trainer calls at its intervals.
 
     def loss(self, model: Transformer, validation: TokenStream) -> dict[str, float]:
-        """`eval/loss` over all of `validation`, in nats per token on fixed noise. See `EvaluationLoss` for the other figures."""
+        """`eval/loss` over all of `validation`, nats per token, on fixed noise, and the other figures of `EvaluationLoss`."""
         batches = self._batches(validation)
         return self._evaluation_loss(model, batches, key=noise_key(self.settings.seed, "likelihood"))
 
     def samples(self, model: Transformer, step: int, num: int | None = None) -> dict[str, float]:
-        """Generates `num` sequences (`sampling.num` if None) into samples/step_N.*, judges them, and returns the metrics."""
+        """Generates `num` sequences (None: `sampling.num`) into samples/step_N.*, judges them, and returns metrics."""
         tokens = self._generate(model, step, num or self.settings.num_training_samples)
         entry = self._judge_texts(tokens, [])
         names = ("ppl_mean_of_exp", "ppl_token_mean", "entropy_bits", "repetition")
@@ -210,7 +210,7 @@ class Evaluator:
         return self._loaded[1]
 
     def _batches(self, stream: TokenStream) -> Iterator[tuple[Batch, np.ndarray]]:
-        """The batches of the stream's blocks, with weights 0 or 1. A corpus smaller than a batch makes a smaller batch."""
+        """The batches of the stream's blocks, with weights 0 or 1. A small corpus makes a smaller batch."""
         length = self.settings.sampling.length
         devices = math.lcm(self.mesh.shape["data"] * self.mesh.shape["fsdp"], jax.process_count())
         wanted = min(self.settings.batch_size, len(stream.blocks(length)))

@@ -57,7 +57,7 @@ def kappa_points(keys: jax.Array, points: int, *, sigma: tuple[float, float], la
 
 
 def strata(keys: jax.Array, points: int) -> tuple[jax.Array, jax.Array]:
-    """(w, 1 - w), each (n, B) float32: w_i = (i + v)/n for n = `points`, with one v ~ U[0, 1) per sequence; keys (B,)."""
+    """(w, 1 - w), each (n, B) float32: w_i = (i + v)/n for n = `points`, one v ~ U[0, 1) per sequence; keys (B,)."""
     v, left = uniform_pair(keys, (keys.shape[0],))
     i = jnp.arange(points, dtype=jnp.float32)[:, None]
     return (i + v[None]) / points, (points - 1 - i + left[None]) / points

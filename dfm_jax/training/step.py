@@ -106,7 +106,7 @@ def loss_and_gradient(
 
 
 def split_rows(batch: NoisyBatch, parts: int, mesh: Mesh | None) -> NoisyBatch:
-    """Splits arrays (B, ...) into (parts, B / parts, ...). Part i is every parts-th row, so rows stay on their device."""
+    """Splits arrays (B, ...) into (parts, B / parts, ...). A part is every parts-th row: rows stay on their device."""
 
     def split(x: Array) -> Array:
         x = jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)

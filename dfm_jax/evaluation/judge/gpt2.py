@@ -99,7 +99,7 @@ class GPT2(nnx.Module):
         self.ln_f = nnx.LayerNorm(config.n_embd, epsilon=config.layer_norm_epsilon, dtype=jnp.float32, rngs=rngs)
 
     def features(self, tokens: jax.Array) -> jax.Array:
-        """(B, L) int32 tokens -> (B, L, n_embd) float32 features of the final layer. Raises ValueError for too long rows."""
+        """(B, L) int32 tokens -> (B, L, n_embd) float32 final-layer features. Raises ValueError for too long rows."""
         if tokens.shape[1] > self.config.n_positions:
             raise ValueError(f"length={tokens.shape[1]}: accepted at most {self.config.n_positions}")
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)

@@ -123,7 +123,7 @@ class Judge:
         return Judgement(float(perplexities.mean()), float(stderr), float(token_mean), len(samples), total)
 
     def _translate(self, rows: list[np.ndarray], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-        """Translates rows of `tokenizer`'s ids to the judge's ids (N, L'), and marks the real targets (N, L' - 1), bool.
+        """Translates rows of `tokenizer`'s ids to the judge's ids (N, L'), and marks real targets (N, L' - 1), bool.
 
         The texts between ends of text are decoded and encoded one by one. An end of text then stays one token of the
         judge and is not spelled out.
