@@ -17,7 +17,7 @@ _NO_ROOM = "No space left on device"
 
 
 class Save:
-    """Writes `arrays` to `incoming` in the background. Creating the object begins the save, and `join` waits for its end.
+    """Writes `arrays` to `incoming` in the background. Creating the object begins the save; `join` waits for it.
 
     Args:
       incoming: the folder that orbax creates.

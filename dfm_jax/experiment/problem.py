@@ -58,7 +58,7 @@ class Problem:
 
     @property
     def token_objective(self) -> flow.Objective:
-        """The objective as a function of each position alone. The factor L / n of the count form is the row's weight."""
+        """The objective as a function of each position alone. The count form's factor L / n is the row's weight."""
         if not self.counts_masks:
             return self.objective
         o = self.objective
@@ -188,7 +188,7 @@ def get_problem(
     exponents: Table | None = None,
     embeddings: Table | None = None,
 ) -> Problem:
-    """The problem of a checked config on `vocab_size` data tokens. law, exponents, embeddings: see `get_source`, `get_path`."""
+    """The problem of a checked config on `vocab_size` data tokens. The other arguments: see `get_source`, `get_path`."""
     source = get_source(config, vocab_size, law)
     path = get_path(config, get_scheduler(config, vocab_size), source, exponents, embeddings)
     objective = flow.get_objective(
