@@ -52,7 +52,7 @@ class Evaluator:
     # What the trainer calls at its intervals.
 
     def loss(self, model: Transformer, validation: TokenStream) -> dict[str, float]:
-        """`eval/loss` over all of `validation`, nats per token on fixed noise, and other figures of `EvaluationLoss`."""
+        """`eval/loss` over all of `validation`, nats per token on fixed noise, and the rest of `EvaluationLoss`."""
         batches = self._batches(validation)
         return self._evaluation_loss(model, batches, key=noise_key(self.settings.seed, "likelihood"))
 

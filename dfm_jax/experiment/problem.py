@@ -188,7 +188,7 @@ def get_problem(
     exponents: Table | None = None,
     embeddings: Table | None = None,
 ) -> Problem:
-    """The problem of a checked config on `vocab_size` data tokens. The other arguments: see `get_source`, `get_path`."""
+    """The problem of a checked config on `vocab_size` data tokens. The others: see `get_source`, `get_path`."""
     source = get_source(config, vocab_size, law)
     path = get_path(config, get_scheduler(config, vocab_size), source, exponents, embeddings)
     objective = flow.get_objective(
