@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dfm_jax import command_line, commands
+from dfm_jax import cli
 from dfm_jax import config as configs
 from dfm_jax.checkpoints.store import Checkpoints
+from dfm_jax.cli import command_line
 from dfm_jax.data import get_tokenizer
 from dfm_jax.experiment import streams as corpora
 
@@ -119,7 +120,7 @@ def train(folder: pathlib.Path, changes: Mapping[str, object]) -> None:
     """
     flags = [f"--config.{field}={value}" for field, value in changes.items()]
     command = command_line.parse(["main.py", "--mode=train", f"--config={CONFIG}", f"--workdir={folder}", *flags])
-    status = commands.run(command)
+    status = cli.run(command)
     if status != 0 or Checkpoints(folder / "checkpoints").latest_step() != command.config.optim.n_iters:
         raise SystemExit(status or f"{folder}: stopped before its end; the same command continues")
 

@@ -1,11 +1,12 @@
-"""A checkpoint of the PyTorch reference: import it, bound its likelihood, let it write.
+"""A checkpoint of the PyTorch text example: import it, bound the likelihood of text under it, and let it write.
 
     python -m examples.evaluate_reference checkpoint.pth [--workdir=runs/checkpoint] [--blocks=16] [--time_points=64]
 
-Without --config the checkpoint is taken as one of the published models (GPT-2's tokens, 1024 a sequence); for another
-one name a config that has its length, tokenizer and source. The blocks are the first ones of the corpus that the config
-evaluates, WikiText-103 validation, or those of --tokens=FILE.npy, (n, length) integers. The whole evaluation, with 1024
-time points, generation and GPT-2 as the judge, is `python main.py --mode=eval --workdir=runs/checkpoint`.
+Without --config the checkpoint is taken for one of the published models (GPT-2 tokens, sequences of 1024). For another
+model name a config that has its length, tokenizer and source. The blocks are the first ones of the corpus that the
+config evaluates (WikiText-103 validation), or those of --tokens=FILE.npy, integers of shape (n, length). The whole
+evaluation, with 1024 time points, generation and GPT-2 as the judge, is
+`python main.py --mode=eval --workdir=runs/checkpoint`.
 """
 
 import argparse
@@ -15,7 +16,8 @@ import sys
 import numpy as np
 
 import dfm_jax
-from dfm_jax import command_line, commands
+from dfm_jax import cli
+from dfm_jax.cli import command_line
 from dfm_jax.experiment import streams as corpora
 from dfm_jax.runtime.errors import in_one_line
 
@@ -49,7 +51,7 @@ def main() -> int:
         print(f"{workdir} is a run already: {args.checkpoint} is not read again", file=sys.stderr)
     else:
         words = ["--mode=import", f"--from={args.checkpoint}", f"--workdir={workdir}"]
-        commands.run(command_line.parse(["main.py", *words, *([f"--config={args.config}"] if args.config else [])]))
+        cli.run(command_line.parse(["main.py", *words, *([f"--config={args.config}"] if args.config else [])]))
     run = dfm_jax.load(workdir)
 
     if args.tokens:

@@ -1,9 +1,9 @@
-"""Every path on a two-dimensional toy: learn a checkerboard of 64 x 64 cells, generate it, draw the way there.
+"""Every path on a toy in two dimensions: learn a checkerboard of 64 x 64 cells, generate it, draw how it comes about.
 
     python -m examples.toy_2d [--steps=1500] [--output=runs/toy_2d.png]
 
-A point is a sequence of two tokens, its column and its row. The network sees one noisy point and answers with the law
-of the clean one; all that differs between the rows of the picture is the path. About a minute on two cores.
+A point is a sequence of two tokens, its column and its row. The network sees a noisy point and predicts the
+distribution of the clean one. The rows of the picture differ in the path alone. It takes a minute or two on two cores.
 """
 
 # %% The data: the dark squares of a board of 4 x 4
@@ -33,7 +33,7 @@ def draw_data(key: jax.Array, n: int) -> jax.Array:
 
 
 def share_on_board(points: np.ndarray) -> float:
-    """Of points (n, 2), those on dark squares; half of all cells are dark."""
+    """The share of points (n, 2) that lie on dark squares; half of all cells are dark."""
     inside = (points < CELLS).all(axis=1)
     return float((inside & ((points // SQUARE).sum(axis=1) % 2 == 0)).mean())
 
@@ -76,7 +76,7 @@ def make_network(key: jax.Array, states: int) -> dict[str, jax.Array]:
 
 
 def network(weights: dict[str, jax.Array], x_t: jax.Array, t: jax.Array) -> jax.Array:
-    """Posterior logits (B, 2, S) from x_t (B, 2) and t (B,)."""
+    """Posterior logits (B, 2, S) float32 from x_t (B, 2) int32 and t (B,) in [0, 1]."""
     angles = t[:, None] * (jnp.pi * jnp.arange(1, 9, dtype=jnp.float32))[None, :]
     clock = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1) @ weights["clock"]
     hidden = weights["embed"][0][x_t[:, 0]] + weights["embed"][1][x_t[:, 1]] + clock
@@ -118,14 +118,14 @@ TIMES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
 def generate(toy: Toy, weights: dict[str, jax.Array], n: int) -> np.ndarray:
-    """(6, n, 2) states at TIMES."""
+    """`n` points, seen at TIMES on their way from noise to data: (6, n, 2) int32."""
     solver = flow.Solver(lambda x, t: network(weights, x, t), toy.path, toy.source, step=toy.step)
     x_0 = toy.source.sample(jax.random.key(1), (n, 2))
     return np.asarray(solver.sample(jax.random.key(2), x_0, steps=60, return_intermediates=TIMES))
 
 
 def draw(axes, points: np.ndarray, masked: bool) -> None:
-    """Counts of the cells; masked tokens are the strip beyond the end of their axis."""
+    """Draws the counts of points (n, 2) in the cells; with `masked`, masked tokens are a strip beyond the board."""
     edges = np.concatenate([np.arange(CELLS + 1), [CELLS + 3]]) if masked else np.arange(CELLS + 1)
     states = len(edges) - 1
     counts, _, _ = np.histogram2d(*points.T, bins=[np.arange(states + 1)] * 2)

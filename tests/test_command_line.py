@@ -4,8 +4,9 @@ import pathlib
 
 import pytest
 
-from dfm_jax import command_line, config
+from dfm_jax import config
 from dfm_jax.__main__ import main
+from dfm_jax.cli import command_line
 from dfm_jax.runtime.errors import UsageError, WorldError
 
 QUICKSTART = "--config=configs/quickstart.py"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import dfm_jax
-from dfm_jax import command_line, commands
+from dfm_jax import cli
+from dfm_jax.cli import command_line
 from dfm_jax.training import metrics
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -42,7 +43,7 @@ OTHER_PATHS = ("three_term", "unigram_ko", "mask_genmd4", "metric_ko")
 
 
 def main(*words: str) -> int:
-    return commands.run(command_line.parse(["main.py", *words]))
+    return cli.run(command_line.parse(["main.py", *words]))
 
 
 @pytest.fixture(scope="module")

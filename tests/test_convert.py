@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import dfm_jax
-from dfm_jax import command_line, commands
+from dfm_jax import cli
 from dfm_jax.checkpoints import pytorch
 from dfm_jax.checkpoints.pytorch import convert
+from dfm_jax.cli import command_line
 from dfm_jax.models.transformer import TransformerConfig
 from dfm_jax.runtime.errors import UsageError, WorldError
 
@@ -22,7 +23,7 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 
 
 def main(*words: str) -> int:
-    return commands.run(command_line.parse(["main.py", *words]))
+    return cli.run(command_line.parse(["main.py", *words]))
 
 
 def make_config(folder: pathlib.Path, source: str) -> str:
@@ -82,7 +83,7 @@ def test_safetensors_out_and_in_gives_the_same_logits(tmp_path):
 
 
 WRONG = {
-    "no file named": ([], UsageError, "from=(missing)"),
+    "no file named": ([], UsageError, "from = (missing)"),
     "no such file": (["--from=nothing.pth"], WorldError, "nothing.pth"),
     "another width": (["--from={pth}", "--config.model.hidden_size=64"], WorldError, "hidden_size=64"),
     "another source": (
@@ -160,7 +161,7 @@ def test_a_file_is_told_by_its_content(tmp_path):
 
 def test_a_folder_with_checkpoints_is_not_overwritten(tmp_path):
     workdir = import_one(tmp_path, "uniform")
-    with pytest.raises(WorldError, match="without checkpoints"):
+    with pytest.raises(WorldError, match="already has checkpoints"):
         main(
             "--mode=import",
             f"--from={FIXTURES / 'checkpoint_uniform.pth'}",
@@ -176,13 +177,13 @@ def test_an_unknown_vocabulary_wants_a_config():
 
 def test_an_unknown_format_is_refused(tmp_path):
     workdir = import_one(tmp_path, "uniform")
-    with pytest.raises(UsageError, match="format=gguf: accepted is one of safetensors, pytorch"):
+    with pytest.raises(UsageError, match="format = gguf: expected one of safetensors, pytorch"):
         main("--mode=export", f"--workdir={workdir}", "--format=gguf")
 
 
 def test_a_folder_is_no_output_file(tmp_path):
     workdir = import_one(tmp_path, "uniform")
-    with pytest.raises(UsageError, match="accepted is the name of a file"):
+    with pytest.raises(UsageError, match="expected the name of a file"):
         main("--mode=export", f"--workdir={workdir}", f"--output={tmp_path}")
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import programs
-from dfm_jax import __main__, commands
+from dfm_jax import __main__, cli
 from dfm_jax.data import prepare
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -119,7 +119,7 @@ def test_a_disk_error_anywhere_gives_one_line(monkeypatch, capsys):
     def full(command):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/quickstart/config.json")
 
-    monkeypatch.setattr(commands, "run", full)
+    monkeypatch.setattr(cli, "run", full)
     monkeypatch.setattr(sys, "argv", ["main.py", QUICKSTART])
     assert __main__.main() == WORLD
     assert capsys.readouterr().err == (

@@ -5,8 +5,8 @@ import subprocess
 import sys
 import tomllib
 
-from dfm_jax import command_line
 from dfm_jax.__main__ import main
+from dfm_jax.cli import command_line
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]

@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from orbax.checkpoint import v1 as ocp
-
-from dfm_jax.checkpoints import checksums
+from dfm_jax.checkpoints import checksums, logs
 from dfm_jax.runtime import processes
+
+with logs.of_the_program():
+    from orbax.checkpoint import v1 as ocp
 
 ITEM = "state"  # what orbax calls the saved tree
 _NO_ROOM = "No space left on device"
@@ -43,6 +44,7 @@ class Save:
         self._incoming, self._publish, self._failed = incoming, publish, failed
         self._thread: threading.Thread | None = None
         _LOG.addFilter(_is_told_otherwise)
+        self._handler = logs.hold()
         try:
             if processes.is_first():
                 incoming.parent.mkdir(exist_ok=True)
@@ -61,6 +63,7 @@ class Save:
         if self._thread is not None:
             self._thread.join()
         _LOG.removeFilter(_is_told_otherwise)
+        logs.release(self._handler)
 
     def _finish(self, response: ocp.AsyncResponse[None]) -> None:
         try:

@@ -18,10 +18,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
-from dfm_jax.checkpoints import checksums, tree_names
-from dfm_jax.checkpoints.saving import ITEM, Save, first_line
+from dfm_jax.checkpoints import checksums, logs, tree_names
+from dfm_jax.checkpoints.saving import ITEM, Save, first_line, ocp
 from dfm_jax.runtime import files, processes
 from dfm_jax.runtime.errors import WorldError
 from dfm_jax.runtime.terminal import note, warn
@@ -106,7 +105,8 @@ class Checkpoints:
         if not path.is_dir():
             raise WorldError(f"step={step}: accepted {self._describe_steps()}")
         try:
-            return ocp.checkpointables_metadata(str(path))
+            with logs.of_the_program():
+                return ocp.checkpointables_metadata(str(path))
         except Exception as error:
             raise WorldError(f"checkpoint={path}: accepted an intact checkpoint ({first_line(error)})") from error
 
@@ -114,10 +114,11 @@ class Checkpoints:
         steps = self.steps()
         return f"a checkpoint in {self.directory}: {', '.join(map(str, steps)) if steps else 'there is none'}"
 
-    def array(self, name: str, step: int | None = None) -> np.ndarray:
+    def array(self, *names: str, step: int | None = None) -> np.ndarray:
         """Reads one array by its flat name, such as "model.embedding.table.value", whole on this host, without a model.
 
-        step: None for the newest intact checkpoint. Either every process calls this, or only one.
+        names: the first one that the checkpoint has is read. step: None for the newest intact checkpoint. Either every
+        process calls this, or only one.
 
         Raises:
           WorldError: there is no such checkpoint or array, or it cannot be read.
@@ -126,9 +127,10 @@ class Checkpoints:
         if chosen is None:
             raise WorldError(self._explain_none(step, damaged))
         path, stored = self.directory / str(chosen), self.arrays(chosen)
-        if name not in stored:
+        name = next((name for name in names if name in stored), None)
+        if name is None:
             few = ", ".join(sorted(stored)[:_FEW])
-            raise WorldError(f"checkpoint={path}: has no array {name}; expected one of {few}, ...")
+            raise WorldError(f"checkpoint={path}: has no array {' or '.join(names)}; expected one of {few}, ...")
         return np.asarray(_load(path, {name: _placed(stored[name])}, part=True)[name])
 
     # Writing
@@ -340,7 +342,7 @@ def _load(path: pathlib.Path, wanted: dict[str, jax.ShapeDtypeStruct], *, part: 
     context = ocp.Context()
     context.pytree.loading.partial_load = part
     try:
-        with context:
+        with context, logs.of_the_program():
             return ocp.load_checkpointables(str(path), {ITEM: wanted})[ITEM]
     except Exception as error:
         # Its checksums are right, so it is not damaged, and an older checkpoint would fail in the same way.

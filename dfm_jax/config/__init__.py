@@ -9,10 +9,11 @@ Outside this room and the config files a config is the frozen `Config`; a Config
 """
 
 from dfm_jax.config.checks import build, flatten, modern, replace
-from dfm_jax.config.fields import NETWORK, TABLE, Config, defaults
+from dfm_jax.config.fields import NETWORK, NEVER_CHANGED, TABLE, Config, defaults
 from dfm_jax.config.files import (
     bundled_configs,
     complete,
+    find_config,
     freeze,
     from_json,
     known_configs,
@@ -26,12 +27,14 @@ from dfm_jax.config.statement import FIXED
 __all__ = [
     "FIXED",
     "NETWORK",
+    "NEVER_CHANGED",
     "TABLE",
     "Config",
     "build",
     "bundled_configs",
     "complete",
     "defaults",
+    "find_config",
     "flatten",
     "freeze",
     "from_json",

@@ -636,6 +636,8 @@ TABLE: dict[str, Field] = {name: f for group, cls in GROUPS.items() for name, f 
 # What a network's numbers mean, where its arrays do not tell: with another value every shape is right (257 and 258
 # tokens are both padded to 384) and every figure wrong. Another schedule of the samples is `sampling.scheduler`.
 NETWORK: tuple[str, ...] = tuple(name for name, f in TABLE.items() if f.network)
+# No fine-tuning makes these right: with another tokenizer or number of heads the same rows and columns are others.
+NEVER_CHANGED = ("tokenizer.name", "model.n_heads")
 
 
 def defaults() -> ConfigDict:

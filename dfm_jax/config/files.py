@@ -45,6 +45,15 @@ def load_file(path: str) -> ConfigDict:
     return config
 
 
+def find_config(path: str) -> pathlib.Path:
+    """`path`, or where it does not exist the bundled file of that name: 'configs/NAME.py', or NAME alone."""
+    if not pathlib.Path(path).is_file():
+        name = path.removeprefix("configs/").removesuffix(".py")
+        if (bundled := bundled_configs() / f"{name}.py").is_file():
+            return bundled
+    return pathlib.Path(path)
+
+
 def freeze(config: ConfigDict) -> Config:
     """The config of a config file, checked field by field. Raises UsageError, see `checks.build`."""
     return build(flatten(config.to_dict()))

@@ -82,9 +82,11 @@ class Memory:
             lines: list[str] = []
             if self._file is not None:
                 with contextlib.suppress(OSError):
-                    lines = self._file.read_text(errors="replace").splitlines()
+                    lines = self._file.read_text(encoding="utf-8", errors="replace").splitlines()
             for line in lines:
-                with contextlib.suppress(ValueError, TypeError):  # a line that a killed process has half written
+                with contextlib.suppress(
+                    ValueError, TypeError, RecursionError
+                ):  # a line that a killed process has half written
                     name, size, time_ns, digest = json.loads(line)
                     self._known[name] = (size, time_ns), digest
         return self._known
@@ -98,7 +100,7 @@ class Memory:
         # Without the memory everything works, only slower: a folder that cannot be written says so elsewhere.
         with contextlib.suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._file, "a") as file:
+            with open(self._file, "a", encoding="utf-8") as file:
                 file.writelines(lines)
 
 

@@ -1,9 +1,6 @@
 """Writes one unit's shards so that a killed run goes on where its last finished shard ends."""
 
-import contextlib
 import dataclasses
-import errno
-import fcntl
 import hashlib
 import json
 import pathlib
@@ -19,6 +16,7 @@ from dfm_jax.data.rows import Fault, Item, Unit
 from dfm_jax.data.shards import Shard, ShardFiles, ShardWriter, check_size
 from dfm_jax.runtime.errors import WorldError
 from dfm_jax.runtime.files import write_atomically
+from dfm_jax.runtime.lock import waiting
 
 PLACES = 10  # faults that are named
 _CHUNK = 1 << 20  # tokens
@@ -75,7 +73,7 @@ class Journal:
     @staticmethod
     def read(path: pathlib.Path) -> "Journal":
         """Raises WorldError where the file is damaged."""
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         try:
             fields = json.loads(text)
             fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
@@ -83,7 +81,7 @@ class Journal:
             for name in ("lengths", "places"):
                 fields[name] = tuple(fields.get(name, ()))
             return Journal(**fields)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise WorldError(f"{path}: not a journal of this program ({error}): delete {path.parent}") from error
 
     def save(self, folder: pathlib.Path, index: int) -> None:
@@ -195,17 +193,6 @@ class _Tape:
         self._writer.abort()
 
 
-@contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:  # some cluster file systems have no locks: there, one run at a time
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise
-        yield
-
-
 class UnitWriter:
     """Encodes units and writes them to a folder, each to its own shards."""
 
@@ -226,7 +213,7 @@ class UnitWriter:
 
     def write(self, index: int, unit: Unit, meter: Meter) -> None:
         """Does what is left of unit number `index`; waits while another process is at it."""
-        with _locked(self._folder / f".unit-{index:05d}.lock"):
+        with waiting(self._folder / f".unit-{index:05d}.lock"):
             journal = Journal.load(self._folder, index)
             for shard in journal.shards:
                 check_size(self._folder, shard, self._encoder.dtype)

@@ -60,7 +60,7 @@ class Manifest:
         """Raises WorldError when there is none or it cannot be read."""
         path = folder / MANIFEST
         try:
-            fields = json.loads(path.read_text())
+            fields = json.loads(path.read_text(encoding="utf-8"))
             if fields.get("format") != FORMAT:
                 raise WorldError(
                     f"{path}: format = {fields.get('format')}: expected {FORMAT}; prepare the corpus again"
@@ -71,7 +71,7 @@ class Manifest:
             return Manifest(**fields)
         except OSError as error:
             raise WorldError(f"{path}: {error.strerror}: expected a folder made by --mode=prepare") from error
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise WorldError(f"{path}: not a manifest of this program ({error}): prepare the corpus again") from error
 
     def save(self, folder: pathlib.Path) -> None:

@@ -12,7 +12,6 @@ of a file that some folder has are copied (known.py).
 import contextlib
 import functools
 import glob
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +29,7 @@ from dfm_jax.data.rows import Unit
 from dfm_jax.data.shards import check_size, open_stream
 from dfm_jax.data.tokenizers import Tokenizer, get_tokenizer
 from dfm_jax.runtime.errors import UsageError, WorldError
-from dfm_jax.runtime.files import write_json_atomically
+from dfm_jax.runtime.files import read_json, write_json_atomically
 
 SHARD_BYTES = 1 << 28
 PACKINGS = ("continuous", "reference")
@@ -134,7 +133,7 @@ def prepare(
 def missing_units(folder: str | os.PathLike) -> list[str]:
     """The units of an incomplete folder that no part has finished yet, by name."""
     folder = pathlib.Path(folder)
-    names = json.loads((folder / "plan.json").read_text())
+    names = read_json(folder / "plan.json")
     return [name for i, name in enumerate(names) if not Journal.load(folder, i).done]
 
 
@@ -158,7 +157,7 @@ def _agree_on_plan(folder: pathlib.Path, units: Sequence[Unit]) -> None:
     plan = folder / "plan.json"
     if not plan.exists():
         write_json_atomically(plan, names, durable=True)
-    elif json.loads(plan.read_text()) != names:
+    elif read_json(plan) != names:
         raise WorldError(
             f"{folder}: the corpus's files are no longer those that its parts were planned with: "
             "expected the same files for all parts; delete this folder to begin again"

@@ -22,7 +22,14 @@ from dfm_jax.evaluation.likelihood import LikelihoodEstimator, LikelihoodResult
 from dfm_jax.evaluation.loss import EvaluationLoss
 from dfm_jax.evaluation.network import Network, TransformerNetwork
 from dfm_jax.evaluation.report import pictures
-from dfm_jax.evaluation.report.markdown import Report, likelihood_entry, text_entry, write_report
+from dfm_jax.evaluation.report.markdown import (
+    Report,
+    as_filed,
+    likelihood_entry,
+    render_markdown,
+    text_entry,
+    write_report,
+)
 from dfm_jax.evaluation.report.samples import sample_set, write_samples
 from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.experiment.problem import Problem
@@ -37,8 +44,9 @@ FRAMES = 65  # states of each trajectory that the page shows
 class Evaluator:
     """Evaluates a run at any of its steps. Compiled programs and the judge are kept between calls.
 
-    open_corpus: returns the token stream for a corpus's name in the config; it may raise WorldError. note: prints a
-    line.
+    workdir: the folder of reports and samples. open_corpus: returns the token stream for a corpus's name in the config;
+    it may raise WorldError. note: prints a line. show: prints the report, before it is written. name: of the run, if it
+    is not the folder's.
     """
 
     settings: EvaluationSettings
@@ -48,6 +56,13 @@ class Evaluator:
     workdir: pathlib.Path
     open_corpus: Callable[[str], TokenStream]
     note: Callable[[str], None] = print
+    show: Callable[[str], None] = print
+    name: str = ""
+
+    @property
+    def run(self) -> str:
+        """The run's name, in titles."""
+        return self.name or self.workdir.name
 
     # What the trainer calls at its intervals.
 
@@ -66,7 +81,7 @@ class Evaluator:
     # What `--mode=eval` calls.
 
     def evaluate(self, model: Transformer, step: int, *, elbo: bool, perplexity: bool) -> Report:
-        """Evaluates what the config asks for, and writes eval/step_N.json, eval/report.md and the plots.
+        """Evaluates what the config asks for, shows it, and writes eval/step_N.json, eval/report.md and the plots.
 
         elbo: with the likelihood. perplexity: with samples and their judge. If a corpus or the judge's weights are not
         there, that part is left out and the report names it. Raises WorldError if nothing could be evaluated.
@@ -74,6 +89,7 @@ class Evaluator:
         started, missing = time.monotonic(), []
         fingerprints: dict[str, str] = {}
         likelihood: dict[str, dict[str, Any]] = {}
+        curves: dict[str, dict[str, LikelihoodResult]] = {}
         for corpus in self.settings.corpora if elbo else ():
             try:
                 stream = self.open_corpus(corpus)
@@ -83,9 +99,9 @@ class Evaluator:
                 continue
             fingerprints[corpus] = stream.fingerprint
             likelihood[corpus] = likelihood_entry(results)
-            self._draw(f"elbo_{_file_name(corpus)}_step_{step}.png", results, corpus)
             first = next(iter(results.values()))
             self.note(f"{corpus}: {first.nats_per_token:.4f} nats per token, perplexity {first.perplexity:.2f}")
+            curves[corpus] = results
         generation: dict[str, Any] = {}
         if perplexity:
             tokens = self._generate(model, step, self.settings.num_samples)
@@ -97,7 +113,7 @@ class Evaluator:
         if missing and not likelihood and not generation:
             raise WorldError(missing[0])
         report = Report(
-            run=self.workdir.name,
+            run=self.run,
             step=step,
             likelihood=likelihood,
             generation=generation,
@@ -105,6 +121,11 @@ class Evaluator:
             provenance=self._provenance(fingerprints, time.monotonic() - started),
         )
         if jax.process_index() == 0:
+            self.show(
+                render_markdown(as_filed(report))
+            )  # a folder that has become full or read-only must not cost the figures
+            for corpus, results in curves.items():
+                self._draw(f"elbo_{_file_name(corpus)}_step_{step}.png", results, corpus)
             self.note(f"report: {write_report(self.workdir, report).with_name('report.md')}")
         return report
 
@@ -152,7 +173,7 @@ class Evaluator:
         if jax.process_index() == 0:
             path = self._picture(f"frontier_step_{step}.png")
             known = None if real is None else self._judge_texts(real, [])
-            pictures.frontier(path, points, f"{self.workdir.name}, step {step:,}", known)
+            pictures.frontier(path, points, f"{self.run}, step {step:,}", known)
         return points
 
     # The parts, each made once.
@@ -229,7 +250,7 @@ class Evaluator:
             model,
             num,
             self.tokenizer,
-            title=f"{self.workdir.name} · step {step:,}",
+            title=f"{self.run} · step {step:,}",
             settings={"step": step, "source": "uniform" if self.problem.source.mask_id is None else "mask"},
             progress=lambda done: self.note(f"samples: {done} of {num}"),
         )
@@ -258,8 +279,7 @@ class Evaluator:
         return folder / name
 
     def _draw(self, name: str, results: dict[str, LikelihoodResult], corpus: str) -> None:
-        if jax.process_index() == 0:
-            pictures.contribution(self._picture(name), results, f"{self.workdir.name}: bounds on {corpus}")
+        pictures.contribution(self._picture(name), results, f"{self.run}: bounds on {corpus}")
 
     def _provenance(self, fingerprints: dict[str, str], seconds: float) -> dict[str, Any]:
         device = self.mesh.devices.flat[0]

@@ -1,14 +1,18 @@
 """The metric path of a config: where its embeddings come from, and its inverse temperature."""
 
+import pathlib
 from typing import Any
 
 import numpy as np
 
 from dfm_jax import flow
+from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import Config
 from dfm_jax.runtime.errors import WorldError
 
 SEED = 0  # of random embeddings: a run and its evaluation have the same
+# A checkpoint's names of its embedding; the average is what evaluation uses.
+EMBEDDING = ("ema.embedding.table.value", "model.embedding.table.value")
 ROWS = 32  # tokens whose distances stand for all of them in the constant-speed schedule
 
 
@@ -28,9 +32,7 @@ def embeddings(config: Config, vocab_size: int) -> np.ndarray:
                 f"config.flow.embeddings={name}: accepted a .npy file that can be read ({error})"
             ) from None
     else:
-        from dfm_jax.run.load import load  # a run has a problem of its own
-
-        table = np.asarray(load(name).model.embedding.table[...], np.float32)[:vocab_size]
+        table = of_run(name)[:vocab_size]
     if table.ndim != 2 or len(table) != vocab_size or table.dtype.kind != "f" or not np.isfinite(table).all():
         raise WorldError(
             f"config.flow.embeddings={name}: {table.dtype} of shape {table.shape}: accepted ({vocab_size}, width) "
@@ -38,6 +40,18 @@ def embeddings(config: Config, vocab_size: int) -> np.ndarray:
         )
     length = np.linalg.norm(table.astype(np.float64), axis=1, keepdims=True)
     return (table / np.where(length > 0, length, 1.0)).astype(np.float32)
+
+
+def of_run(folder: str) -> np.ndarray:
+    """(rows, D) float32, the embedding of the newest intact checkpoint of a run: averaged where it keeps an average.
+
+    Raises WorldError where there is no run or no such checkpoint.
+    """
+    if not (pathlib.Path(folder) / "checkpoints").is_dir():
+        raise WorldError(
+            f"config.flow.embeddings = {folder}: expected random:WIDTH, a .npy file, or the folder of a run"
+        )
+    return Checkpoints(pathlib.Path(folder) / "checkpoints").array(*EMBEDDING).astype(np.float32)
 
 
 def random(vocab_size: int, width: int) -> np.ndarray:

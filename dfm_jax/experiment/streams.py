@@ -8,7 +8,7 @@ import jax
 from dfm_jax.config import Config
 from dfm_jax.data import Printer, Tokenizer, TokenStream, open_stream, prepare
 from dfm_jax.runtime import processes
-from dfm_jax.runtime.errors import UsageError, WorldError
+from dfm_jax.runtime.errors import WorldError
 from dfm_jax.runtime.terminal import note
 
 
@@ -18,23 +18,23 @@ def get_stream(config: Config, field: str, tokenizer: Tokenizer, corpus: str = "
     Process 0 prepares what is not prepared; the others wait for it and then open the same shards. Raises
     UsageError or WorldError, on every process, where there is no such text or not one block of model.length.
     """
-    folder = failure = None
-    if processes.is_first():
-        try:
-            folder = prepare_corpus(config, field, tokenizer, corpus)
-        except (UsageError, WorldError) as error:
-            failure = error
-    # Only process 0 may prepare; if it could not, the others must not wait for what never comes.
-    if processes.any_process(failure is not None):
-        raise failure or WorldError(f"config.{field}={corpus or config[field]}: process 0 could not prepare it")
-    if folder is None:
-        folder = prepare_corpus(config, field, tokenizer, corpus)
-    stream = open_stream(folder, tokenizer.name)
-    if not stream.num_blocks(config.model.length):
-        raise WorldError(
-            f"config.{field} = {corpus or config[field]}: {stream.num_tokens:,} tokens, not one block of "
-            f"config.model.length = {config.model.length}: expected a longer text or a smaller length"
-        )
+    name = corpus or config[field]
+
+    def prepared() -> pathlib.Path:
+        return prepare_corpus(config, field, tokenizer, corpus)
+
+    def opened() -> TokenStream:
+        stream = open_stream(folder or prepared(), tokenizer.name)
+        if not stream.num_blocks(config.model.length):
+            raise WorldError(
+                f"config.{field} = {name}: {stream.num_tokens:,} tokens, not one block of "
+                f"config.model.length = {config.model.length}: expected a longer text or a smaller length"
+            )
+        return stream
+
+    folder = processes.shared(lambda: prepared() if processes.is_first() else None)
+    stream = processes.shared(opened)
+    processes.agree({f"config.{field}: fingerprint of the tokens": stream.fingerprint})
     return stream
 
 

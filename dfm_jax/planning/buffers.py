@@ -22,7 +22,7 @@ class Buffer:
 def read(folder: pathlib.Path, module: hlo.Module) -> list[Buffer]:
     """All buffers of the program whose dump is in `folder`, largest first; empty if there is no dump."""
     files = sorted(folder.glob("*gpu_after_optimizations-buffer-assignment.txt"), key=lambda p: p.stat().st_size)
-    return parse(files[-1].read_text(), module) if files else []
+    return parse(files[-1].read_text(encoding="utf-8"), module) if files else []
 
 
 def parse(text: str, module: hlo.Module) -> list[Buffer]:

@@ -113,11 +113,11 @@ def is_over_vocabulary(shape: hlo.Shape, program: "Program") -> bool:
 def main() -> None:
     request, target = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
     try:
-        result = answer(json.loads(request.read_text()))
+        result = answer(json.loads(request.read_text(encoding="utf-8")))
     except (UsageError, ValueError, RuntimeError, NotImplementedError) as error:
         # The parent says it in one line; a traceback would only bury it.
         result = {"error": type(error).__name__, "text": " ".join(str(error).split())}
-    target.write_text(json.dumps(result))
+    target.write_text(json.dumps(result), encoding="utf-8")
 
 
 if __name__ == "__main__":

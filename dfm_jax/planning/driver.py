@@ -91,12 +91,13 @@ def compile_one(job: Job) -> dict[str, Any]:
                     "program": job.program,
                     "vocab_size": vocabulary_size(job.config.tokenizer.name),
                 }
-            )
+            ),
+            encoding="utf-8",
         )
         command = [sys.executable, "-m", "dfm_jax.planning.child", str(request), str(result)]
         try:
             child = subprocess.run(
-                command, env=environment(), capture_output=True, text=True, timeout=TIMEOUT, check=False
+                command, env=environment(), capture_output=True, encoding="utf-8", errors="replace", timeout=TIMEOUT
             )
         except subprocess.TimeoutExpired:
             return {"error": "TimeoutExpired", "text": f"still compiling after {TIMEOUT} s"}
@@ -105,7 +106,7 @@ def compile_one(job: Job) -> dict[str, Any]:
             return {"error": f"exit status {child.returncode}", "text": " ".join(lines[-1:])[-400:]}
         # Options that this XLA does not know: each child finds out for itself, the reader is told once.
         notes = [line for line in child.stderr.splitlines() if line.startswith(compiler.NOTE)]
-        return json.loads(result.read_text()) | {"notes": notes}
+        return json.loads(result.read_text(encoding="utf-8")) | {"notes": notes}
 
 
 def environment() -> dict[str, str]:

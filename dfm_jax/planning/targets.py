@@ -77,12 +77,12 @@ def load(name: str, target: str | None = None) -> Chip:
     """The chip called `name`, or described by the file `name`; UsageError where it is neither."""
     target = target or name
     if name in known():
-        return read(name, (_shipped() / f"{name}.txtpb").read_text())
+        return read(name, (_shipped() / f"{name}.txtpb").read_text(encoding="utf-8"))
     file = pathlib.Path(name)
     if not file.is_file():
         raise UsageError(f"target={target}: accepted chips are {', '.join(known())}, or the path of a description")
     try:
-        return read(file.stem, file.read_text())
+        return read(file.stem, file.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise UsageError(f"target={target}: accepted is a text file; {name} is none") from error
 

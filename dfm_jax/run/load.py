@@ -15,52 +15,99 @@ from jax import Array
 
 from dfm_jax import config as configs
 from dfm_jax.checkpoints.store import Checkpoints
-from dfm_jax.config import NETWORK, Config
+from dfm_jax.config import Config
+from dfm_jax.config.accepted import MOST_TIMES
 from dfm_jax.data import Tokenizer, get_tokenizer
-from dfm_jax.evaluation.prompts import Prompt
-from dfm_jax.experiment import tables
+from dfm_jax.evaluation.generation import generate, to_text
+from dfm_jax.evaluation.likelihood import LikelihoodResult, estimate_likelihood
+from dfm_jax.evaluation.prompts import Prompt, parse_prompt
+from dfm_jax.evaluation.settings import EvaluationSettings
+from dfm_jax.experiment import conditions, tables
 from dfm_jax.experiment.problem import Problem, get_model_config, get_problem
 from dfm_jax.models import sharding
-from dfm_jax.models.transformer import Transformer
+from dfm_jax.models.transformer import Transformer, count_parameters
+from dfm_jax.run import arguments
+from dfm_jax.run.network import check_same_network
 from dfm_jax.runtime import cache, compiler
-from dfm_jax.runtime.errors import UsageError, WorldError
+from dfm_jax.runtime.errors import WorldError
 from dfm_jax.runtime.mesh import MeshShape, make_mesh
 from dfm_jax.runtime.rng import noise_key
 
 # The part of a checkpoint that evaluation uses: the average where one was kept, else the parameters.
 EVALUATED = ("ema", "model")
-# No fine-tuning makes these right: with another tokenizer or number of heads the same rows and columns are others.
-NEVER_CHANGED = ("tokenizer.name", "model.n_heads")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Run:
-    """A model with all that is needed to use it. `model` is the average of the parameters where one was kept."""
+    """A trained model with all that is needed to use it.
+
+    Lists, numpy and jax arrays are taken alike; what cannot be used is a ValueError that names the argument.
+
+    Attributes:
+        folder: of the run.
+        config: its settings, frozen: `run.config.optim.lr`.
+        step: updates applied to the parameters.
+        tokenizer: `encode_batch(texts)` to ids, `decode(ids)` to a text.
+        problem: path, source and objective, see `dfm_jax.flow`.
+        model: the network; the average of the parameters where the run keeps one.
+        mesh: the devices that it lies on.
+    """
 
     folder: pathlib.Path
     config: Config
-    step: int  # updates applied
+    step: int
     tokenizer: Tokenizer
     problem: Problem
     model: Transformer
     mesh: jax.sharding.Mesh
 
-    def logits(self, x_t: Array, t: Array) -> Array:
-        """(B, L, S) float32 logits as the parametrisation emits them, from x_t (B, L) int32 and t (B,) in [0, 1]."""
-        if x_t.ndim != 2 or t.shape != x_t.shape[:1]:
-            raise ValueError(f"x_t {x_t.shape}, t {t.shape}: accepted (B, L) and (B,)")
+    def __repr__(self) -> str:
+        flow, model = self.config.flow, self.model.config
+        return (
+            f"Run('{self.folder}', step={self.step}): {count_parameters(model):,} parameters, "
+            f"{self.config.tokenizer.name} tokenizer, length {model.length}\n"
+            f"  {flow.path} path from {flow.source_distribution}, {flow.loss_function}; "
+            f"on {self.mesh.size} {self.mesh.devices.flat[0].platform} device{'s' * (self.mesh.size > 1)}"
+        )
+
+    def logits(self, x_t: Any, t: Any) -> Array:
+        """(B, L, S) float32 logits as the parametrisation emits them, for S = `problem.source.num_states`.
+
+        Args:
+            x_t: (B, L) integer states from 0 to S - 1, L at most `config.model.length`.
+            t: time in [0, 1], one number or (B,).
+
+        Raises:
+            ValueError: naming the argument.
+
+        Example:
+            >>> run.logits([[72, 101, 256]], 0.5).shape
+            (1, 3, 384)
+        """
+        if not arguments.is_spread(x_t):
+            x_t = arguments.ids("x_t", x_t, below=self.problem.source.num_states, longest=self.config.model.length)
+            t = arguments.times("t", t, len(x_t))
         return self._logits(self.model, jnp.asarray(x_t, jnp.int32), jnp.asarray(t, jnp.float32))
 
     def sample(self, num: int = 4, *, prompt: str | None = None, trim: bool = False, **options: Any) -> list[str]:
-        """`num` texts. prompt: a beginning, or a text with <gap:N>; trim: end at the first end of text.
+        """`num` texts; none are an empty list.
 
-        options: as in `sample_tokens`.
+        Args:
+            prompt: a beginning, or a text with <gap:N> where N tokens are to be filled in.
+            trim: end each text at its first end of text.
+            options: as in `sample_tokens`, such as steps=64, temperature=0.9, seed=1.
+
+        Raises:
+            ValueError: naming the argument.
+
+        Example:
+            >>> run.sample(2, prompt="Once upon a time", steps=64)
         """
-        from dfm_jax.evaluation.generation import to_text
-        from dfm_jax.evaluation.prompts import parse_prompt
-
-        length = options.get("length") or self.config.model.length
-        prompts = () if prompt is None else (parse_prompt(prompt, self.tokenizer, length),)
+        if prompt is not None and not isinstance(prompt, str):
+            arguments.refuse("prompt", prompt, "a text")
+        length = self._length(options.get("length"))
+        with arguments.as_value_errors():
+            prompts = () if prompt is None else (parse_prompt(prompt, self.tokenizer, length),)
         tokens = self.sample_tokens(num, prompts=prompts, **options)
         return [to_text(row, self.tokenizer, trim=trim) for row in tokens]
 
@@ -70,27 +117,60 @@ class Run:
         *,
         steps: int | None = None,
         method: str | None = None,
-        temperature: float | None = None,
+        temperature: Any = None,
         top_p: float | None = None,
         seed: int | None = None,
         length: int | None = None,
         batch_size: int | None = None,
         prompts: Sequence[Prompt] = (),
     ) -> np.ndarray:
-        """(num, L) int32 token ids. What is None is as the config's sampling group says.
+        """(num, L) int32 token ids; sequence i depends on (seed, i) alone, not on num, batch_size or the mesh.
 
-        Sequence i depends on (seed, i) alone, not on num, batch_size or the mesh. prompts: used in turn.
+        What is None is as the config's sampling group says.
+
+        Args:
+            steps: of the sampler, 1 or more.
+            method: its step, with options: 'exact', 'euler', 'two_stage:div_free=1', ...
+            temperature: of the posterior, 0 or more, or a function of t. top_p: its nucleus, in (0, 1].
+            length: L, at most `config.model.length`.
+            batch_size: sequences per batch over all devices, a multiple of their number.
+            prompts: `Prompt`s of length L, used in turn; see `dfm_jax.evaluation.prompts.parse_prompt`.
+
+        Raises:
+            ValueError: naming the argument.
         """
-        from dfm_jax.evaluation.generation import generate
-        from dfm_jax.evaluation.settings import EvaluationSettings
-
-        changes = {"steps": steps, "method": method, "temperature": temperature, "top_p": top_p, "seed": seed}
+        num, length = arguments.integer("num", num, 0), self._length(length)
+        changes: dict[str, Any] = {"length": length}
+        if steps is not None:
+            changes["steps"] = arguments.integer("steps", steps, 1, MOST_TIMES)
+        if temperature is not None:
+            changes["temperature"] = (
+                temperature
+                if callable(temperature)
+                else arguments.of_field("temperature", temperature, "sampling.temperature")
+            )
+        if top_p is not None:
+            changes["top_p"] = arguments.of_field("top_p", top_p, "sampling.top_p")
+        if seed is not None:
+            changes["seed"] = arguments.integer("seed", seed, 0)
+        if method is not None:
+            changes["method"] = arguments.of_field("method", method, "sampling.method")
+            with arguments.as_value_errors("config.sampling."):
+                conditions.check(configs.replace(self.config, {"sampling.method": method}))
+        for prompt in prompts:
+            if not isinstance(prompt, Prompt) or prompt.tokens.shape != (length,) or prompt.fixed.shape != (length,):
+                raise ValueError(f"prompts: expected Prompts of length {length}, as parse_prompt makes them")
         settings = dataclasses.replace(
-            EvaluationSettings.from_config(self.config, self.tokenizer.vocab_size).sampling,
-            **{name: value for name, value in {**changes, "length": length}.items() if value is not None},
+            EvaluationSettings.from_config(self.config, self.tokenizer.vocab_size).sampling, **changes
         )
         devices = self.mesh.size
-        rows = batch_size or min(self.config.sampling.batch_size, -(-num // devices)) * devices
+        rows = min(self.config.sampling.batch_size, -(-max(num, 1) // devices)) * devices
+        if batch_size is not None:
+            rows = arguments.integer("batch_size", batch_size, 1)
+            if rows % devices:
+                arguments.refuse("batch_size", rows, f"a multiple of the {devices} devices")
+        if num == 0:
+            return np.zeros((0, length), np.int32)
         return generate(
             self.model,
             self.problem,
@@ -102,15 +182,33 @@ class Run:
             deterministic=self.config.training.deterministic,
         )
 
-    def likelihood(self, token_blocks: np.ndarray, *, time_points: int | None = None, seed: int = 0):
-        """Bounds on -log p of blocks (n, L) int32: {name: LikelihoodResult}, nats per token with standard error."""
-        from dfm_jax.evaluation.likelihood import estimate_likelihood
+    def likelihood(
+        self, token_blocks: Any, *, time_points: int | None = None, seed: int = 0
+    ) -> dict[str, LikelihoodResult]:
+        """Upper bounds on -log p of blocks of tokens, by name: `.nats_per_token` with `.stderr` over the blocks.
 
-        blocks = np.asarray(token_blocks, np.int32)
-        if blocks.ndim != 2 or blocks.shape[1] > self.config.model.length:
-            raise ValueError(f"token_blocks {blocks.shape}: accepted (n, L) with L <= {self.config.model.length}")
+        Args:
+            token_blocks: (n, L) integer ids from 0 to `tokenizer.vocab_size` - 1, n >= 1, L at most
+                `config.model.length`.
+            time_points: at which the integrand is averaged, 1 or more; None is `config.eval.time_points`.
+            seed: of the noise.
+
+        Raises:
+            ValueError: naming the argument.
+
+        Example:
+            >>> ids = run.tokenizer.encode_batch(["The same text."])
+            >>> {name: bound.nats_per_token for name, bound in run.likelihood(ids, time_points=128).items()}
+        """
+        config = self.config
+        blocks = arguments.ids(
+            "token_blocks", token_blocks, below=self.tokenizer.vocab_size, longest=config.model.length
+        )
+        points = config.eval.time_points
+        if time_points is not None:
+            points = arguments.of_field("time_points", time_points, "eval.time_points")
         rows = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        size = -(-min(len(blocks), self.config.eval.batch_size) // rows) * rows
+        size = -(-min(len(blocks), config.eval.batch_size) // rows) * rows
         padded = np.concatenate([blocks, np.zeros((-len(blocks) % size, blocks.shape[1]), np.int32)])
         weights = (np.arange(len(padded)) < len(blocks)).astype(np.float32)
         batches = [(padded[i : i + size], weights[i : i + size]) for i in range(0, len(padded), size)]
@@ -118,12 +216,17 @@ class Run:
             self.model,
             self.problem,
             batches,
-            key=noise_key(seed, "likelihood"),
-            time_points=time_points or self.config.eval.time_points,
+            key=noise_key(arguments.integer("seed", seed, 0), "likelihood"),
+            time_points=points,
             mesh=self.mesh,
-            deterministic=self.config.training.deterministic,
+            deterministic=config.training.deterministic,
             count_bytes=lambda row: len(self.tokenizer.decode_bytes(row)),
         )
+
+    def _length(self, length: Any) -> int:
+        """The length of samples: the model's, or a shorter one."""
+        longest = self.config.model.length
+        return longest if length is None else arguments.integer("length", length, 1, longest)
 
     @functools.cached_property
     def _logits(self):
@@ -149,10 +252,24 @@ def load(folder: str | os.PathLike, *, step: int | None = None, mesh: jax.shardi
     Raises:
         WorldError: there is no run or no intact checkpoint, or its arrays are not the config's model.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(folder).expanduser()
     if not (folder / "config.json").is_file():
         raise WorldError(f"workdir={folder}: accepted the folder of a run, with its config.json")
     return load_with(configs.load_run(folder), folder, step=step, mesh=mesh)
+
+
+def check_folder(config: Config, folder: pathlib.Path, step: int | None = None) -> Checkpoints:
+    """The checkpoints of the run in `folder`, which hold the network of `config`. Reads no array.
+
+    Raises:
+        WorldError: there is no checkpoint, or none of `step`.
+        UsageError: a field of `NETWORK` is not what the checkpoint was trained with.
+    """
+    checkpoints = Checkpoints(folder / "checkpoints")
+    if checkpoints.latest_step() is None:
+        raise WorldError(f"workdir={folder}: accepted a run with a checkpoint; this one has none yet")
+    check_same_network(checkpoints.metadata(step).get("config", {}), config, folder)
+    return checkpoints
 
 
 def load_with(
@@ -166,10 +283,7 @@ def load_with(
         UsageError: a field of `NETWORK` is not what the checkpoint was trained with.
     """
     cache.use(config.training.compilation_cache, only_if_none=True)
-    checkpoints = Checkpoints(folder / "checkpoints")
-    if checkpoints.latest_step() is None:
-        raise WorldError(f"workdir={folder}: accepted a run with a checkpoint; this one has none yet")
-    check_same_network(checkpoints.metadata(step).get("config", {}), config, folder)
+    checkpoints = check_folder(config, folder, step)
     tokenizer = get_tokenizer(config.tokenizer.name)
     problem = get_problem(config, tokenizer.vocab_size, **tables.of_run(config, tokenizer.vocab_size, folder))
     mesh = mesh or make_mesh(MeshShape())
@@ -181,57 +295,3 @@ def load_with(
     )
     at, model = checkpoints.restore_subtree(abstract, *EVALUATED, step=step)
     return Run(folder, config, at, tokenizer, problem, model, mesh)
-
-
-def check_same_network(saved: dict[str, dict[str, Any]], config: Config, folder: pathlib.Path) -> None:
-    """UsageError where a field of `NETWORK` differs from that of the checkpoint's config `saved`."""
-    for field, (trained, given) in other_network(saved, config).items():
-        raise UsageError(f"config.{field} = {given}: expected {trained}, which {folder} was trained with")
-
-
-def check_restorable(saved: dict[str, dict[str, Any]], config: Config, folder: pathlib.Path) -> None:
-    """UsageError where the network of `config`, which starts from a checkpoint of config `saved`, means another thing.
-
-    Fields of `NETWORK` that `checkpoint.restore_changed` names may differ, all but those of `NEVER_CHANGED`.
-    """
-    named = config.checkpoint.restore_changed
-    for field in named:
-        if field not in NETWORK or field in NEVER_CHANGED:
-            allowed = [name for name in NETWORK if name not in NEVER_CHANGED]
-            raise UsageError(f"config.checkpoint.restore_changed = {field}: expected some of {', '.join(allowed)}")
-    refused = {field: pair for field, pair in other_network(saved, config).items() if field not in named}
-    if not refused:
-        return
-    fields = ", ".join(f"config.{field} = {given}" for field, (_, given) in refused.items())
-    trained = ", ".join(str(value) for value, _ in refused.values())
-    line = f"{fields}: expected {trained}, which {folder} was trained with"
-    if never := [field for field in refused if field in NEVER_CHANGED]:
-        raise UsageError(f"{line} ({', '.join(never)} cannot change)")
-    raise UsageError(f"{line}, or --config.checkpoint.restore_changed={','.join([*named, *refused])} to change that")
-
-
-def other_network(saved: dict[str, dict[str, Any]], config: Config) -> dict[str, tuple[Any, Any]]:
-    """{field: (value in `saved`, value in `config`)} of the fields of `NETWORK` that differ.
-
-    What the checkpoint does not have is newer than it, and was then what its default is.
-    """
-    was = configs.modern(configs.flatten(saved))
-    if not was:
-        return {}
-    if config.flow.source_distribution != "mask":
-        was.pop("model.suppress_mask_logit", None)  # there is none to suppress
-    masked = [field for field in NETWORK if field != "model.suppress_mask_logit" or field in was]
-    trained = {field: was.get(field, configs.TABLE[field].default) for field in masked}
-    return {field: (value, config[field]) for field, value in trained.items() if config[field] != value}
-
-
-def split_reference(text: str) -> tuple[pathlib.Path, int | None]:
-    """'RUN' or 'RUN:STEP' as a folder and a step. A folder whose own name ends in ':' and a number is that folder."""
-    folder, colon, step = text.rpartition(":")
-    if not colon or pathlib.Path(text).is_dir():
-        return pathlib.Path(text), None
-    if not (step.isascii() and step.isdigit()):
-        raise UsageError(
-            f"config.checkpoint.restore_from = {text}: there is no such folder; expected RUN or RUN:STEP, STEP a number"
-        )
-    return pathlib.Path(folder), int(step)

@@ -80,7 +80,7 @@ def machine() -> str:
     Home folders are shared between unlike machines, and jax does not tell their processors apart.
     """
     try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from dfm_jax.runtime import utf8
 from dfm_jax.runtime.errors import WorldError
 
 
@@ -56,7 +57,7 @@ def replacing(path: str | os.PathLike, *, durable: bool = False) -> Iterator[Bin
 def write_atomically(path: str | os.PathLike, content: str | bytes, *, durable: bool = False) -> None:
     """Replaces `path` by `content` (text as UTF-8), as `replacing` does."""
     with replacing(path, durable=durable) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(utf8.encoded(content) if isinstance(content, str) else content)
 
 
 def write_json_atomically(path: str | os.PathLike, value: Any, *, durable: bool = False) -> None:
@@ -71,7 +72,7 @@ def read_json(path: str | os.PathLike) -> Any:
       WorldError: the file is missing, unreadable or no JSON.
     """
     try:
-        return json.loads(pathlib.Path(path).read_text())
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise WorldError(f"{path}: accepted a readable JSON file ({error})") from None
 

@@ -17,15 +17,22 @@ class GracefulStop:
     which needs no bytecode boundary of the main thread. Enter it on the main thread, after
     `jax.distributed.initialize`.
 
+    For a library's caller, such as a notebook (`ends_process=False`), the second SIGINT raises KeyboardInterrupt
+    instead, and outside the main thread, where Python has no signals, the context does nothing.
+
     Attributes:
       requested: a signal has come.
       signal_name: its name ("SIGTERM"), or None.
     """
 
-    def __init__(self, *, announce: str = "finishing the step and saving; once more ends at once"):
+    def __init__(
+        self, *, announce: str = "finishing the step and saving; once more ends at once", ends_process: bool = True
+    ):
         self.signal_name: str | None = None
         self._announce = announce
-        self._interrupts = 0
+        self._ends_process = ends_process
+        self._entered = False
+        self._interrupts = self._handled = 0  # SIGINTs that the thread, and Python's handler, have seen
         self._restore: dict[signal.Signals, Any] = {}
 
     @property
@@ -33,16 +40,21 @@ class GracefulStop:
         return self.signal_name is not None
 
     def __enter__(self) -> "GracefulStop":
+        if not self._ends_process and threading.current_thread() is not threading.main_thread():
+            return self
+        self._entered = True
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._old_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._restore[number] = signal.signal(number, _ignore)
+            self._restore[number] = signal.signal(number, self._handle)
         self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *exception) -> None:
+        if not self._entered:
+            return
         for number, handler in self._restore.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._old_wakeup)
@@ -59,7 +71,7 @@ class GracefulStop:
     def _on_signal(self, number: signal.Signals) -> None:
         if number == signal.SIGINT:
             self._interrupts += 1
-            if self._interrupts == 2:
+            if self._interrupts == 2 and self._ends_process:
                 sys.stderr.write("\nended by a second interrupt; the last checkpoint is kept\n")
                 sys.stderr.flush()
                 os._exit(130)
@@ -68,6 +80,9 @@ class GracefulStop:
             sys.stderr.write(f"\n{number.name}: {self._announce}\n")
             sys.stderr.flush()
 
-
-def _ignore(number: int, frame: FrameType | None) -> None:
-    """A Python handler must exist for the wake-up descriptor to be written to; the thread does the work."""
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        """A Python handler must exist for the wake-up descriptor to be written to; the thread does the work."""
+        if number == signal.SIGINT and not self._ends_process:
+            self._handled += 1
+            if self._handled == 2:
+                raise KeyboardInterrupt

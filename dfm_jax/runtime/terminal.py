@@ -1,8 +1,12 @@
 """What a run says on the terminal: lines, and how far it is."""
 
 import os
+import pathlib
+import shlex
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from tqdm import tqdm
 
@@ -16,6 +20,14 @@ def note(line: str) -> None:
 def warn(line: str) -> None:
     """As `note`, marked as a warning."""
     note(f"warning: {line}")
+
+
+def command(flags: Mapping[str, Any]) -> str:
+    """A command of this program that a shell understands, started as this one was: {"workdir": "my run"} ->
+    `python main.py --workdir='my run'`."""
+    started = sys.argv[0] if sys.argv else ""
+    program = shlex.quote(started) if pathlib.Path(started).name == "main.py" else "-m dfm_jax"
+    return " ".join(["python", program, *(f"--{name}={shlex.quote(str(value))}" for name, value in flags.items())])
 
 
 class Progress:

@@ -143,6 +143,7 @@ def train(
     metadata: dict[str, Any],
     writer: MetricsWriter,
     reports: Reports,
+    stop: GracefulStop | None = None,
 ) -> tuple[TrainState, bool]:
     """Updates `state` up to step `optim.n_iters`, or until a signal asks to stop.
 
@@ -152,7 +153,8 @@ def train(
     `train/mfu` if the chip's peak is known.
 
     A state whose last update was not finite is not saved. A checkpoint that is due then is saved after the next finite
-    update. A checkpoint after which no update was finite is set aside.
+    update. A checkpoint after which no update was finite is set aside. stop: how signals stop the run, see
+    `GracefulStop`.
 
     Returns: the last state, and whether the run is finished.
 
@@ -171,7 +173,7 @@ def train(
     pending: tuple[int, dict[str, Any], Any] | None = None
     bad = 0  # updates in a row that were not finite, up to the last one that was read
 
-    def account(at: int, metrics: dict[str, Any], stop: Any) -> bool:
+    def account(at: int, metrics: dict[str, Any], asked: Any) -> bool:
         """Reads the metrics of update `at` and logs them if they are due. Returns whether the run must stop."""
         nonlocal started, last_line, bad
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -195,7 +197,7 @@ def train(
             started, last_line = time.monotonic(), at
         if bad >= config.training.max_bad_steps:
             raise not_finite(at, f"config.training.max_bad_steps = {config.training.max_bad_steps}: ")
-        return bool(stop)
+        return bool(asked)
 
     def not_finite(at: int, why: str = "") -> WorldError:
         """The error of a run that ends at step `at` with updates that were not finite. Sets their checkpoint aside."""
@@ -220,7 +222,7 @@ def train(
         started += time.monotonic() - pause  # reports do not count as training time
 
     with (
-        GracefulStop() as signals,
+        stop or GracefulStop() as signals,
         Progress(total=n_iters, start=step, every=config.logging.log_freq, enabled=processes.is_first()) as progress,
         contextlib.closing(batches_from(trainer, stream, step)) as batches,
     ):
@@ -228,12 +230,12 @@ def train(
         if step and not processes.from_first(any(not name.startswith("train/") for name in writer.logged)):
             report(step)  # the run ended between its checkpoint and its report
         while step < n_iters and not stopping:
-            stop = agreement.ask(signals.requested)
+            asked = agreement.ask(signals.requested)
             state, metrics = trainer.step(state, next(batches))
             if pending is not None:
                 stopping = account(*pending)
             step += 1
-            pending = step, metrics, stop
+            pending = step, metrics, asked
             last = step == n_iters
             owed = owed or last or is_due(step, config.training.snapshot)
             due = is_due(step, config.training.eval_freq) or is_due(step, config.training.perplexity_freq)

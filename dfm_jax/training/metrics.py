@@ -97,7 +97,7 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
             values = json.loads(line)
             if isinstance(values["step"], int):
                 lines.append(values)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return lines
 
@@ -209,7 +209,9 @@ class _WandB:
         if not id_file.exists():
             files.write_atomically(id_file, secrets.token_hex(4))
         try:
-            self._run = wandb.init(dir=str(workdir), id=id_file.read_text().strip(), resume="allow", **settings)
+            self._run = wandb.init(
+                dir=str(workdir), id=id_file.read_text(encoding="utf-8").strip(), resume="allow", **settings
+            )
         except (wandb.Error, OSError) as error:
             raise WorldError(
                 "config.logging.enable_wandb=True: accepted with a W&B login, or WANDB_MODE=offline "

@@ -1,6 +1,7 @@
 """Which fields of the config may change when a run is continued."""
 
 import os
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +53,8 @@ def check(
     if refused:
         raise WorldError(
             f"workdir = {os.fspath(workdir)}: expected the config that its run was begun with, another --workdir, or "
-            f"--config.checkpoint.restore_from={os.fspath(workdir)} in a new one; changed are {'; '.join(refused)}"
+            f"--config.checkpoint.restore_from={shlex.quote(os.fspath(workdir))} in a new one; "
+            f"changed are {'; '.join(refused)}"
         )
     return accepted
 

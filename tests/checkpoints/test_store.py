@@ -244,11 +244,13 @@ def test_one_array_is_read_by_its_name_without_a_model(saved, capfd):
     found = checkpoints.array("model.head.kernel")
     assert isinstance(found, np.ndarray) and found.dtype == jnp.bfloat16
     np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(checkpoints.array("model.head.kernel", 10), make_state(10)["model"]["head"]["kernel"])
+    np.testing.assert_array_equal(
+        checkpoints.array("model.head.kernel", step=10), make_state(10)["model"]["head"]["kernel"]
+    )
     with pytest.raises(WorldError, match=r"has no array model\.tail; expected one of model\.blocks\.kernel, "):
         checkpoints.array("model.tail")
     with pytest.raises(WorldError, match="step=15: accepted"):
-        checkpoints.array("model.head.kernel", 15)
+        checkpoints.array("model.head.kernel", step=15)
     damage_byte(largest_file(saved / "20"))
     np.testing.assert_array_equal(checkpoints.array("model.head.kernel"), make_state(10)["model"]["head"]["kernel"])
 

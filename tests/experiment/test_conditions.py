@@ -2,9 +2,10 @@
 
 import pytest
 
-from dfm_jax import command_line, config, flow
+from dfm_jax import config, flow
+from dfm_jax.cli import command_line
 from dfm_jax.experiment import conditions, problem
-from dfm_jax.flow.metric import MOST_TOKENS_FOR_BOUND
+from dfm_jax.flow.paths.metric.path import MOST_TOKENS_FOR_BOUND
 from dfm_jax.runtime.errors import UsageError
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import dfm_jax
-from dfm_jax import command_line, commands
+from dfm_jax import cli
 from dfm_jax import config as configs
+from dfm_jax.cli import command_line
 from dfm_jax.experiment import tables
 from dfm_jax.runtime import files
 from dfm_jax.runtime.errors import WorldError
@@ -30,8 +31,7 @@ def train(config: str, workdir, text, *fields: str) -> None:
     place = [f"data.train={text}/text.txt", f"data.valid={text}/text.txt", f"data.cache_dir={text}"]
     flags = [f"--config.{field}" for field in (*TINY, *place, "tokenizer.name=bytes", *fields)]
     assert (
-        commands.run(command_line.parse(["main.py", f"--config=configs/{config}.py", f"--workdir={workdir}", *flags]))
-        == 0
+        cli.run(command_line.parse(["main.py", f"--config=configs/{config}.py", f"--workdir={workdir}", *flags])) == 0
     )
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import runs
-from dfm_jax import command_line, commands, flow
+from dfm_jax import cli, flow
 from dfm_jax.checkpoints.store import Checkpoints
+from dfm_jax.cli import command_line
 from dfm_jax.runtime.errors import WorldError
 from dfm_jax.training import step as step_module
 
@@ -34,7 +35,7 @@ def in_a_folder_with_a_text(tmp_path, monkeypatch):
 
 def train(**fields) -> int:
     overrides = SMALL | {name.replace("__", "."): value for name, value in fields.items()}
-    return commands.run(command_line.parse(runs.command("run", "data", overrides)[1:]))
+    return cli.run(command_line.parse(runs.command("run", "data", overrides)[1:]))
 
 
 def poison(monkeypatch, *updates: int) -> None:

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 import runs
-from dfm_jax import command_line, commands, flow
+from dfm_jax import cli, flow
 from dfm_jax.checkpoints.store import Checkpoints
+from dfm_jax.cli import command_line
 from dfm_jax.training import metrics
 from dfm_jax.training import step as step_module
 
@@ -53,7 +54,7 @@ def test_sigterm_a_second_run_and_a_damaged_checkpoint(quiet, tmp_path):
     assert run.wait_until(lambda: lines(workdir) >= 7)
     run.signal(signal.SIGSTOP)  # it must not be done before the second has started
     told = runs.finish(runs.Run(words), status=1)
-    assert told.splitlines()[-1].startswith(f"error: workdir={workdir}: accepted a folder that no other run is using")
+    assert told.splitlines()[-1].startswith(f"error: workdir = {workdir}: expected a folder that no other run is using")
     assert f"process {run.process.pid} on " in told
     run.signal(signal.SIGTERM)
     run.signal(signal.SIGCONT)
@@ -157,7 +158,7 @@ def test_a_batch_that_is_not_finite_is_skipped(quiet, tmp_path, monkeypatch, cap
     workdir = tmp_path / "run"
     overrides = runs.TINY | {"optim.n_iters": 9, "training.snapshot": 1, "checkpoint.keep_last": 9}
     words = runs.command(workdir, quiet / "data", overrides)
-    assert commands.run(command_line.parse(words[1:])) == 0
+    assert cli.run(command_line.parse(words[1:])) == 0
     assert "step 7: loss nan" in capfd.readouterr().err
     logged = {line["step"]: line for line in runs.logged(workdir) if "train/loss" in line}
     assert logged[7]["train/loss"] is None and logged[7]["train/bad_steps"] == 1

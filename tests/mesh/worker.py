@@ -18,8 +18,8 @@ import jax
 import numpy as np
 
 from configs import quickstart
-from dfm_jax import command_line
 from dfm_jax.checkpoints import tree_names
+from dfm_jax.cli import command_line
 from dfm_jax.data import get_tokenizer
 from dfm_jax.experiment.streams import get_stream
 from dfm_jax.runtime import processes

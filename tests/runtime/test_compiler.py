@@ -87,7 +87,7 @@ def test_what_is_asked_for():
 
 
 # What may call jax.jit by itself; its docstring has to say why.
-ALONE = {"dfm_jax/runtime/compiler.py", "dfm_jax/flow/solvers.py", "dfm_jax/runtime/processes.py"}
+ALONE = {"dfm_jax/runtime/compiler.py", "dfm_jax/flow/samplers/solver.py", "dfm_jax/runtime/processes.py"}
 
 
 def test_every_program_takes_its_options_from_one_place():

@@ -3,12 +3,16 @@
 import fcntl
 import os
 import pty
+import shlex
 import struct
 import subprocess
 import sys
 import termios
 import textwrap
 
+import pytest
+
+from dfm_jax.runtime import terminal
 from dfm_jax.runtime.terminal import Progress, note, warn
 
 
@@ -55,3 +59,14 @@ def test_notes_and_warnings(capsys):
     note("a")
     warn("b")
     assert capsys.readouterr().err == "a\nwarning: b\n"
+
+
+@pytest.mark.parametrize("folder", ["runs/a", "my run", "a'b", "$HOME;rm *", "한국어 ±", "a\nb", "-x"])
+@pytest.mark.parametrize("started", ["main.py", "../my code/main.py", "/usr/bin/dfm_jax", "/x/dfm_jax/__main__.py", ""])
+def test_a_printed_command_is_one_for_the_shell(monkeypatch, folder, started):
+    monkeypatch.setattr(sys, "argv", [started])
+    words = shlex.split(terminal.command({"mode": "sample", "workdir": folder, "prompt": "The "}))
+    program = [started] if started.endswith("main.py") and "__" not in started else ["-m", "dfm_jax"]
+    assert words == ["python", *program, "--mode=sample", f"--workdir={folder}", "--prompt=The "]
+    done = subprocess.run(["sh", "-c", f"printf %s {shlex.quote(folder)}"], capture_output=True, check=True)
+    assert done.stdout == folder.encode()

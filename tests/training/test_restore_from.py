@@ -5,12 +5,13 @@ import pathlib
 import pytest
 
 import dfm_jax
-from dfm_jax import command_line, commands
+from dfm_jax import cli
 from dfm_jax.checkpoints.store import Checkpoints
-from dfm_jax.commands.train import first_state
+from dfm_jax.cli import command_line
+from dfm_jax.config import NETWORK, NEVER_CHANGED
 from dfm_jax.experiment import conditions, tables
 from dfm_jax.experiment.problem import get_problem
-from dfm_jax.run.load import NETWORK, NEVER_CHANGED
+from dfm_jax.run.begin import first_state
 from dfm_jax.runtime.errors import UsageError
 from dfm_jax.runtime.mesh import MeshShape, make_mesh
 from dfm_jax.training.loop import make_trainer
@@ -27,7 +28,7 @@ def origin(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("origin") / "run"
     words = ["--mode=import", f"--from={FIXTURES / 'checkpoint_uniform.pth'}", f"--workdir={folder}"]
     words += ["--config=configs/uniform_gkl.py", "--config.tokenizer.name=ids:37", *SHAPE]
-    assert commands.run(command_line.parse(["main.py", *words])) == 0
+    assert cli.run(command_line.parse(["main.py", *words])) == 0
     return folder
 
 

@@ -5,8 +5,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from dfm_jax import command_line, commands
+from dfm_jax import cli
 from dfm_jax.checkpoints.store import Checkpoints
+from dfm_jax.cli import command_line
 from dfm_jax.training import metrics
 
 FIELDS = {
@@ -39,7 +40,7 @@ def train(workdir: str, **fields) -> list[dict]:
     overrides = FIELDS | {name.replace("__", "."): value for name, value in fields.items()}
     words = ["--config=configs/quickstart.py", f"--workdir={workdir}"]
     words += [f"--config.{name}={value}" for name, value in overrides.items()]
-    assert commands.run(command_line.parse(["main.py", *words])) == 0
+    assert cli.run(command_line.parse(["main.py", *words])) == 0
     return metrics.read(pathlib.Path(workdir) / "metrics.jsonl")
 
 

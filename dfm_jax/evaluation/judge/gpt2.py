@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ class GPT2Config:
         Raises:
             ValueError: another architecture, or a variant of GPT-2 that this module does not support.
         """
-        given = json.loads(path.read_text())
+        given = _json(path)
         computed = {
             "model_type": "gpt2",
             "activation_function": "gelu_new",
@@ -150,13 +151,9 @@ def load_gpt2(folder: str | os.PathLike, dtype: str = "float32") -> GPT2:
     """
     folder = pathlib.Path(folder)
     config = GPT2Config.from_json(folder / "config.json", dtype)
-    index = folder / "model.safetensors.index.json"
-    files = ["model.safetensors"]
-    if index.exists():
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     # The hub's own files lack the prefix that `save_pretrained` writes.
     tensors = {
-        name.removeprefix("transformer."): value for file in files for name, value in _read(folder / file).items()
+        name.removeprefix("transformer."): value for file in _files(folder) for name, value in _read(file).items()
     }
 
     def fill(path, leaf):
@@ -173,6 +170,22 @@ def load_gpt2(folder: str | os.PathLike, dtype: str = "float32") -> GPT2:
 
     abstract = jax.eval_shape(lambda key: GPT2(config, rngs=nnx.Rngs(key)), jax.random.key(0))
     return jax.tree_util.tree_map_with_path(fill, abstract)
+
+
+def check_gpt2(folder: pathlib.Path) -> None:
+    """Whether `load_gpt2` will find its files in the folder; reads no tensor. Raises as it does."""
+    GPT2Config.from_json(folder / "config.json")
+    for file in _files(folder):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: there is no such file")
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files of the tensors: one, or the shards that the index names."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return [folder / "model.safetensors"]
+    return [folder / name for name in sorted(set(_json(index)["weight_map"].values()))]
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -208,3 +221,10 @@ def find_gpt2(name: str) -> pathlib.Path:
         f"{name}: {reason}; on a machine with network run `hf download {repository} config.json "
         "model.safetensors --local-dir DIR` and give DIR"
     )
+
+
+def _json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deep; expected the JSON of a GPT-2") from None

@@ -1,6 +1,7 @@
 """Generative perplexity: how likely samples are under GPT-2, in the two conventions that papers use."""
 
 import functools
+import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dfm_jax.data import Tokenizer
-from dfm_jax.evaluation.judge.gpt2 import GPT2, find_gpt2, load_gpt2
+from dfm_jax.evaluation.judge.gpt2 import GPT2, check_gpt2, find_gpt2, load_gpt2
 from dfm_jax.runtime import compiler
 from dfm_jax.runtime.errors import WorldError
 
@@ -164,6 +165,23 @@ def _place(tree, sharding: NamedSharding | None):
     return jax.tree.map(
         lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: np.asarray(x)[index]), tree
     )
+
+
+def find_judge(name: str) -> pathlib.Path:
+    """The folder of the GPT-2 called `name` (a folder or a hub name), downloaded where it is not here; reads no tensor.
+
+    Raises:
+        WorldError: its files are not here and cannot be had, or are of another model; the line says which.
+    """
+    try:
+        folder = find_gpt2(name)
+        check_gpt2(folder)
+    except (OSError, ValueError) as error:
+        raise WorldError(
+            f"config.eval.judge = {name}: expected a GPT-2, or --config.eval.judge= for none; "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    return folder
 
 
 @functools.lru_cache(maxsize=1)

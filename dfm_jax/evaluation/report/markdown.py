@@ -11,7 +11,7 @@ from typing import Any
 from dfm_jax.evaluation.diversity import Diversity
 from dfm_jax.evaluation.judge.perplexity import Judgement
 from dfm_jax.evaluation.likelihood import LikelihoodResult
-from dfm_jax.runtime import files
+from dfm_jax.runtime import files, terminal
 from dfm_jax.runtime.errors import WorldError
 
 PROCESSES = {
@@ -93,6 +93,12 @@ def write_report(workdir: str | os.PathLike, report: Report) -> pathlib.Path:
     return path
 
 
+def as_filed(report: Report) -> Report:
+    """The report as `read_report` gives it back: plain values, None for what is no number."""
+    given = _plain(dataclasses.asdict(report))
+    return Report(**{**given, "missing": tuple(given["missing"])})
+
+
 def read_report(path: str | os.PathLike) -> Report:
     """Reads a report from its JSON. Raises WorldError if the file is not a report."""
     given = files.read_json(path)
@@ -110,7 +116,8 @@ def newest_report(workdir: str | os.PathLike) -> Report:
     newest = max((int(step) for step in steps if step.isdecimal()), default=None)
     if newest is None:
         raise WorldError(
-            f"compare={workdir}: accepted a run that was evaluated (python main.py --mode=eval --workdir={workdir})"
+            f"compare = {workdir}: expected a run that was evaluated "
+            f"({terminal.command({'mode': 'eval', 'workdir': workdir})})"
         )
     return read_report(pathlib.Path(workdir) / "eval" / f"step_{newest}.json")
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from dfm_jax import config as configs
-from dfm_jax.config import Config, hints, overrides, retired
+from dfm_jax.config import Config, find_config, hints, overrides, retired
 from dfm_jax.runtime.errors import UsageError
 
 RUNS = pathlib.Path("runs")
@@ -24,7 +24,10 @@ OPERANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "step": (("eval", "sample", "export"), "checkpoint to use; the newest if not given"),
     "from": (("import",), "checkpoint file of the PyTorch reference, or a safetensors file"),
     "format": (("export",), "safetensors (default) or pytorch"),
-    "output": (("export",), "file to write; RUN/export/step_N.* if not given"),
+    "output": (
+        ("export", "eval", "sample"),
+        "file that export writes; folder that eval and sample write into, where not the run's own",
+    ),
     "prompt": (("sample",), "text to continue, or a text with <gap:N> where N tokens are to be filled in"),
     "prompt_file": (("sample",), "file that holds the prompt"),
     "compare": (("eval",), "RUN,RUN,...: print their reports side by side and evaluate nothing"),
@@ -233,15 +236,6 @@ def resolve(mode: str, values: dict[str, Any]) -> tuple[dict[str, Any], pathlib.
         # The file itself tells the architecture; the rest is the published recipe.
         return Config().flat(), folder
     raise UsageError(f"config = (missing): expected --config=FILE, one of {configs.known_configs()}")
-
-
-def find_config(path: str) -> pathlib.Path:
-    """`path`, or where it does not exist the bundled file of that name: 'configs/NAME.py', or NAME alone."""
-    if not pathlib.Path(path).exists():
-        name = path.removeprefix("configs/").removesuffix(".py")
-        if (bundled := configs.bundled_configs() / f"{name}.py").is_file():
-            return bundled
-    return pathlib.Path(path)
 
 
 def is_run(folder: pathlib.Path) -> bool:

@@ -1,4 +1,4 @@
-"""`--mode=import` and `--mode=export`: a run from another program's checkpoint, and a checkpoint for other programs."""
+"""A run from another program's checkpoint, and a run's checkpoint for other programs."""
 
 import pathlib
 from typing import Any
@@ -12,7 +12,6 @@ from dfm_jax import optim
 from dfm_jax.checkpoints import pytorch
 from dfm_jax.checkpoints.layouts import LAYOUTS, Export, layout_of
 from dfm_jax.checkpoints.store import Checkpoints
-from dfm_jax.command_line import Command
 from dfm_jax.config import NETWORK, TABLE, Config
 from dfm_jax.data import vocabulary_size
 from dfm_jax.experiment import conditions
@@ -32,27 +31,29 @@ ARCHITECTURE = ("hidden_size", "cond_dim", "n_blocks", "n_heads", "mlp_ratio")
 OF_THE_MODEL = (*ARCHITECTURE, "length", "dropout", "time_scale", "time_conditioning", "qk_norm", "tie_embeddings")
 
 
-def run(command: Command) -> int:
-    return import_run(command) if command.mode == "import" else export_run(command)
+def import_weights(
+    file: str, config: Config, workdir: pathlib.Path | None = None, *, config_was_given: bool
+) -> pathlib.Path:
+    """Makes a run's folder of a checkpoint file; what works on a run then takes it. Returns the folder.
 
+    config_was_given: whether every field of the config was meant, or those alone that are not the published recipe's.
+    workdir: None is runs/NAME, with the name of the file.
 
-def import_run(command: Command) -> int:
-    """Makes a run folder of a checkpoint file; `eval`, `sample` and `train` then take it."""
-    file = command.operands["from"]
-    if not file:
-        raise UsageError("from=(missing): accepted is --from=FILE, a checkpoint.pth of the reference or a .safetensors")
+    Raises:
+        UsageError: the file and the config do not agree. WorldError: the file cannot be read, or the folder has
+            checkpoints already.
+    """
     if not pathlib.Path(file).is_file():
-        raise WorldError(f"from={file}: accepted is a file that exists")
-    config = command.config
-    imported = read(file, config, config_was_given=command.config_was_given)
-    config = adopt(config, imported, config_was_given=command.config_was_given)
-    conditions.check(config, command.mode)
-    workdir = command.workdir or pathlib.Path("runs") / pathlib.Path(file).stem
+        raise WorldError(f"from = {file}: expected a file that exists")
+    imported = read(file, config, config_was_given=config_was_given)
+    config = adopt(config, imported, config_was_given=config_was_given)
+    conditions.check(config, "import")
+    workdir = workdir or pathlib.Path("runs") / pathlib.Path(file).stem
     files.ensure_writable(workdir)
     with RunLock(workdir):
         folder = workdir / "checkpoints"
         if Checkpoints(folder).latest_step() is not None:
-            raise WorldError(f"workdir={workdir}: accepted is a folder without checkpoints; this one has some")
+            raise WorldError(f"workdir = {workdir}: already has checkpoints; expected a folder without")
         trainer = make_trainer(config, vocabulary_size(config.tokenizer.name), make_mesh(MeshShape()))
         state = to_state(trainer.create(), imported, config)
         with Checkpoints(folder, keep_last=config.checkpoint.keep_last) as checkpoints:
@@ -62,8 +63,7 @@ def import_run(command: Command) -> int:
         f"{file}: step {imported.step}, {count_parameters(imported.config):,} parameters, "
         f"{config.flow.source_distribution} source, tokenizer {config.tokenizer.name}; now a run in {workdir}"
     )
-    note(f"next: python main.py --mode=eval --workdir={workdir}")
-    return 0
+    return workdir
 
 
 def read(file: str, config: Config, *, config_was_given: bool) -> pytorch.ImportedCheckpoint:
@@ -163,13 +163,20 @@ def to_state(blank: TrainState, imported: pytorch.ImportedCheckpoint, config: Co
     )
 
 
-def export_run(command: Command) -> int:
-    """Writes a checkpoint in another program's format: its weights, or all that training goes on from."""
-    kind = command.operands["format"] or next(iter(LAYOUTS))
+def export(
+    config: Config, workdir: pathlib.Path, *, step: int | None = None, kind: str = "", output: str | None = None
+) -> pathlib.Path:
+    """Writes a run's checkpoint in another program's format: its weights, or all that training goes on from.
+
+    kind: a name of `LAYOUTS`, '' for the first. output: the file; None is RUN/export/step_N.*. Returns the file.
+
+    Raises:
+        UsageError: the format cannot hold this run, or `output` is a folder.
+        WorldError: there is no such checkpoint, or the file cannot be written.
+    """
+    kind = kind or next(iter(LAYOUTS))
     if kind not in LAYOUTS:
-        raise UsageError(f"format={kind}: accepted is one of {', '.join(LAYOUTS)}")
-    config, workdir, step = command.config, command.workdir, command.operands["step"]
-    assert workdir is not None
+        raise UsageError(f"format = {kind}: expected one of {', '.join(LAYOUTS)}")
     layout = LAYOUTS[kind]
     for field, value in layout.only.items():
         if config[field] != value:
@@ -177,11 +184,15 @@ def export_run(command: Command) -> int:
                 f"format={kind}: the reference would compute other numbers with {field}={config[field]}; "
                 "accepted is --format=safetensors"
             )
-    export = of_training(config, workdir, step, kind) if layout.training else of_weights(config, workdir, step)
-    path = output_file(command.operands["output"], workdir, export.step, layout.suffix)
-    layout.write(path, export)
-    note(f"{path}: {layout.holds} of step {export.step}")
-    return 0
+    where = pathlib.Path(output) if output else workdir / "export"
+    if output and where.is_dir():
+        raise UsageError(f"output = {where}: expected the name of a file; this is a folder")
+    files.ensure_writable(where.parent if output else where, field="output")
+    holder = of_training(config, workdir, step, kind) if layout.training else of_weights(config, workdir, step)
+    path = where if output else where / f"step_{holder.step}.{layout.suffix}"
+    layout.write(path, holder)
+    note(f"{path}: {layout.holds} of step {holder.step}")
+    return path
 
 
 def of_weights(config: Config, workdir: pathlib.Path, step: int | None) -> Export:
@@ -213,11 +224,3 @@ def of_training(config: Config, workdir: pathlib.Path, step: int | None, kind: s
 def network(config: Config) -> dict[str, Any]:
     """What the numbers of the config's network mean, by its fields."""
     return {field: config[field] for field in NETWORK}
-
-
-def output_file(target: str | None, workdir: pathlib.Path, step: int, suffix: str) -> pathlib.Path:
-    path = pathlib.Path(target) if target else workdir / "export" / f"step_{step}.{suffix}"
-    if path.is_dir():
-        raise UsageError(f"output={path}: accepted is the name of a file; this is a folder")
-    files.ensure_writable(path.parent, field="output")
-    return path

@@ -1,7 +1,7 @@
 """`--mode=benchmark`: how fast this machine runs the config's programs."""
 
 from dfm_jax import benchmark
-from dfm_jax.command_line import Command
+from dfm_jax.cli.command_line import Command
 
 
 def run(command: Command) -> int:

@@ -1,7 +1,7 @@
 """`--mode=compile`: compiles the config's programs for a machine that is not here, and says what they need."""
 
 from dfm_jax import planning
-from dfm_jax.command_line import Command
+from dfm_jax.cli.command_line import Command
 
 
 def run(command: Command) -> int:

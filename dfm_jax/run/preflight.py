@@ -1,0 +1,179 @@
+"""What a command will need, checked before its first step, evaluation or sample.
+
+After the processes have joined, and on each of them: what one lacks ends all, each with a line. What takes no time is
+looked at first; then the corpora, which are prepared here where they are not.
+"""
+
+import dataclasses
+import importlib.util
+import pathlib
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+
+from dfm_jax.checkpoints.store import Checkpoints
+from dfm_jax.config import Config
+from dfm_jax.data import Tokenizer, TokenStream, get_tokenizer, vocabulary_size
+from dfm_jax.evaluation.judge.perplexity import find_judge
+from dfm_jax.experiment.problem import get_model_config
+from dfm_jax.experiment.streams import get_stream
+from dfm_jax.models import implementations
+from dfm_jax.run.network import check_restorable, split_reference
+from dfm_jax.runtime import files, processes
+from dfm_jax.runtime.errors import UsageError, WorldError
+from dfm_jax.runtime.terminal import note
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Needed:
+    """What training reads: the tokenizer, and the training and validation text as tokens."""
+
+    tokenizer: Tokenizer
+    train: TokenStream
+    valid: TokenStream
+
+
+def training(config: Config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> Needed:
+    """All that training in `workdir`, its reports and the evaluation at its end will need.
+
+    Raises:
+        UsageError: the devices cannot run what the config names, or `checkpoint.restore_from` is another network.
+        WorldError: a folder cannot be written to, or a corpus, the judge or the run of `checkpoint.restore_from` is
+            not there, or a text is shorter than one block.
+    """
+    evaluates = not processes.from_first(report_file(workdir, config.optim.n_iters).exists())
+    elbo, perplexity = config.eval.elbo and evaluates, config.eval.perplexity and evaluates
+    for name in ("checkpoints", "eval", "samples"):
+        if processes.from_first(
+            (workdir / name).exists()
+        ):  # else it is made where it is used, in a folder that is right
+            writable(workdir / name, "workdir")
+    kernels(config, mesh)
+    if config.logging.enable_wandb and importlib.util.find_spec("wandb") is None:
+        raise UsageError(
+            "config.logging.enable_wandb = true: expected the wandb package to be there (pip install wandb)"
+        )
+    restorable(config)
+    tokenizer = tokenizer_of(config)
+    if perplexity or 0 < config.training.perplexity_freq <= config.optim.n_iters:
+        judge(config)
+    train, valid = get_stream(config, "data.train", tokenizer), get_stream(config, "data.valid", tokenizer)
+    corpora(config, tokenizer, elbo=elbo, perplexity=False)
+    return Needed(tokenizer, train, valid)
+
+
+def evaluation(
+    config: Config, folder: pathlib.Path, mesh: jax.sharding.Mesh, *, field: str = "workdir", frontier: bool = False
+) -> None:
+    """All that evaluating a run into `folder` will need. field: the flag that names the folder.
+
+    Raises: as `training`; UsageError where nothing is to be evaluated, or the frontier has no judge.
+    """
+    elbo, perplexity = config.eval.elbo and not frontier, config.eval.perplexity or frontier
+    if not (elbo or perplexity):
+        raise UsageError(
+            "config.eval.elbo = false: expected at least one of config.eval.elbo and config.eval.perplexity"
+        )
+    if frontier and not config.eval.judge:
+        raise UsageError(
+            "config.eval.judge = (empty): expected the name or folder of a GPT-2, which the frontier needs"
+        )
+    for name in ("eval", "samples") if perplexity else ("eval",):
+        writable(folder / name, field)
+    kernels(config, mesh, losses=elbo)
+    tokenizer = tokenizer_of(config)
+    if perplexity:
+        judge(config)
+    corpora(config, tokenizer, elbo=elbo, perplexity=perplexity)
+
+
+def sampling(
+    config: Config, folder: pathlib.Path | None, mesh: jax.sharding.Mesh, *, field: str = "workdir"
+) -> Tokenizer:
+    """All that sampling from a run, into `folder`/samples where a folder is given, will need. Raises: as `training`."""
+    if folder is not None:
+        writable(folder / "samples", field)
+    kernels(config, mesh, losses=False)
+    return tokenizer_of(config)
+
+
+def report_file(folder: pathlib.Path, step: int) -> pathlib.Path:
+    """The report of the evaluation of step `step`, which is there once it is done."""
+    return folder / "eval" / f"step_{step}.json"
+
+
+def writable(folder: pathlib.Path, field: str) -> None:
+    """Makes the folder, which process 0 writes into. WorldError naming `field` where it cannot."""
+    everywhere(
+        lambda: files.ensure_writable(folder, field=field) if processes.is_first() else None, f"{field}={folder}"
+    )
+
+
+def kernels(config: Config, mesh: jax.sharding.Mesh, *, losses: bool = True) -> None:
+    """Whether the devices can run the attention and the head that are named; says what 'auto' has left out."""
+    platform = mesh.devices.flat[0].platform
+    model = get_model_config(config, vocabulary_size(config.tokenizer.name), platform)
+    lines = everywhere(
+        lambda: implementations.check(model, config.model.head, mesh, losses=losses),
+        f"config.model.attention = {config.model.attention}",
+    )
+    for line in lines if processes.is_first() else ():
+        note(line)
+
+
+def tokenizer_of(config: Config) -> Tokenizer:
+    """The config's tokenizer; WorldError where its files cannot be had."""
+    name = config.tokenizer.name
+    return everywhere(lambda: get_tokenizer(name), f"config.tokenizer.name = {name}")
+
+
+def judge(config: Config) -> None:
+    """The judge's weights and tokenizer: a folder, or a name of the hub, downloaded where it is not cached."""
+    if config.eval.judge:
+        everywhere(
+            lambda: (find_judge(config.eval.judge), get_tokenizer("gpt2")), f"config.eval.judge = {config.eval.judge}"
+        )
+
+
+def corpora(config: Config, tokenizer: Tokenizer, *, elbo: bool, perplexity: bool) -> None:
+    """The texts of an evaluation, prepared, each of one block at least."""
+    for corpus in config.eval.corpora if elbo else ():
+        get_stream(config, "eval.corpora", tokenizer, corpus)
+    if perplexity:
+        get_stream(config, "data.valid", tokenizer)  # real text beside the samples
+
+
+def restorable(config: Config) -> tuple[Checkpoints, pathlib.Path, int | None] | None:
+    """The checkpoints that `checkpoint.restore_from` names, its folder and step, or None where it names nothing.
+
+    Raises:
+        WorldError: there are none. UsageError: they are of another network.
+    """
+    origin = config.checkpoint.restore_from
+    if not origin:
+        return None
+
+    def find() -> tuple[Checkpoints, pathlib.Path, int | None]:
+        folder, step = split_reference(origin)
+        source = Checkpoints(folder / "checkpoints")
+        if source.latest_step() is None:
+            raise WorldError(f"config.checkpoint.restore_from={origin}: accepted the folder of a run with a checkpoint")
+        check_restorable(source.metadata(step).get("config", {}), config, folder)
+        return source, folder, step
+
+    return everywhere(find, f"config.checkpoint.restore_from={origin}")
+
+
+def everywhere(check: Callable[[], T], what: str) -> T:
+    """`check()` on every process. Where it fails on one, all raise: its error there, a line about `what` elsewhere."""
+    answer = failure = None
+    try:
+        answer = check()
+    except (UsageError, WorldError) as error:
+        failure = error
+    if processes.any_process(failure is not None):
+        raise failure or WorldError(f"{what}: expected something that every process can use; another one says why not")
+    return answer  # pyright: ignore[reportReturnType]

@@ -1,0 +1,93 @@
+"""Texts from a finished run, as files: text, JSON lines, and a page that plays their making."""
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from dfm_jax.config import Config
+from dfm_jax.evaluation.evaluate import FRAMES
+from dfm_jax.evaluation.generation import Generator, to_text
+from dfm_jax.evaluation.prompts import parse_prompt
+from dfm_jax.evaluation.report.samples import sample_set, write_samples
+from dfm_jax.evaluation.settings import EvaluationSettings
+from dfm_jax.run import preflight
+from dfm_jax.run.devices import using_mesh
+from dfm_jax.run.load import Run, check_folder, load_with
+from dfm_jax.runtime import processes
+from dfm_jax.runtime.errors import UsageError, WorldError
+from dfm_jax.runtime.terminal import note
+
+
+class SampleSet(NamedTuple):
+    """tokens: (num, L) int32; texts: of the rows; stem: of the files, which end in .txt, .jsonl and .html (None on
+    processes that write nothing)."""
+
+    tokens: np.ndarray
+    texts: list[str]
+    stem: pathlib.Path | None
+
+
+def open_to_sample(
+    config: Config, folder: pathlib.Path, *, step: int | None, output: pathlib.Path | None, prompt: str | None
+) -> Run:
+    """The run, after the preflight of samples with `config` into `output` (None: its folder). Raises as both."""
+    check_folder(config, folder, step)
+    mesh = using_mesh(config)
+    check(config, folder, mesh, output, prompt)
+    return load_with(config, folder, step=step, mesh=mesh)
+
+
+def check(config: Config, folder: pathlib.Path, mesh, output: pathlib.Path | None, prompt: str | None) -> None:
+    """The preflight of samples of the run in `folder`; UsageError for a prompt that does not fit its length."""
+    place, field = (folder, "workdir") if output is None else (output, "output")
+    tokenizer = preflight.sampling(config, place, mesh, field=field)
+    if prompt is not None:
+        parse_prompt(prompt, tokenizer, config.model.length)
+
+
+def sample(
+    trained: Run, *, prompt: str | None = None, trim: bool = False, output: pathlib.Path | None = None
+) -> SampleSet:
+    """`sampling.num` sequences as the run's config says, written into `output`/samples (None: its own folder).
+
+    prompt: a beginning, or a text with <gap:N>. trim: texts end at their first end of text. Files of earlier samples
+    stay: each set has a name of its own.
+    """
+    config, folder = trained.config, pathlib.Path(trained.folder)
+    settings = EvaluationSettings.from_config(config, trained.tokenizer.vocab_size)
+    first = processes.is_first()
+    stem = sample_set((output or folder) / "samples", trained.step) if first else None
+    generator = Generator(
+        trained.problem,
+        settings.sampling,
+        config.sampling.batch_size * trained.mesh.size,
+        trained.mesh,
+        frames=FRAMES,
+        deterministic=settings.deterministic,
+    )
+    tokens = write_samples(
+        stem,
+        generator,
+        trained.model,
+        config.sampling.num,
+        trained.tokenizer,
+        prompts=() if prompt is None else [parse_prompt(prompt, trained.tokenizer, config.model.length)],
+        title=f"{folder.name} · step {trained.step:,}",
+        settings={"step": trained.step, "prompt": prompt or ""},
+        trim=trim,
+        progress=(lambda done: note(f"samples: {done} of {config.sampling.num}")) if first else None,
+    )
+    return SampleSet(tokens, [to_text(row, trained.tokenizer, trim=trim) for row in tokens], stem)
+
+
+def read_prompt(prompt: str | None, file: str | None) -> str | None:
+    """The prompt's text, given as itself or as a file; a file's last line break is not part of it."""
+    if prompt is not None and file is not None:
+        raise UsageError(f"prompt_file = {file}: expected one of --prompt and --prompt_file")
+    if file is None:
+        return prompt
+    try:
+        return pathlib.Path(file).read_text(encoding="utf-8-sig").removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WorldError(f"prompt_file = {file}: expected a text file in UTF-8 that can be read ({error})") from error

@@ -1,0 +1,109 @@
+"""Training a run: begun or continued in its folder, to its last step, its evaluation and its samples."""
+
+import pathlib
+
+import jax
+
+from dfm_jax import config as configs
+from dfm_jax.checkpoints.store import Checkpoints
+from dfm_jax.config import Config
+from dfm_jax.evaluation.evaluate import Evaluator
+from dfm_jax.evaluation.report import curves as plots
+from dfm_jax.experiment import tables
+from dfm_jax.experiment.problem import get_problem
+from dfm_jax.run import devices, preflight
+from dfm_jax.run.begin import announce, check_continues, first_state
+from dfm_jax.run.evaluate import get_evaluator
+from dfm_jax.run.load import Run
+from dfm_jax.runtime import files, processes, terminal
+from dfm_jax.runtime.lock import RunLock
+from dfm_jax.runtime.signals import GracefulStop
+from dfm_jax.runtime.terminal import note
+from dfm_jax.training.loop import Reports, make_trainer
+from dfm_jax.training.loop import train as update
+from dfm_jax.training.metrics import MetricsWriter
+from dfm_jax.training.state import TrainState
+
+
+def train(config: Config, workdir: pathlib.Path, stop: GracefulStop | None = None) -> bool:
+    """Trains a checked config in `workdir` to `optim.n_iters` and evaluates it; what is done there already stays.
+
+    stop: what ends it early, by default SIGTERM and SIGINT. Returns whether it is finished: False after a signal, where
+    the same call continues.
+
+    Raises:
+        UsageError: the config does not fit the devices, or something that it names.
+        WorldError: the folder holds another run, something that the run needs is not there, or its updates are not
+            finite.
+    """
+    mesh = devices.training_mesh(config)
+    preflight.writable(workdir, "workdir")
+    with RunLock(workdir, process_index=jax.process_index()):
+        earlier = Checkpoints(workdir / "checkpoints")
+        check_continues(earlier, config, workdir)
+        found = preflight.training(config, workdir, mesh)
+        tokenizer, stream = found.tokenizer, found.train
+        check_continues(earlier, config, workdir, stream)
+        made_of = tables.of_run(config, tokenizer.vocab_size, workdir)
+        problem = get_problem(config, tokenizer.vocab_size, **made_of)
+        trainer = make_trainer(config, tokenizer.vocab_size, mesh, problem)
+        # Two at least while it runs: only the update after a checkpoint proves that it is good.
+        kept = {"keep_last": max(config.checkpoint.keep_last, 2), "keep_every": config.checkpoint.keep_every}
+        with Checkpoints(workdir / "checkpoints", **kept) as checkpoints:
+            state = first_state(trainer, checkpoints)
+            if processes.is_first():
+                tables.keep(made_of, config, workdir)
+                files.write_atomically(workdir / "config.json", configs.to_json(config))
+            announce(trainer, stream, workdir, int(state.step))
+            evaluator = get_evaluator(Run(workdir, config, 0, tokenizer, trainer.problem, state.best_model, mesh))
+            wandb = {"project": "dfm_jax", "name": workdir.name, "config": config.to_dict()}
+            with MetricsWriter(
+                workdir,
+                resume_step=int(state.step),
+                wandb=wandb if config.logging.enable_wandb else None,
+                enabled=processes.is_first(),
+            ) as writer:
+                state, finished = update(
+                    trainer,
+                    state,
+                    stream,
+                    checkpoints=checkpoints,
+                    metadata={"config": config.to_dict(), "fingerprint": stream.fingerprint},
+                    writer=writer,
+                    reports=Reports(
+                        evaluate=lambda state, _: evaluator.loss(state.best_model, found.valid),
+                        generate=lambda state, step: evaluator.samples(state.best_model, step),
+                    ),
+                    stop=stop,
+                )
+            if finished:
+                checkpoints.prune(config.checkpoint.keep_last)
+        if processes.is_first():
+            plots.loss_curve(workdir)
+        if finished:
+            conclude(evaluator, config, state, workdir)
+    return finished
+
+
+def conclude(evaluator: Evaluator, config: Config, state: TrainState, workdir: pathlib.Path) -> None:
+    """Evaluates a finished run, unless that was done before, and says where everything lies."""
+    step = int(state.step)
+    report = preflight.report_file(workdir, step)
+    if processes.from_first(report.exists()):
+        if processes.is_first():
+            note(f"run {workdir} is finished: {step} steps, evaluated")
+            print((workdir / "eval" / "report.md").read_text(encoding="utf-8"))
+    elif config.eval.elbo or config.eval.perplexity:
+        evaluator.evaluate(state.best_model, step, elbo=config.eval.elbo, perplexity=config.eval.perplexity)
+    if not processes.is_first():
+        return
+    where = {
+        "loss curve": workdir / "loss.png",
+        "metrics": workdir / "metrics.jsonl",
+        "checkpoints": workdir / "checkpoints",
+        "evaluation": workdir / "eval" / "report.md",
+        "samples": workdir / "samples" / f"step_{step}.html",
+    }
+    print("\n".join(f"{name:12} {path}" for name, path in where.items() if path.exists()))
+    print(f"next: {terminal.command({'mode': 'sample', 'workdir': workdir, 'prompt': 'The '})}")
+    print(f"      {terminal.command({'mode': 'eval', 'workdir': workdir, 'config.eval.time_points': 1024})}")
