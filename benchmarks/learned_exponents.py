@@ -29,22 +29,18 @@ import time
 import numpy as np
 
 import dfm_jax
-from benchmarks.runs_compared import mean_and_error, train
+from benchmarks.runs_compared import BARE, mean_and_error, train
 from dfm_jax.experiment import streams as corpora
 from dfm_jax.run.load import Run
 
 COMMON = {
+    **BARE,
     "flow.path": "genmd4",
     "flow.source_distribution": "mask",
     "flow.loss_function": "masked_elbo",
     "model.hidden_size": 64,
     "model.n_heads": 2,
-    "eval.elbo": False,
-    "eval.perplexity": False,
-    "training.snapshot": 0,
-    "training.eval_freq": 0,
     "logging.log_freq": 200,
-    "data.num_workers": 1,
 }
 LEARNED = {"flow.exponents": "learned"}
 # Fields, and the arm that an arm is compared with.

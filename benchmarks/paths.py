@@ -21,21 +21,17 @@ import time
 import numpy as np
 
 import dfm_jax
-from benchmarks.runs_compared import Judge, mean_and_error, read_text, score, train
+from benchmarks.runs_compared import BARE, Judge, mean_and_error, read_text, score, train
 
 COMMON = {
+    **BARE,
     "flow.loss_function": "cross_entropy",
     "flow.time_law": "uniform",
     "flow.time_epsilon": 1e-3,
     "model.parametrization": "posterior",
     "model.hidden_size": 96,
     "model.n_heads": 3,
-    "eval.elbo": False,
-    "eval.perplexity": False,
-    "training.snapshot": 0,
-    "training.eval_freq": 0,
     "logging.log_freq": 250,
-    "data.num_workers": 1,
 }
 METRIC: dict[str, object] = {"flow.path": "metric", "sampling.method": "kinetic_optimal"}
 PATHS: dict[str, dict[str, object]] = {

@@ -23,6 +23,14 @@ from dfm_jax.experiment import streams as corpora
 
 CONFIG = "configs/quickstart.py"
 ORDER = 5
+# What every compared run sets: no evaluation and no checkpoint but the last, and one process that reads data.
+BARE: dict[str, object] = {
+    "eval.elbo": False,
+    "eval.perplexity": False,
+    "training.snapshot": 0,
+    "training.eval_freq": 0,
+    "data.num_workers": 1,
+}
 
 
 class Judge:

@@ -28,7 +28,7 @@ import numpy as np
 
 import dfm_jax
 from benchmarks.judge_scale import scale
-from benchmarks.runs_compared import Judge, Text, read_text, score, train
+from benchmarks.runs_compared import BARE, Judge, Text, read_text, score, train
 from benchmarks.study_report import picture, tables
 from dfm_jax.evaluation.generation import Generator
 from dfm_jax.evaluation.likelihood import LikelihoodEstimator
@@ -41,14 +41,10 @@ RUNS = {
     "uniform": ("cross_entropy", "generalized_kl", "time_reversal"),
 }
 SETTINGS: dict[str, object] = {
+    **BARE,
     "model.hidden_size": 64,
     "model.n_heads": 2,
-    "eval.elbo": False,
-    "eval.perplexity": False,
-    "training.snapshot": 0,
-    "training.eval_freq": 0,
     "logging.log_freq": 100,
-    "data.num_workers": 1,
 }
 # Where a batch's times lie: the law in which a row's share of the loss varies least. Of the mask source that share is
 # sigma for the cross entropy at uniform times, sqrt(sigma) for the generalized KL at 'squared' ones: equal in law.

@@ -1,4 +1,4 @@
-"""Checksums of a folder's files: orbax has none for array data, where a flipped bit loads silently."""
+"""Checksums of a folder's files. Orbax has none for array data, so a flipped bit would load in silence."""
 
 import concurrent.futures
 import hashlib
@@ -8,14 +8,14 @@ import pathlib
 from dfm_jax.runtime import files
 
 NAME = "checksums.json"
-# Files that are read at a time: hashing leaves Python's lock, and a disk or a network has more than one reader's speed.
+# Files that are read at a time. Hashing releases Python's lock, and one reader does not use all of a disk's speed.
 _READERS = min(16, os.cpu_count() or 1)
 
 
 def write(folder: str | os.PathLike) -> None:
     """Writes `folder/checksums.json`: the size and SHA-256 of every file below `folder`.
 
-    Flushes each of them to the disk first, so that a folder with checksums also survives a loss of power.
+    It first flushes every file to the disk. A folder with checksums thus also survives a loss of power.
     """
     folder = pathlib.Path(folder)
 
@@ -35,12 +35,12 @@ def write(folder: str | os.PathLike) -> None:
 
 
 def problems(folder: str | os.PathLike, *, only: str = "") -> list[str]:
-    """What is wrong with `folder` compared with its checksums, a line per file; empty if it is intact.
+    """Compares `folder` with its checksums: a line for every file that differs, and none if the folder is intact.
 
-    Sizes and names are compared before any content is read. A file that has no checksum is no problem.
+    Names and sizes are compared before any content is read. A file without a checksum is ignored.
 
     Args:
-      only: look at this file alone.
+      only: check only this file.
     """
     folder = pathlib.Path(folder)
     try:

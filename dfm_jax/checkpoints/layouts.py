@@ -1,4 +1,4 @@
-"""Checkpoint formats of other programs, a line each in `LAYOUTS`: told by content, read, written."""
+"""The checkpoint formats of other programs. Each is an entry of `LAYOUTS`, with its reader and its writer."""
 
 import dataclasses
 import os
@@ -14,7 +14,11 @@ from dfm_jax.models.transformer import Transformer, TransformerConfig
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """What a layout may write. `network`: {"group.field": value}, what the network's numbers mean."""
+    """What a layout may write.
+
+    network: {"group.field": value} of the config, what the network's output means. moments: of Adam. hyperparameters:
+    lr, beta1, beta2, eps, weight_decay.
+    """
 
     model: Transformer
     config: TransformerConfig
@@ -29,14 +33,14 @@ class Layout:
     """One format.
 
     Attributes:
-        suffix: of its files' names.
-        holds: what else than weights a file holds, in words.
-        begins: whether a file that begins with these 16 bytes is one.
-        read: (path, fields of `TransformerConfig` that must agree) -> what the file holds; ValueError in one line.
-        write: a file that appears whole or not at all; ValueError where the format has no place for the model.
-        check: ValueError where it has none, before anything is loaded.
-        training: whether a file has the optimizer's moments, so that training can go on from it.
-        only: the fields of a config that the format cannot say, each with the value that its readers assume.
+        suffix: of the files' names.
+        holds: what a file holds, in words.
+        begins: whether a file whose first 16 bytes are these has this format.
+        read: (path, fields of `TransformerConfig` that must agree) -> what the file holds. Raises ValueError.
+        write: (path, what to write). The file appears whole or not at all. Raises ValueError for an unsupported model.
+        check: raises that ValueError before anything is loaded.
+        training: whether a file has the optimizer's moments, so that training can continue from it.
+        only: the fields of a config that the format cannot store, each with the value that its readers assume.
     """
 
     suffix: str
@@ -93,7 +97,7 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def layout_of(path: str | os.PathLike) -> Layout:
-    """The layout of a file by its first bytes, else by its name, else the first: its reader then says what is wrong.
+    """The layout of a file: by its first bytes, else by its name, else the first one, whose reader then raises.
 
     Raises:
         OSError: the file cannot be read.

@@ -1,9 +1,9 @@
-"""The safetensors format, through its own package: what it raises becomes one line, what is written appears whole."""
+"""The safetensors format, by its own package, with errors of one line and atomic writes."""
 
 import os
 from collections.abc import Mapping
 
-import ml_dtypes  # noqa: F401  before safetensors: without it numpy has no bfloat16 to read into
+import ml_dtypes  # noqa: F401  before safetensors: it gives numpy the dtype bfloat16
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -12,7 +12,7 @@ from dfm_jax.runtime import files
 
 
 def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Every tensor of a file by name, bfloat16 as `ml_dtypes.bfloat16`.
+    """Reads every tensor of a file, by name; bfloat16 becomes `ml_dtypes.bfloat16`.
 
     Raises:
         ValueError: the file is cut, is not of this format, or has a dtype that numpy lacks.
@@ -22,7 +22,7 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """The strings that a file's header keeps beside its tensors. Raises as `read_safetensors` does."""
+    """Reads the strings in a file's header. Raises as `read_safetensors` does."""
     return _read(path, tensors=False)[1]
 
 
@@ -42,8 +42,8 @@ def write_safetensors(
 
     Args:
         path: the file; its folder exists.
-        tensors: arrays by name. The file has them in an order of its own.
-        metadata: strings kept in the header (`transformers` wants `format`).
+        tensors: arrays by name. The package chooses their order in the file.
+        metadata: strings for the header (`transformers` needs `format`).
 
     Raises:
         ValueError: a dtype that the format does not have.
@@ -54,5 +54,5 @@ def write_safetensors(
             save_file(arrays, file.name, dict(metadata) if metadata else None)
         except SafetensorError as error:
             raise ValueError(f"{path}: {error}") from error
-        with open(file.name, "rb") as written:  # the package has put another file under this name
+        with open(file.name, "rb") as written:  # the package has replaced the file under this name
             os.fsync(written.fileno())

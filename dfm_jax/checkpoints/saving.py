@@ -1,4 +1,4 @@
-"""One save under way: orbax's background write, then (on process 0) checksums and the plain name."""
+"""One save in the background: orbax writes the arrays, then process 0 adds checksums and renames the folder."""
 
 import logging
 import pathlib
@@ -18,15 +18,15 @@ _NO_ROOM = "No space left on device"
 
 
 class Save:
-    """Writes `arrays` to `incoming`; begun by its making, ended by `join`.
+    """Writes `arrays` to `incoming` in the background. Creating the object begins the save; `join` waits for it.
 
     Args:
-      incoming: the folder that orbax makes.
+      incoming: the folder that orbax creates.
       step: updates applied.
-      arrays: by their flat names.
+      arrays: the arrays by their flat names.
       metadata: a JSON value stored beside them.
-      publish: called with `incoming` on process 0 once it is whole, in the background.
-      failed: called with the error, in whatever thread it came up. It does not stop the program.
+      publish: called with `incoming` in the background, on process 0, when the folder is complete.
+      failed: called with the error, in the thread where it occurred. It does not stop the program.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class Save:
         except OSError as error:
             self._give_up(error)
             return
-        # Not a daemon: a program that ends waits for its last checkpoint.
+        # Not a daemon thread: a program waits for its last checkpoint before it ends.
         self._thread = threading.Thread(target=self._finish, args=(response,), name=f"checkpoint {step}")
         self._thread.start()
 
     def join(self) -> None:
-        """Returns when the checkpoint is complete, or given up."""
+        """Waits until the checkpoint is complete or has failed."""
         if self._thread is not None:
             self._thread.join()
         _LOG.removeFilter(_is_told_otherwise)
@@ -72,25 +72,25 @@ class Save:
                 checksums.write(self._incoming)
                 self._publish(self._incoming)
             self.succeeded = True
-        except Exception as error:  # whatever it is, training is worth more than this one checkpoint
+        except Exception as error:  # no error of one checkpoint may stop the training
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
         self._failed(error)
         if processes.is_first():
-            shutil.rmtree(self._incoming.parent, ignore_errors=True)  # gives a full disk its space back
+            shutil.rmtree(self._incoming.parent, ignore_errors=True)  # frees the space on a full disk
 
 
 _LOG = logging.getLogger("absl")  # orbax logs here
 
 
 def _is_told_otherwise(record: logging.LogRecord) -> bool:
-    """False for an error of one of orbax's threads: each logs its traceback, and `response.result()` raises it too."""
+    """False for the log of an error in one of orbax's threads, as `response.result()` raises the same error."""
     return "orbax" not in record.pathname or "raised an exception" not in record.getMessage()
 
 
 def first_line(error: BaseException) -> str:
-    """An error in a few words; of orbax's about a full disk, which spells out its files, the reason alone."""
+    """An error in one line. For a full disk, only the reason: orbax's own message lists its files."""
     if _NO_ROOM in str(error):
         return f"OSError: {_NO_ROOM}"
     text = str(error).strip()

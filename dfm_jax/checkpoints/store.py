@@ -1,15 +1,14 @@
-"""Checkpoints of a run: written in the background, complete or absent, checked before they are trusted.
+"""The checkpoints of a run. They are written in the background, are complete or absent, and are checked when read.
 
-A checkpoint travels through three places of one folder, and only the last has a step's plain name:
+A save goes through three folders. Only the last one has the step as its name:
 
-    .incoming/STEP.orbax-checkpoint-tmp   orbax writes here, from a copy of the arrays, while training goes on
-    .incoming/STEP                        orbax has committed; the checksums of its files are added
-    STEP                                  one rename: complete, flushed to the disk, with `checksums.json`
+    .incoming/STEP.orbax-checkpoint-tmp   orbax writes here, from a copy of the arrays, while training continues
+    .incoming/STEP                        orbax has finished; the checksums of the files are added
+    STEP                                  renamed: complete, flushed to the disk, with `checksums.json`
 
-So whatever has a plain name was once whole, and a process killed at any moment leaves either that or
-something under `.incoming`, which the next run removes. A plain name whose files do not have their checksums
-(or that has none) was damaged later: it is reported, set aside as `STEP.damaged`, and the one before it is
-used.
+A folder named STEP was therefore complete when it was made. A process that is killed leaves such a folder, or something
+under `.incoming`, which the next run removes. If the checksums of a folder STEP are wrong or missing, it was damaged
+later. It is then reported and renamed to `STEP.damaged`, and the checkpoint before it is used.
 """
 
 import os
@@ -28,23 +27,24 @@ from dfm_jax.runtime.terminal import note, warn
 
 _INCOMING = ".incoming"
 _TRASH = ".trash"
-_METADATA = "_CHECKPOINT_METADATA"  # the file of orbax that holds what `save` was given
-_FEW = 8  # differences that a message spells out
+_METADATA = "_CHECKPOINT_METADATA"  # orbax's file with the metadata that `save` was given
+_FEW = 8  # differences that a message lists
 
 
 class Checkpoints:
     """The checkpoints in `directory`.
 
-    With `keep_last` given this is the run's writer: one at a time (see `dfm_jax.runtime.lock`), in every process of
-    the run. It keeps the newest `keep_last` checkpoints and every one whose step is a multiple of `keep_every`
-    (0 = none beyond the newest). Without `keep_last` it only reads: nothing on the disk is made, moved or
-    removed.
+    With `keep_last` the object is the run's writer. There is one in every process of the run, and a folder has only one
+    run that writes (see `dfm_jax.runtime.lock`). It keeps the newest `keep_last` checkpoints, and every checkpoint
+    whose step is a multiple of `keep_every` (0 for no others). Without `keep_last` the object only reads, and changes
+    nothing on the disk.
 
-    Arrays are stored under flat names ("model.blocks.qkv.kernel.value"), one per leaf of the saved tree, so
-    that a part of them can be read alone, on any mesh and any number of processes.
+    Arrays are stored under flat names ("model.blocks.qkv.kernel.value"), one per leaf of the saved tree. Some of them
+    can be read alone, on any mesh and with any number of processes.
 
     Raises:
-      WorldError: the folder cannot be written to (writer only).
+      ValueError: keep_last is below 1.
+      WorldError: the folder cannot be written to (only for a writer).
     """
 
     def __init__(self, directory: str | os.PathLike, *, keep_last: int | None = None, keep_every: int = 0):
@@ -55,7 +55,7 @@ class Checkpoints:
         self._keep_every = keep_every
         self._save: Save | None = None
         self._failed: int | None = None  # the newest save, if it failed
-        self._trusted: set[int] = set()  # saved or restored by this object
+        self._trusted: set[int] = set()  # steps that this object saved or restored
         if self._writes and processes.is_first():
             files.ensure_writable(self.directory, field="checkpoints")
             for leftover in (_INCOMING, _TRASH):
@@ -68,7 +68,7 @@ class Checkpoints:
     # Looking
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, ascending; none of them verified."""
+        """The steps that have a checkpoint, ascending. The checkpoints are not verified."""
         if not self.directory.is_dir():
             return []
         names = (path.name for path in self.directory.iterdir() if path.is_dir())
@@ -79,7 +79,9 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def metadata(self, step: int | None = None) -> dict[str, Any]:
-        """What `save` was given as `metadata`; without `step`, the newest that is undamaged (reads no array).
+        """The `metadata` that `save` was given; of the newest checkpoint with intact metadata if `step` is None.
+
+        It reads no array.
 
         Raises:
           WorldError: there is no such checkpoint, or it cannot be read.
@@ -94,7 +96,7 @@ class Checkpoints:
         return self._read_metadata(step).custom_metadata or {}
 
     def arrays(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """The stored arrays' names, shapes and dtypes. Raises as `metadata` does."""
+        """The names, shapes and dtypes of the stored arrays. Raises as `metadata` does."""
         stored = self._read_metadata(step).metadata[ITEM]
         return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in stored.items()}
 
@@ -113,10 +115,10 @@ class Checkpoints:
         return f"a checkpoint in {self.directory}: {', '.join(map(str, steps)) if steps else 'there is none'}"
 
     def array(self, *names: str, step: int | None = None) -> np.ndarray:
-        """One array by its flat name, such as "model.embedding.table.value", without a model and whole on this host.
+        """Reads one array by its flat name, such as "model.embedding.table.value", whole on this host, without a model.
 
-        Of several names the first that the checkpoint holds is taken. step: of the newest checkpoint that is intact if
-        not given. Every process calls it, or one alone.
+        names: the first one that the checkpoint has is read. step: None for the newest intact checkpoint. Either every
+        process calls this, or only one.
 
         Raises:
           WorldError: there is no such checkpoint or array, or it cannot be read.
@@ -134,13 +136,13 @@ class Checkpoints:
     # Writing
 
     def save(self, step: int, state: Any, *, metadata: dict[str, Any] | None = None, block: bool = False) -> bool:
-        """Saves the arrays of the pytree `state` as checkpoint `step`; every process calls it.
+        """Saves the arrays of the pytree `state` as checkpoint `step`. Every process must call it.
 
-        Returns as soon as the arrays are copied to the host, so `state` may be donated next; waits first for
-        the save before this one. With `block` it returns when the checkpoint is complete.
+        It first waits for the save before this one. It returns when the arrays are copied to the host, so `state` may
+        be donated after that. With `block` it returns when the checkpoint is complete.
 
-        A save that fails (a full disk) is reported loudly and leaves the earlier checkpoints as they are;
-        training may go on and the next save tries again.
+        A save that fails, for example on a full disk, prints a warning and leaves the earlier checkpoints as they are.
+        Training may continue, and the next save tries again.
 
         Args:
           step: updates applied so far.
@@ -151,7 +153,7 @@ class Checkpoints:
         Returns: False if this step already has a checkpoint that this object saved or restored.
 
         Raises:
-          WorldError: with `block`, if the checkpoint could not be written; else `wait` says so.
+          WorldError: with `block`, the checkpoint could not be written. Without `block`, `wait` raises it.
         """
         if not self._writes:
             raise ValueError("save: this Checkpoints has no keep_last, it only reads")
@@ -171,10 +173,10 @@ class Checkpoints:
         return True
 
     def wait(self) -> None:
-        """Waits for the save under way, if any; every process calls it.
+        """Waits for the running save, if there is one. Every process must call it.
 
         Raises:
-          WorldError: the newest save has failed. (`save` itself goes on after a failed one before it.)
+          WorldError: the newest save has failed. (`save` ignores the failure of an earlier one.)
         """
         self._settle()
         if self._failed is not None:
@@ -193,11 +195,11 @@ class Checkpoints:
                 self._failed = save.step
 
     def close(self) -> None:
-        """As `wait`."""
+        """The same as `wait`."""
         self.wait()
 
     def prune(self, keep_last: int) -> None:
-        """Drops all but the newest `keep_last` and those of `keep_every`; every process may call it."""
+        """Deletes all checkpoints but the newest `keep_last` and those of `keep_every`. Every process may call it."""
         self._settle()
         if self._writes and processes.is_first():
             steps = self.steps()
@@ -212,13 +214,13 @@ class Checkpoints:
         if exception_type is None:
             self.close()
         elif self._save is not None:
-            self._save.join()  # no agreement with the other processes: they may not be here
+            self._save.join()  # no agreement with the other processes, which may not get here
 
     def set_aside_unproven(self, step: int) -> int | None:
-        """Renames checkpoint `step` to `STEP.diverged`, if there is one; every process calls it.
+        """Renames checkpoint `step` to `STEP.diverged`, if there is one. Every process must call it.
 
-        For a run that ends because no update after `step` was finite: the update that made these parameters was
-        finite, but nothing came of them. The next start goes on from the one before.
+        For a run that ends because no update after `step` was finite. The last update before the checkpoint was finite,
+        but training cannot continue from it. The next start uses the checkpoint before it.
 
         Returns: the newest step that is left, or None.
         """
@@ -233,26 +235,23 @@ class Checkpoints:
     def restore(self, abstract: Any, step: int | None = None) -> tuple[int, Any]:
         """Restores the newest intact checkpoint, or `step`, onto the shardings of `abstract`.
 
-        Every process calls it. Damaged checkpoints are reported, and the writer sets them aside as
-        `STEP.damaged`.
+        Every process must call it. Damaged checkpoints are reported, and the writer renames them to `STEP.damaged`.
 
         Args:
-          abstract: pytree of `jax.ShapeDtypeStruct` (or arrays) as saved; a leaf without a sharding goes to
-            one device.
-          step: restore this one or raise.
+          abstract: pytree of `jax.ShapeDtypeStruct` (or arrays) as saved. A leaf without a sharding goes to one device.
+          step: restore only this one; None for the newest intact one.
 
-        Returns: its step, and a tree like `abstract` of arrays.
+        Returns: the step, and a tree like `abstract` of arrays.
 
         Raises:
-          WorldError: no checkpoint is left intact, or its arrays are not those of `abstract`; the line says how.
+          WorldError: no checkpoint is intact, or its arrays differ from `abstract`. The error says which.
         """
         return self._restore(abstract, (), step)
 
     def restore_subtree(self, abstract: Any, *prefixes: str, step: int | None = None) -> tuple[int, Any]:
-        """As `restore`, of the part of the saved tree under a prefix, such as "ema" or "model".
+        """Restores the part of the saved tree under a prefix, such as "ema" or "model". Otherwise as `restore`.
 
-        Of several prefixes the first under which the checkpoint holds anything is taken. Casts to the dtypes of
-        `abstract`.
+        Of several prefixes it takes the first one that the checkpoint has. Arrays are cast to the dtypes of `abstract`.
         """
         return self._restore(abstract, prefixes, step)
 
@@ -268,7 +267,7 @@ class Checkpoints:
         wanted = {name: _placed(leaf) for name, leaf in tree_names.flatten(abstract, prefix).items()}
         path = self.directory / str(chosen)
         if different := tree_names.differences(stored, wanted, part=bool(prefix)):
-            # orbax's own message about a difference is about a missing file.
+            # For a difference orbax's own message only names a missing file.
             few = different[:_FEW] + [f"{len(different) - _FEW} more"] * (len(different) > _FEW)
             raise WorldError(f"checkpoint={path}: accepted a checkpoint of this model; {'; '.join(few)}")
         loaded = _load(path, wanted, part=bool(prefix))
@@ -279,7 +278,7 @@ class Checkpoints:
         return chosen, tree_names.unflatten(abstract, loaded, prefix)
 
     def _choose(self, step: int | None) -> tuple[int | None, dict[int, list[str]]]:
-        """The newest intact step, and what is wrong with each that was passed over."""
+        """The newest intact step (or `step`, if intact), and the problems of each damaged one that was skipped."""
         damaged: dict[int, list[str]] = {}
         for candidate in reversed(self.steps()):
             if step is not None and candidate != step:
@@ -288,7 +287,7 @@ class Checkpoints:
             if not found:
                 return candidate, damaged
             if not (self.directory / str(candidate)).is_dir():
-                continue  # its run, still going on, has just dropped it
+                continue  # its run, which is still training, has just deleted it
             damaged[candidate] = found
             warn(f"checkpoint {candidate} in {self.directory} is damaged: {'; '.join(found)}")
         return None, damaged
@@ -313,9 +312,9 @@ class Checkpoints:
         note(f"checkpoint {step} is kept as {aside.name}, for inspection")
 
     def _publish(self, incoming: pathlib.Path, step: int) -> None:
-        """Gives a complete checkpoint its plain name, then drops those that need not be kept."""
+        """Renames a complete checkpoint to its step, then deletes the ones that need not be kept."""
         if (self.directory / str(step)).exists():
-            self._discard(step)  # left by a run that this one does not continue
+            self._discard(step)  # it belongs to a run that this one does not continue
         os.rename(incoming, self.directory / str(step))
         files.sync_folder(self.directory)
         assert self._keep_last is not None
@@ -331,7 +330,7 @@ class Checkpoints:
         warn(f"CHECKPOINT {step} WAS NOT SAVED to {self.directory} ({first_line(error)}); {kept}")
 
     def _discard(self, step: int) -> None:
-        # Renamed first: a deletion that is cut short must not leave half a checkpoint under a plain name.
+        # Renamed first: an interrupted deletion must not leave a part of a checkpoint under its step's name.
         trash = self.directory / _TRASH
         trash.mkdir(exist_ok=True)
         os.rename(self.directory / str(step), trash / str(step))
@@ -339,14 +338,14 @@ class Checkpoints:
 
 
 def _load(path: pathlib.Path, wanted: dict[str, jax.ShapeDtypeStruct], *, part: bool) -> dict[str, jax.Array]:
-    """The arrays by name, each cast to the dtype and put onto the sharding that `wanted` says."""
+    """The arrays by name, each with the dtype and the sharding of its entry in `wanted`."""
     context = ocp.Context()
     context.pytree.loading.partial_load = part
     try:
         with context, logs.of_the_program():
             return ocp.load_checkpointables(str(path), {ITEM: wanted})[ITEM]
     except Exception as error:
-        # Its files are as they were written, so it is not damaged and an older one would fare no better.
+        # Its checksums are right, so it is not damaged, and an older checkpoint would fail in the same way.
         raise WorldError(f"checkpoint={path}: accepted one that orbax can load ({first_line(error)})") from error
 
 

@@ -8,10 +8,10 @@ import numpy as np
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """The leaves of `tree` by their dotted paths, each behind `prefix` and a dot if it is given.
+    """The leaves of `tree` by their dotted paths. With a `prefix` the names begin with it and a dot.
 
     Raises:
-      ValueError: two leaves have one name (a key that holds a dot), or a lone leaf has none.
+      ValueError: two leaves have the same name (a key contains a dot), or a single leaf has none.
     """
     named = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -23,7 +23,7 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(like: Any, named: dict[str, Any], prefix: str = "") -> Any:
-    """The tree of `like`'s structure whose leaves are looked up in `named`: undoes `flatten`."""
+    """The inverse of `flatten`: a tree like `like` whose leaves come from `named`."""
     return jax.tree_util.tree_map_with_path(lambda path, _: named[_name(path, prefix)], like)
 
 
@@ -35,9 +35,9 @@ def _name(path: tuple, prefix: str) -> str:
 def differences(
     stored: Mapping[str, jax.ShapeDtypeStruct], wanted: Mapping[str, jax.ShapeDtypeStruct], *, part: bool
 ) -> list[str]:
-    """What keeps `stored` from being `wanted`, a line per leaf, sorted; empty if nothing does.
+    """The differences between `stored` and `wanted`, a line per leaf, sorted; empty if there is none.
 
-    part: only a part of what is stored is wanted, and may be cast.
+    part: `wanted` may be a part of `stored`, and dtypes may differ.
     """
     found = [f"{name} is missing" for name in wanted.keys() - stored.keys()]
     if not part:

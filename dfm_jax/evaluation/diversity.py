@@ -1,4 +1,4 @@
-"""How varied samples are. Generative perplexity alone rewards repetition: read it beside these."""
+"""How varied samples are. Repetitive samples have a low generative perplexity, so read these figures with it."""
 
 import math
 from typing import NamedTuple
@@ -9,7 +9,7 @@ REPETITION_ORDER = 4
 
 
 class Diversity(NamedTuple):
-    """Averages over samples.
+    """How varied a set of samples is. All figures are averages over samples.
 
     Attributes:
         entropy_bits: entropy of the sample's own token histogram, bits (the reference's unit).
@@ -32,7 +32,7 @@ def histogram_entropy(tokens: np.ndarray) -> float:
 
 
 def distinct_share(tokens: np.ndarray, order: int) -> float:
-    """Different n-grams over all n-grams of one sample (L,), n = order; 1 when it is shorter than n."""
+    """The share of different n-grams among all n-grams of a sample (L,), n = order; 1 if it is shorter than n."""
     if len(tokens) < order:
         return 1.0
     grams = np.lib.stride_tricks.sliding_window_view(np.ascontiguousarray(tokens), order)
@@ -40,7 +40,7 @@ def distinct_share(tokens: np.ndarray, order: int) -> float:
 
 
 def diversity(samples: np.ndarray) -> Diversity:
-    """Diversity of samples (N, L) of token ids.
+    """The diversity of samples (N, L) of token ids.
 
     Raises:
         ValueError: there is no sample, or it has no token.

@@ -1,4 +1,4 @@
-"""A trained network's whole evaluation: likelihood of each corpus, samples, their judge, real text beside them."""
+"""The whole evaluation of a run: the likelihood of each corpus, and samples and real text, both judged."""
 
 import dataclasses
 import functools
@@ -18,8 +18,9 @@ from dfm_jax.data import Batch, Tokenizer, TokenStream, eval_batches, get_tokeni
 from dfm_jax.evaluation.diversity import diversity
 from dfm_jax.evaluation.generation import Generator, SamplingSettings
 from dfm_jax.evaluation.judge.perplexity import Judge, load_judge
-from dfm_jax.evaluation.likelihood import LikelihoodEstimator, LikelihoodResult, Network, TransformerNetwork
+from dfm_jax.evaluation.likelihood import LikelihoodEstimator, LikelihoodResult
 from dfm_jax.evaluation.loss import EvaluationLoss
+from dfm_jax.evaluation.network import Network, TransformerNetwork
 from dfm_jax.evaluation.report import pictures
 from dfm_jax.evaluation.report.markdown import (
     Report,
@@ -41,10 +42,11 @@ FRAMES = 65  # states of each trajectory that the page shows
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluator:
-    """Everything about evaluating a run that does not change with its steps; programs and judge are kept between calls.
+    """Evaluates a run at any of its steps. Compiled programs and the judge are kept between calls.
 
-    workdir: where reports and samples go. open_corpus: the token stream of a corpus's name in the config; it may raise
-    WorldError. note: says a line. show: prints the report, before it is written. name: of the run, if not the folder's.
+    workdir: the folder of reports and samples. open_corpus: returns the token stream for a corpus's name in the config;
+    it may raise WorldError. note: prints a line. show: prints the report, before it is written. name: of the run, if it
+    is not the folder's.
     """
 
     settings: EvaluationSettings
@@ -65,12 +67,12 @@ class Evaluator:
     # What the trainer calls at its intervals.
 
     def loss(self, model: Transformer, validation: TokenStream) -> dict[str, float]:
-        """`eval/loss` (and `eval/perplexity` where it means something) over all of `validation`, on fixed noise."""
+        """`eval/loss` over all of `validation`, nats per token on fixed noise, and the rest of `EvaluationLoss`."""
         batches = self._batches(validation)
         return self._evaluation_loss(model, batches, key=noise_key(self.settings.seed, "likelihood"))
 
     def samples(self, model: Transformer, step: int, num: int | None = None) -> dict[str, float]:
-        """Generates `sampling.num` sequences into samples/step_N.*, judges them, and returns `eval/...` metrics."""
+        """Generates `num` sequences (None: `sampling.num`) into samples/step_N.*, judges them, and returns metrics."""
         tokens = self._generate(model, step, num or self.settings.num_training_samples)
         entry = self._judge_texts(tokens, [])
         names = ("ppl_mean_of_exp", "ppl_token_mean", "entropy_bits", "repetition")
@@ -79,10 +81,10 @@ class Evaluator:
     # What `--mode=eval` calls.
 
     def evaluate(self, model: Transformer, step: int, *, elbo: bool, perplexity: bool) -> Report:
-        """Evaluates all that the config asks for, shows it, and writes eval/step_N.json, eval/report.md and the plots.
+        """Evaluates what the config asks for, shows it, and writes eval/step_N.json, eval/report.md and the plots.
 
-        What the world lacks (a corpus, the judge's weights) is left out and named in the report. Raises WorldError if
-        nothing at all could be evaluated.
+        elbo: with the likelihood. perplexity: with samples and their judge. If a corpus or the judge's weights are not
+        there, that part is left out and the report names it. Raises WorldError if nothing could be evaluated.
         """
         started, missing = time.monotonic(), []
         fingerprints: dict[str, str] = {}
@@ -128,7 +130,7 @@ class Evaluator:
         return report
 
     def likelihood(self, model: Transformer, stream: TokenStream) -> dict[str, LikelihoodResult]:
-        """The bounds of the problem on every block of `stream`."""
+        """The bounds of the problem on every block of `stream`, by name. Raises WorldError if it has no whole block."""
         blocks = len(stream.blocks(self.settings.sampling.length))
         if not blocks:
             raise WorldError(
@@ -153,7 +155,8 @@ class Evaluator:
     ) -> list[dict[str, Any]]:
         """Judges samples over temperatures and numbers of steps, and draws eval/frontier_step_N.png.
 
-        steps: by default the config's, a quarter and a sixteenth of it. Raises WorldError without a judge.
+        steps: by default the config's number, a quarter and a sixteenth of it. num: samples per point. Returns a
+        dictionary per point. Raises WorldError without a judge.
         """
         if self._judge is None:
             raise WorldError(self._judge_failure)
@@ -228,7 +231,7 @@ class Evaluator:
         return self._loaded[1]
 
     def _batches(self, stream: TokenStream) -> Iterator[tuple[Batch, np.ndarray]]:
-        """The stream's blocks; a corpus smaller than a batch is not filled up to one."""
+        """The batches of the stream's blocks, with weights 0 or 1. A small corpus makes a smaller batch."""
         length = self.settings.sampling.length
         devices = math.lcm(self.mesh.shape["data"] * self.mesh.shape["fsdp"], jax.process_count())
         wanted = min(self.settings.batch_size, len(stream.blocks(length)))
@@ -256,7 +259,7 @@ class Evaluator:
         judged = None
         if self._judge is not None:
             judged = self._judge(tokens, self.tokenizer)
-        elif self.settings.judge:  # a run that wants none misses none
+        elif self.settings.judge:  # without a judge in the config, none is missing
             missing.append(f"generative perplexity: {self._judge_failure}")
         return text_entry(judged, diversity(tokens), len(tokens))
 

@@ -1,4 +1,4 @@
-"""Generating sequences from a trained network: sharded over a mesh, keyed by a sequence's number alone."""
+"""Generates sequences from a trained network, sharded over a mesh. A sequence's key depends only on its number."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from dfm_jax.runtime.rng import noise_key
 
 
 class Samples(NamedTuple):
-    """One batch: tokens (B, L) int32; frames (F, B, L) int32, its states at `Generator.frame_steps`, or None."""
+    """One batch: tokens (B, L) int32, and frames (F, B, L) int32, the states at `Generator.frame_steps`, or None."""
 
     tokens: np.ndarray
     frames: np.ndarray | None
@@ -30,11 +30,11 @@ class Samples(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SamplingSettings:
-    """How sequences are drawn; what a sample set's files say about it.
+    """How sequences are drawn.
 
-    steps: of the sampler. method: a name of `flow.get_step`. temperature, top_p: of the posterior. seed: with a
-    sequence's number, all the noise of it. scheduler: another schedule than in training, None for the same. length:
-    tokens per sequence.
+    length: tokens per sequence. steps: of the sampler. method: a name of `flow.get_step`. temperature, top_p: of the
+    posterior. seed: it gives all the noise of a sequence, together with the sequence's number. scheduler: the schedule
+    to sample with; None for that of the training.
     """
 
     length: int
@@ -46,7 +46,7 @@ class SamplingSettings:
     scheduler: flow.Scheduler | None = None
 
     def describe(self) -> dict[str, object]:
-        """What can be printed."""
+        """The settings as plain values, for the files of a sample set."""
         scheduler = {} if self.scheduler is None else {"scheduler": str(self.scheduler)}
         temperature = "a function of t" if callable(self.temperature) else self.temperature
         return {
@@ -62,15 +62,18 @@ class SamplingSettings:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Generator:
-    """Draws sequences of a problem; compiled once for a batch size.
+    """Draws sequences of a problem. It compiles once per batch size.
 
-    With a mesh every device runs its own loops on its rows, without communication (the parameters are whole on each).
-    Sequence i is keyed by (seed, i): the same on any mesh, in any batch.
+    With a mesh every device has all parameters and runs its own loops on its rows, without communication. The key of
+    sequence i is (seed, i), so the sequence is the same on every mesh and in every batch.
 
     Attributes:
         batch_size: sequences per batch, over the whole mesh; a multiple of its devices.
-        frames: how many states of each trajectory are kept, the first and the last included; 0 for none.
+        frames: how many states of each trajectory are kept, with the first and the last; 0 for none.
+        implementation: of the vocabulary head; None chooses.
         deterministic: compiled for the same bits in every run, see `runtime.compiler`.
+
+    Raises UsageError for another batch size, and for a method that the path does not have.
     """
 
     problem: Problem
@@ -92,20 +95,20 @@ class Generator:
 
     @functools.cached_property
     def frame_steps(self) -> np.ndarray:
-        """(F,) int: steps after which the states are kept, evenly spread."""
+        """(F,) int: the steps after which a state is kept, evenly spread."""
         if not self.frames:
             return np.zeros(0, np.int64)
         return np.unique(np.rint(np.linspace(0, self.settings.steps, max(self.frames, 2))).astype(np.int64))
 
     @property
     def frame_times(self) -> np.ndarray:
-        """(F,) times in [0, 1] of the frames."""
+        """(F,) float64: the times of the frames, in [0, 1]."""
         return self.frame_steps / self.settings.steps
 
     def __call__(
         self, model: Transformer, num: int, *, prompts: Sequence[Prompt] = (), start: int = 0
     ) -> Iterator[Samples]:
-        """Batches of sequences start, start + 1, ..., `num` of them; the last batch is shorter where it must be.
+        """Yields batches of the `num` sequences start, start + 1, ... The last batch may be shorter.
 
         prompts: none, one for all sequences, or several that are used in turn. Every process gets every sequence.
         """
@@ -138,7 +141,7 @@ class Generator:
             return OfProblem(compiler.jit(self._draw, mesh=None, deterministic=self.deterministic), self.problem)
         rows, whole = PartitionSpec(self.mesh.axis_names), PartitionSpec()
         frames = PartitionSpec(None, self.mesh.axis_names)
-        # Each device's loops end when its own rows are done: nothing in them may be checked across devices.
+        # The loops of a device end when its rows are done, so jax must not check values across devices.
         sharded = jax.shard_map(
             self._draw,
             mesh=self.mesh,
@@ -156,7 +159,7 @@ class Generator:
         return OfProblem(program, self.problem, self.mesh)
 
     def _draw(self, problem: Problem, model: Transformer, index: jax.Array, given: jax.Array, fixed: jax.Array):
-        """Final tokens (B, L) and frames (F, B, L) or None of the sequences `index` (B,)."""
+        """The final tokens (B, L) and the frames (F, B, L) or None, of the sequences `index` (B,)."""
         problem, settings = problem.given(model), self.settings
         key = noise_key(settings.seed, "sampling")
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(index)
@@ -188,14 +191,14 @@ def generate(
     mesh: Mesh | None = None,
     deterministic: bool = False,
 ) -> np.ndarray:
-    """`num` sequences (num, L) int32; see `Generator`, which is kept where there are several calls."""
+    """Draws `num` sequences (num, L) int32. For several calls keep a `Generator`, which compiles only once."""
     generator = Generator(problem, settings, batch_size, mesh, deterministic=deterministic)
     batches = generator(model, num, prompts=prompts)
     return np.concatenate([batch.tokens for batch in batches])
 
 
 def to_text(tokens: np.ndarray, tokenizer: Tokenizer, *, trim: bool = False, prompt_length: int = 0) -> str:
-    """The text of one sequence (L,); with `trim`, up to its first end of text after `prompt_length` tokens."""
+    """The text of one sequence (L,). With `trim` it stops at the first end of text after `prompt_length` tokens."""
     if trim:
         ends = np.flatnonzero(tokens[prompt_length:] == tokenizer.eos_id)
         tokens = tokens[: prompt_length + ends[0]] if len(ends) else tokens

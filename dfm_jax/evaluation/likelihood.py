@@ -1,7 +1,7 @@
-"""Likelihood of a corpus: bounds on -log p per token, each with the standard error over its blocks.
+"""The likelihood of a corpus: bounds on -log p per token, each with its standard error over blocks (mathematics.md D).
 
-Every block counts once. Noise and time points are keyed by a block's number in the corpus, so a figure depends neither
-on the batch size nor on the mesh, and two runs are compared on the same noise.
+Every block counts once. The keys of noise and time points depend on a block's number in the corpus. A figure is
+therefore the same for every batch size and mesh, and two runs are compared on the same noise.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,37 +19,15 @@ from jax.sharding import Mesh
 
 from dfm_jax import flow
 from dfm_jax.evaluation import points
-from dfm_jax.experiment.problem import OfProblem, Problem
-from dfm_jax.models import head, sharding
-from dfm_jax.runtime import compiler
-from dfm_jax.runtime.mesh import global_batch, replicated
+from dfm_jax.evaluation.network import Network, TransformerNetwork, batch_program
+from dfm_jax.experiment.problem import Problem
+from dfm_jax.runtime.mesh import global_batch
 
 SENSITIVITY = (1e-2, 1e-3, 1e-4)
-# Time points of the tails between the eps of SENSITIVITY, and of the average over random orders, which varies less.
+# The tails between the eps of SENSITIVITY, and the average over random orders, take this many times fewer points.
 TAIL_SHARE, COUNT_SHARE = 16, 8
 
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
-
-
-class Network(Protocol):
-    """How a model is asked; `TransformerNetwork` is the trained one, tests have exact posteriors."""
-
-    def features(self, model: Any, x_t: jax.Array, t: jax.Array) -> jax.Array: ...
-    def answer(self, model: Any, features: jax.Array, query: flow.HeadQuery) -> flow.HeadAnswer: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class TransformerNetwork:
-    """The transformer's trunk and its fused vocabulary head."""
-
-    implementation: str | None = None
-    mesh: Mesh | None = None
-
-    def features(self, model: Any, x_t: jax.Array, t: jax.Array) -> jax.Array:
-        return model(x_t, t, mesh=self.mesh)
-
-    def answer(self, model: Any, features: jax.Array, query: flow.HeadQuery) -> flow.HeadAnswer:
-        return head.answer(model, features, query, implementation=self.implementation, mesh=self.mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,15 +35,15 @@ class LikelihoodResult:
     """One bound on -log p of one corpus, in nats per token.
 
     Attributes:
-        bound: the objective's name; process: whose -log p it bounds.
-        nats_per_token, stderr: mean over blocks of the mean integrand on kappa in [0, 1 - eps] (the reference's
-            figure), and its standard error over blocks (nan for one block).
+        bound: the objective's name. process: the process whose -log p it bounds.
+        nats_per_token, stderr: the mean over blocks of the mean integrand on kappa in [0, 1 - eps], as the reference
+            computes it, and its standard error over blocks (nan for one block).
         perplexity: exp(nats_per_token).
-        bits_per_byte: total bits over the bytes of the decoded text; nan if the bytes are not known.
-        blocks, tokens, time_points, eps: what the figure averages over.
+        bits_per_byte: total bits divided by the bytes of the decoded text; nan if the bytes are not known.
+        blocks, tokens, time_points, eps: what the figures average over.
         by_eps: nats per token for other eps, from the same points and a few more in the tails.
-        exact: (nats per token, standard error) up to kappa = 1, None where that is not finite for every network.
-        curve: (time_points,) mean integrand, nats per token, in equal steps of kappa on [0, 1 - eps]; its mean is
+        exact: (nats per token, standard error) up to kappa = 1; None for a bound that may be infinite there.
+        curve: (time_points,) the mean integrand, nats per token, at equal steps of kappa on [0, 1 - eps]. Its mean is
             nats_per_token.
     """
 
@@ -85,7 +63,7 @@ class LikelihoodResult:
 
 
 class Segment(NamedTuple):
-    """An interval of sigma, and how it is integrated."""
+    """An interval of sigma (high, low), with the number of points and the law (`points.LAWS`) to integrate it."""
 
     sigma: tuple[float, float]
     points: int
@@ -94,11 +72,12 @@ class Segment(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LikelihoodEstimator:
-    """The bounds of a problem, compiled once per shape of batch.
+    """Estimates the bounds of a problem. It compiles once per shape of batch.
 
-    bounds: names of objectives; None for those reported for the source (`flow.Path.bounds_for`), and for the
-    mask source the average over random orders. eps: where the reference's figure ends. deterministic: compiled for the
-    same bits in every run, see `runtime.compiler`.
+    time_points: per block, for the main figure. eps: the main figure ends at kappa = 1 - eps. bounds: names of
+    objectives; None for those of `flow.Path.bounds_for`, with the average over random orders for the mask source.
+    network: how the model is asked; None for the transformer. deterministic: compiled for the same bits in every run,
+    see `runtime.compiler`.
     """
 
     problem: Problem
@@ -111,6 +90,7 @@ class LikelihoodEstimator:
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
+        """The names of the bounds, in the order of the results."""
         if self.bounds is not None:
             return tuple(self.bounds)
         problem = self.problem
@@ -119,6 +99,7 @@ class LikelihoodEstimator:
 
     @functools.cached_property
     def objectives(self) -> dict[str, flow.Objective]:
+        """The bounds by name, on the linear clock. Raises ValueError for an objective that bounds nothing."""
         p = self.problem
         return {
             name: points.linear_objective(name, p.source, p.parametrization, p.objective.suppress_mask, p.path)
@@ -127,7 +108,7 @@ class LikelihoodEstimator:
 
     @functools.cached_property
     def segments(self) -> tuple[Segment, ...]:
-        """The reference's interval, the decades of SENSITIVITY around its end, and the rest up to kappa = 1."""
+        """The reference's interval, the intervals between the eps of SENSITIVITY, and the rest up to kappa = 1."""
         few = max(1, self.time_points // TAIL_SHARE)
         ends = sorted({*SENSITIVITY, self.eps}, reverse=True)
         return (
@@ -145,14 +126,14 @@ class LikelihoodEstimator:
         count_bytes: Callable[[np.ndarray], int] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> dict[str, LikelihoodResult]:
-        """Every bound on the corpus of `batches`.
+        """Computes every bound on the corpus of `batches`: name -> result.
 
         Args:
-            model: what `network` asks (a Transformer).
+            model: the model that `network` asks (a Transformer).
             batches: (tokens (B, L) int32, weights (B,) of 0 or 1) of this process, all of one shape.
-            key: of all the noise.
-            count_bytes: bytes of the text of tokens (L,), for bits per byte.
-            progress: told the number of blocks done after every batch.
+            key: one typed key, for all noise.
+            count_bytes: tokens (L,) -> the bytes of their text, for bits per byte.
+            progress: called after every batch with the number of blocks done.
 
         Raises:
             ValueError: there is no block.
@@ -184,19 +165,15 @@ class LikelihoodEstimator:
 
     @functools.cached_property
     def _program(self):
-        program = compiler.jit(
-            self._batch,
-            out_shardings=None if self.mesh is None else replicated(self.mesh),
-            mesh=self.mesh,
-            communicates=sharding.splits_parameters(self.mesh),
-            deterministic=self.deterministic,
-        )
-        return OfProblem(program, self.problem, self.mesh)
+        return batch_program(self._batch, self.problem, self.mesh, deterministic=self.deterministic)
 
     def _batch(
         self, problem: Problem, model: Any, tokens: jax.Array, weights: jax.Array, first: jax.Array, key: jax.Array
     ):
-        """Integrals (K, B) per segment and of the count form, nats per token; the main curve, summed over rows."""
+        """For one batch: the integrals (segments, K, B), those of the count form, the main curve, and the weights.
+
+        All are in nats per token. The curve is summed over rows.
+        """
         index = first + jnp.arange(tokens.shape[0], dtype=jnp.int32)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
         path, source = problem.given(model).path, problem.source
@@ -213,7 +190,7 @@ class LikelihoodEstimator:
         return values, counts, curve, weights
 
     def _integrate(self, model, tokens, weights, keys, objectives) -> tuple[jax.Array, jax.Array]:
-        """(segments, K, B) integrals, and (K, time_points) the mean integrand of segment 0 summed over rows."""
+        """The integrals (segments, K, B), and the mean integrand of segment 0 summed over rows, (K, time_points)."""
         # One loop over the points of all segments, so that the network is compiled once.
         drawn = [
             points.kappa_points(fold(keys, number), segment.points, sigma=segment.sigma, law=segment.law)
@@ -236,7 +213,7 @@ class LikelihoodEstimator:
         return total, at_point[: self.time_points].T
 
     def _ask(self, model, x_1, x_t, linear: flow.Time, objectives) -> jax.Array:
-        """(K, B) nats per token of the linear path's bounds, from one trunk pass."""
+        """The K bounds at one time of the linear path, (K, B) nats per token, from one pass of the trunk."""
         network = self.network or TransformerNetwork(mesh=self.mesh)
         t = self.problem.network_time(points.training_time(self.problem.path.scheduler, linear))
         features = network.features(model, x_t, t)
@@ -250,7 +227,7 @@ class LikelihoodEstimator:
         return jnp.stack(losses)
 
     def _orders(self, model, tokens, keys) -> jax.Array:
-        """(1, B) nats per token of the average over random orders; no time in it but what the network is told."""
+        """The average over random orders, (1, B) nats per token. Its only time is the one that the network is told."""
         number = max(1, self.time_points // COUNT_SHARE)
         length, mask_id = tokens.shape[1], self.problem.source.vocab_size  # the mask comes after the data
         counts = points.mask_counts(fold(keys, 0), number, length)
@@ -276,7 +253,7 @@ class LikelihoodEstimator:
                 process=self.objectives[name].bounds or "",
                 nats_per_token=nats,
                 stderr=standard_error(per_block),
-                perplexity=float(np.exp(min(nats, 700.0))),  # a bound of a network that is far off has no float64
+                perplexity=float(np.exp(min(nats, 700.0))),  # the exponential of a very loose bound overflows
                 bits_per_byte=total_bits / num_bytes if num_bytes else math.nan,
                 blocks=blocks,
                 tokens=blocks * length,
@@ -289,7 +266,7 @@ class LikelihoodEstimator:
         for number, name in enumerate(n for n in self.names if n != "masked_count"):
             main, *decades, tail = values[:, number]
             ends = [segment.sigma for segment in self.segments[1:-1]]
-            # Beyond eps the decades add to the integral, before it they are taken away.
+            # For a smaller eps add the intervals up to it. For a larger eps subtract them.
             by_eps = {}
             for eps in SENSITIVITY:
                 total = main.copy()
@@ -316,18 +293,18 @@ class LikelihoodEstimator:
 
 
 def fold(keys: jax.Array, number: Any) -> jax.Array:
-    """fold_in of each of the keys (B,)."""
+    """fold_in of `number` into each of the keys (B,)."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
 def noise_keys(keys: jax.Array, number: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Keys (B,) of x_0 and of the path at a point; small numbers of `keys` are taken by the points themselves."""
+    """The keys (B,) of x_0 and of the path at a point. The points themselves use small numbers of `keys`."""
     at = fold(keys, number + 1000)
     return fold(at, 0), fold(at, 1)
 
 
 def standard_error(per_block: np.ndarray) -> float:
-    """Of the mean of independent values (n,); nan for one."""
+    """The standard error of the mean of independent values (n,); nan for n = 1."""
     return float(per_block.std(ddof=1) / math.sqrt(len(per_block))) if len(per_block) > 1 else math.nan
 
 
@@ -345,6 +322,6 @@ def estimate_likelihood(
     deterministic: bool = False,
     count_bytes: Callable[[np.ndarray], int] | None = None,
 ) -> dict[str, LikelihoodResult]:
-    """`LikelihoodEstimator` for one corpus; keep the estimator where there are several."""
+    """The bounds on one corpus. For several corpora keep a `LikelihoodEstimator`, which compiles only once."""
     estimator = LikelihoodEstimator(problem, time_points, eps, bounds, network, mesh, deterministic)
     return estimator(model, batches, key=key, count_bytes=count_bytes)

@@ -1,4 +1,4 @@
-"""The evaluation loss: the training objective over a whole corpus, on noise that is the same at every step."""
+"""The evaluation loss: the training objective over a whole corpus, with the same noise at every step of a run."""
 
 import dataclasses
 import functools
@@ -13,11 +13,10 @@ from jax.sharding import Mesh
 
 from dfm_jax import flow
 from dfm_jax.data import Batch
-from dfm_jax.evaluation.likelihood import Network, TransformerNetwork, fold, standard_error
-from dfm_jax.experiment.problem import OfProblem, Problem
-from dfm_jax.models import sharding
-from dfm_jax.runtime import compiler
-from dfm_jax.runtime.mesh import global_batch, replicated
+from dfm_jax.evaluation.likelihood import fold, standard_error
+from dfm_jax.evaluation.network import Network, TransformerNetwork, batch_program
+from dfm_jax.experiment.problem import Problem
+from dfm_jax.runtime.mesh import global_batch
 from dfm_jax.training import corruption
 
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -25,11 +24,11 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvaluationLoss:
-    """`problem.objective` in nats per predicted token, for the curve beside the training loss.
+    """The training objective in nats per predicted token, to compare with the training loss.
 
-    Block i has the time t_i = (1 - time_epsilon) frac((i + 1/2) golden ratio), which fills [0, 1 - time_epsilon] evenly
-    however many blocks there are, and noise keyed by i: two steps of a run, or two runs, see the same x_t, in any
-    batches and on any mesh. As in training, a conditional coupling's kept positions carry no loss.
+    Block i has the time t_i = (1 - time_epsilon) frac((i + 1/2) golden ratio). These times fill [0, 1 - time_epsilon]
+    evenly for any number of blocks. The key of the noise depends on i. So two steps of a run, or two runs, use the same
+    x_t, in any batches and on any mesh. As in training, fixed positions carry no loss.
     """
 
     problem: Problem
@@ -38,10 +37,10 @@ class EvaluationLoss:
     deterministic: bool = False
 
     def __call__(self, model: Any, batches: Iterable[tuple[Batch, np.ndarray]], *, key: jax.Array) -> dict[str, float]:
-        """`eval/loss`, its standard error over blocks `eval/loss_stderr`, and `eval/perplexity` = exp(loss) where the
-        objective bounds a likelihood.
+        """Returns `eval/loss`, its standard error over blocks `eval/loss_stderr`, and `eval/perplexity`.
 
-        batches: (rows, weights (B,) of 0 or 1) of this process. Raises ValueError without a block.
+        `eval/perplexity` is exp(loss), if the objective bounds a likelihood. batches: (rows, weights (B,) of 0 or 1) of
+        this process. key: one typed key. Raises ValueError without a block of weight 1.
         """
         losses, predicted, first = [], [], 0
         for rows in batches:
@@ -70,17 +69,10 @@ class EvaluationLoss:
 
     @functools.cached_property
     def _program(self):
-        program = compiler.jit(
-            self._batch,
-            out_shardings=None if self.mesh is None else replicated(self.mesh),
-            mesh=self.mesh,
-            communicates=sharding.splits_parameters(self.mesh),
-            deterministic=self.deterministic,
-        )
-        return OfProblem(program, self.problem, self.mesh)
+        return batch_program(self._batch, self.problem, self.mesh, deterministic=self.deterministic)
 
     def _batch(self, problem: Problem, model, batch, weights, index, t, r, key):
-        """Per row: the loss summed over its predicted positions (B,), how many these are (B,), its weight (B,)."""
+        """For each row: the loss summed over its predicted positions, their number, and the row's weight; (B,) each."""
         problem, network = problem.given(model), self.network or TransformerNetwork(mesh=self.mesh)
         objective, tokens = problem.token_objective, batch.tokens
         time = flow.Time(t, r)
@@ -88,7 +80,7 @@ class EvaluationLoss:
         kept = problem.coupling.kept(fold(keys, 0), tokens.shape)
         kept = kept if batch.given is None else kept | batch.given
         x_0 = problem.source.sample(fold(keys, 1), tokens.shape)
-        path_keys = fold(keys, 1 if problem.counts_masks else 2)  # the count form makes nothing of x_0
+        path_keys = fold(keys, 1 if problem.counts_masks else 2)  # the count form does not use x_0
         x_t, weight = corruption.x_t(tokens, kept, x_0, time, path_keys, problem)
         features = network.features(model, x_t, problem.network_time(time))
         answer = network.answer(model, features, objective.query(tokens, x_t, time))

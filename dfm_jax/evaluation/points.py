@@ -1,8 +1,8 @@
-"""Where a likelihood bound is evaluated, and what its integrand needs (mathematics.md D.2, D.5).
+"""The points where a likelihood bound is evaluated, and the objectives there (mathematics.md D.2, D.5).
 
-A bound is int_0^1 E[f_kappa] d kappa with f the token formula of the LINEAR path kappa_t = t, so it does not depend on
-the schedule that a network was trained on; the network is told the time at which its own schedule has that kappa.
-Points are stratified within each sequence: the set {((j/n + u) mod 1)} of the reference is {(i + v)/n}, v = frac(n u).
+A bound is int_0^1 E[f_kappa] d kappa, where f is the formula per token on the LINEAR path kappa_t = t. It does not
+depend on the schedule of the training. The network is told the time at which its own schedule has that kappa. Points
+are stratified within each sequence: the set {((j/n + u) mod 1)} of the reference is {(i + v)/n} with v = frac(n u).
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ MIXTURE = flow.MixtureDiscreteProbPath(flow.CondOTScheduler())
 
 
 class KappaPoints(NamedTuple):
-    """`linear` (n, B): kappa as `t` and sigma as `r` of the linear path; `weight` (n, B).
+    """n points per sequence: `linear` (n, B), with kappa as `t` and sigma as `r`, and `weight` (n, B), float32.
 
-    sum_j weight_j f(kappa_j) is an unbiased estimate of int f d kappa over the interval the points were drawn on.
+    sum_j weight_j f(kappa_j) is an unbiased estimate of int f d kappa over the interval of the points.
     """
 
     linear: flow.Time
@@ -29,10 +29,10 @@ class KappaPoints(NamedTuple):
 
 
 def kappa_points(keys: jax.Array, points: int, *, sigma: tuple[float, float], law: str = "uniform") -> KappaPoints:
-    """`points` stratified points per sequence on sigma_high >= sigma >= sigma_low; keys (B,), one per sequence.
+    """Draws `points` stratified points per sequence on sigma = (high, low); keys (B,), one per sequence.
 
-    law 'uniform': in sigma; on (1, eps) these are the reference's points. 'log': in log sigma, for tails in which f
-    grows as 1/sigma. 'squared': in sqrt(sigma), for an interval that ends at sigma = 0.
+    law 'uniform': uniform in sigma; on (1, eps) these are the reference's points. 'log': uniform in log sigma, for
+    tails where f grows as 1/sigma. 'squared': uniform in sqrt(sigma), for an interval that ends at sigma = 0.
 
     Raises ValueError for another law, no point, or an interval that is not inside [0, 1] (above 0 for 'log').
     """
@@ -57,19 +57,19 @@ def kappa_points(keys: jax.Array, points: int, *, sigma: tuple[float, float], la
 
 
 def strata(keys: jax.Array, points: int) -> tuple[jax.Array, jax.Array]:
-    """(w, 1 - w), each (n, B): w_i = (i + v)/n with one v ~ U[0, 1) per sequence; keys (B,)."""
+    """(w, 1 - w), each (n, B) float32: w_i = (i + v)/n for n = `points`, one v ~ U[0, 1) per sequence; keys (B,)."""
     v, left = uniform_pair(keys, (keys.shape[0],))
     i = jnp.arange(points, dtype=jnp.float32)[:, None]
     return (i + v[None]) / points, (points - 1 - i + left[None]) / points
 
 
 def training_time(scheduler: flow.Scheduler, linear: flow.Time) -> flow.Time:
-    """The time at which `scheduler` has the linear path's kappa (and sigma): kappa_train^{-1}(k)."""
+    """The time at which `scheduler` has the linear path's kappa and sigma: kappa_train^{-1}(kappa)."""
     return scheduler.inverse(linear.t, linear.r)
 
 
 def bound_names(source: flow.Source, path: flow.Path | None = None) -> tuple[str, ...]:
-    """The bounds that are reported of `path` (None: the mixture) from `source`, as `flow.Path.bounds_for` has them."""
+    """The bounds that evaluation reports for `path` (None: the mixture) and `source`; see `flow.Path.bounds_for`."""
     return (path or MIXTURE).bounds_for(source)
 
 
@@ -88,14 +88,19 @@ def linear_objective(
 
 
 def has_exact_tail(objective: flow.Objective) -> bool:
-    """Whether the integral up to kappa = 1 is finite for every network (mathematics.md D.3): leave-one-out logits, or a
-    bound that charges nothing but masks."""
+    """Whether the integral up to kappa = 1 is finite for every network (mathematics.md D.3).
+
+    It is for leave-one-out logits, and for a bound that only masked positions contribute to.
+    """
     return objective.leave_one_out or objective.charges_masks_alone
 
 
 def shared_queries(queries: Sequence[flow.HeadQuery]) -> list[int]:
-    """For each query, the number of one whose answer also answers it: its ids begin with the other's, it shifts and
-    suppresses alike, and it has the other's reduction."""
+    """For each query, the index of a query whose answer answers it too.
+
+    That query asks for at least as many ids, beginning with the same ones, suppresses the same state, and neither has a
+    shift. A query with a reduction is answered only by itself.
+    """
 
     def serves(richer: flow.HeadQuery, query: flow.HeadQuery) -> bool:
         return (
@@ -111,6 +116,6 @@ def shared_queries(queries: Sequence[flow.HeadQuery]) -> list[int]:
 
 
 def mask_counts(keys: jax.Array, points: int, length: int) -> jax.Array:
-    """n ~ U{1..L}, (points, B) int32, stratified within each sequence; keys (B,)."""
+    """Draws n ~ U{1..L} for L = `length`, (points, B) int32, stratified within each sequence; keys (B,)."""
     share, _ = strata(keys, points)
     return jnp.clip((share * length).astype(jnp.int32) + 1, 1, length)

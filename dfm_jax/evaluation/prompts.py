@@ -1,4 +1,4 @@
-"""Prompts: text with gaps, as token ids and a mask of the positions that stay as they are."""
+"""Prompts: text with gaps, as token ids and the positions that are fixed."""
 
 import re
 from typing import NamedTuple
@@ -12,7 +12,7 @@ GAP = re.compile(r"<gap(?::([^<>]*))?>")
 
 
 class Prompt(NamedTuple):
-    """tokens: (L,) int32, 0 where free; fixed: (L,) bool, True where `tokens` is given."""
+    """tokens: (L,) int32, 0 at free positions. fixed: (L,) bool, True at given positions."""
 
     tokens: np.ndarray
     fixed: np.ndarray
@@ -21,15 +21,15 @@ class Prompt(NamedTuple):
 def parse_prompt(text: str, tokenizer: Tokenizer, length: int) -> Prompt:
     """The prompt that `text` describes in a sequence of `length` tokens.
 
-    `<gap:40>` stands for 40 tokens to be generated and `<gap>` for as many as are left; without one, those left
-    follow the text. So `Once upon a time` is a beginning, `<gap> the end.` an end, and
-    `Once upon <gap:40> ever after.` an infilling that then goes on.
+    `<gap:40>` stands for 40 tokens to generate, and `<gap>` for all tokens that are left. Without `<gap>`, the tokens
+    that are left follow the text. So `Once upon a time` is a beginning and `<gap> the end.` an end.
+    `Once upon <gap:40> ever after.` has a gap inside and goes on after the text.
 
-    A token of GPT-2 begins with the blank before its word, so the blank before a gap belongs to what is generated.
+    A token of GPT-2 begins with the space before its word. The space before a gap is therefore generated too.
 
     Raises:
-        UsageError: more than `length` tokens, a gap whose size is no number above 0, two gaps without a size, or
-            text that is no UTF-8.
+        UsageError: more than `length` tokens, a gap whose size is not a number above 0, two gaps without a size, or
+            text that is not UTF-8.
     """
     if any("\ud800" <= character <= "\udfff" for character in text):  # what Python makes of other bytes in a command
         raise UsageError(f"prompt={text!r}: accepted text in UTF-8")

@@ -1,4 +1,4 @@
-"""What is evaluated and how, from a config."""
+"""The settings of an evaluation, from a config."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,10 +11,11 @@ from dfm_jax.experiment.problem import get_sampling_scheduler
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
-    """What is evaluated and how; the fields of a config's `eval`, `sampling` and a few others.
+    """The settings of an evaluation: fields of a config's groups `eval` and `sampling`, and a few others.
 
-    Batches of samples and of the judge are per device, that of the likelihood is over all of them. head: as
-    `model.head`. config: the whole config as plain values, for the report. deterministic: as `training.deterministic`.
+    sample_batch_size and perplexity_batch_size are per device; batch_size, of the likelihood, is over all devices.
+    corpora: the names of corpora whose likelihood is computed. valid: the corpus of real text. head: as `model.head`.
+    config: the whole config as plain values, for the report. deterministic: as `training.deterministic`.
     """
 
     sampling: SamplingSettings

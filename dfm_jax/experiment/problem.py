@@ -1,4 +1,4 @@
-"""What a config means mathematically: path, source, objective and the network's view of time."""
+"""Makes the mathematical problem of a config: path, source, objective, and the time that the network is told."""
 
 import dataclasses
 import functools
@@ -22,9 +22,10 @@ from dfm_jax.runtime.mesh import replicated
 @jax.tree_util.register_pytree_node_class
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A flow matching problem on a vocabulary: a pytree whose leaves are the arrays of its path and source.
+    """A flow matching problem on a vocabulary. It is a pytree whose leaves are the arrays of its path and source.
 
-    As an argument of a jitted function it brings a law or embeddings as arrays, or as shapes for compiling alone.
+    The arrays, such as a law or embeddings, are thus arguments of a jitted function. Shapes in their place serve to
+    compile the function.
     """
 
     path: flow.Path
@@ -38,11 +39,12 @@ class Problem:
     coupling: flow.Coupling
 
     def tree_flatten(self) -> tuple[tuple[Any], Static]:
-        """The objective has the path and the source: their arrays are leaves once."""
+        """The leaves are those of the objective, which holds the path and the source."""
         return (self.objective,), Static({name: getattr(self, name) for name in STATIC})
 
     @classmethod
     def tree_unflatten(cls, static: Static, children: tuple[Any]) -> "Problem":
+        """The problem of an objective and the static fields; path and source are the objective's."""
         problem, (objective,) = object.__new__(cls), children
         found = {"objective": objective, "path": getattr(objective, "path", None)}
         for name, value in {**static.values, **found, "source": getattr(objective, "source", None)}.items():
@@ -51,12 +53,12 @@ class Problem:
 
     @property
     def counts_masks(self) -> bool:
-        """Whether the objective is the count form, which draws a number of masks in place of a time."""
+        """Whether the objective is the count form, which draws a number of masks and no time."""
         return isinstance(self.objective, flow.MaskedCount)
 
     @property
     def token_objective(self) -> flow.Objective:
-        """The objective as a function of each position alone; the count form's L / n is then the row's weight."""
+        """The objective as a function of each position alone. The count form's factor L / n is the row's weight."""
         if not self.counts_masks:
             return self.objective
         o = self.objective
@@ -64,38 +66,38 @@ class Problem:
 
     @property
     def suppress(self) -> int | None:
-        """The state that has probability 0 in all that samples or scores, if any."""
+        """The state that gets probability 0; None for no such state."""
         return self.objective.suppress
 
     @property
     def learns_exponents(self) -> bool:
-        """Whether the path's schedules are parameters of the model."""
+        """Whether the exponents of the path's schedules are parameters of the model."""
         return self.path.learns
 
     def given(self, model: Any) -> "Problem":
-        """The problem whose path has the exponents of `model` for leaves, where the path learns them."""
+        """The problem with the exponents of `model` in its path, if the path learns them; else the problem itself."""
         if not self.learns_exponents:
             return self
         path = self.path.with_leaves(exponents=model.exponents())
         return dataclasses.replace(self, path=path, objective=self.objective.with_leaves(path=path))
 
     def network_time(self, t: Array | flow.Time) -> Array:
-        """(B,) float32 time that the network is told: t, or kappa_t with `model.time_input='kappa'`."""
+        """The time that the network is told, (B,) float32: t, or kappa_t with `model.time_input='kappa'`."""
         time = flow.as_time(t)
         return (self.path.scheduler(time).alpha_t if self.time_input == "kappa" else time.t).astype(jnp.float32)
 
 
-Table = np.ndarray | jax.ShapeDtypeStruct  # numbers over the vocabulary, or their shape where they are not known
+Table = np.ndarray | jax.ShapeDtypeStruct  # numbers over the vocabulary, or their shape
 STATIC = tuple(f.name for f in dataclasses.fields(Problem) if f.name not in ("path", "source", "objective"))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OfProblem:
-    """A jitted function of (problem, *arguments) as one of the arguments, at any stage: jitted, lowered or compiled.
+    """Makes a function of `arguments` from a jitted, lowered or compiled function of (problem, *arguments).
 
-    The problem's arrays are passed to the program, never compiled in: whole on every device of `mesh`, or as they are
-    (None). With shapes in place of arrays it can be lowered and compiled, not called. Whatever else is asked of it,
-    such as `memory_analysis`, the function answers.
+    The problem's arrays are passed to the program and are not constants in it. Every device of `mesh` gets a whole
+    copy; with None they stay where they are. A problem with shapes in place of arrays can be lowered and compiled, but
+    not called. All other attributes, such as `memory_analysis`, are those of the function.
     """
 
     function: Any
@@ -113,7 +115,7 @@ class OfProblem:
         return self.function(self.placed, *arguments)
 
     def lower(self, *arguments: Any) -> "OfProblem":
-        """As `jax.jit` lowers; arguments may be shapes."""
+        """Lowers the function as `jax.jit` does. Arguments may be shapes."""
         place = None if self.mesh is None else replicated(self.mesh)
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype), sharding=place),
@@ -122,7 +124,7 @@ class OfProblem:
         return dataclasses.replace(self, function=self.function.lower(shapes, *arguments))
 
     def compile(self, **options: Any) -> "OfProblem":
-        """The compiled program, after `lower`."""
+        """Compiles what `lower` returned."""
         return dataclasses.replace(self, function=self.function.compile(**options))
 
     def __getattr__(self, name: str) -> Any:
@@ -132,19 +134,19 @@ class OfProblem:
 
 
 def get_scheduler(config: Config, vocab_size: int) -> flow.Scheduler:
-    """The scheduler of training."""
+    """The scheduler of the training. Raises ValueError as `flow.get_scheduler` does."""
     return flow.get_scheduler(config.flow.scheduler_type, exponent=config.flow.exponent, vocab_size=vocab_size)
 
 
 def get_sampling_scheduler(config: Config, vocab_size: int) -> flow.Scheduler | None:
-    """The scheduler to sample with, with the exponent of training if it has one; None for that of training."""
+    """The scheduler to sample with, or None for that of the training. Its exponent is the training's, if it has one."""
     name = config.sampling.scheduler
     exponent = config.flow.exponent if name in flow.WITH_EXPONENT else 1.0
     return flow.get_scheduler(name, exponent=exponent, vocab_size=vocab_size) if name else None
 
 
 def get_source(config: Config, vocab_size: int, law: Table | None = None) -> flow.Source:
-    """The source of a config. law (V,): the unigram law, where it is asked for; None counts data.train's shards."""
+    """The source of a config. law: (V,), the unigram law if the config asks for it; None counts it from data.train."""
     if config.flow.source_distribution != "unigram":
         return flow.get_source(config.flow.source_distribution, vocab_size)
     return flow.get_source("categorical", vocab_size, tables.read("law", config, vocab_size) if law is None else law)
@@ -157,9 +159,9 @@ def get_path(
     exponents: Table | None = None,
     embeddings: Table | None = None,
 ) -> flow.Path:
-    """The path of a config from `source`. exponents (V,), embeddings (V, D): in place of files that the config names.
+    """The path of a config from `source`. exponents (V,) and embeddings (V, D) replace the files that the config names.
 
-    Raises ValueError where the path does not take the source, WorldError where the file is not there.
+    Raises ValueError if the path does not support the source, and WorldError if a file is missing.
     """
     name, vocab_size = config.flow.path, source.vocab_size
     if name == "three_term":
@@ -210,7 +212,7 @@ def get_problem(
 
 
 def abstract(config: Config, vocab_size: int) -> Problem:
-    """The problem with shapes for what is read from data: to compile its programs, and to count states."""
+    """The problem with shapes in place of what is read from data, to compile its programs and to count states."""
     law = jax.ShapeDtypeStruct((vocab_size,), jnp.float32)
     embeddings = None
     if config.flow.path == "metric":
@@ -219,7 +221,7 @@ def abstract(config: Config, vocab_size: int) -> Problem:
 
 
 def stand_in(config: Config, vocab_size: int) -> Problem:
-    """The problem with made-up numbers for what is read from data, to time its programs."""
+    """The problem with made-up numbers in place of what is read from data, to time its programs."""
     return get_problem(
         config,
         vocab_size,
@@ -230,7 +232,7 @@ def stand_in(config: Config, vocab_size: int) -> Problem:
 
 
 def get_model_config(config: Config, num_states: int, platform: str | None = None) -> TransformerConfig:
-    """The denoiser's architecture for `num_states` token states on `platform` (the default backend if None)."""
+    """The network's architecture for `num_states` token states on `platform` (None: the default backend)."""
     platform = platform or jax.default_backend()
     model = config.model
     compute_dtype = model.compute_dtype
@@ -246,7 +248,7 @@ def get_model_config(config: Config, num_states: int, platform: str | None = Non
         n_heads=model.n_heads,
         dropout=model.dropout,
         mlp_ratio=model.mlp_ratio,
-        # cuDNN's backward pass adds in no fixed order, and jax has no way to ask it for one.
+        # cuDNN's backward pass adds in no fixed order, and jax cannot ask for one.
         attention="xla" if config.training.deterministic and model.attention == "auto" else model.attention,
         remat=model.remat,
         compute_dtype=compute_dtype,

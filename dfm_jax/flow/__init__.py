@@ -1,8 +1,8 @@
 """The mathematics of discrete flow matching: pure functions of arrays and frozen dataclasses (docs/mathematics.md).
 
-From the ground up: `tree` (frozen objects as pytrees), `random`, `time`, `tokens`, `categorical` (draws), `schedulers`,
-`sources`, `couplings`, `head` (what a loss asks of the vocabulary), `prediction` (what logits mean), `losses`,
-`samplers`, `paths`. Each imports only what is named before it.
+The modules in order: `tree` (frozen objects as pytrees), `random`, `time`, `tokens`, `categorical` (draws),
+`schedulers`, `sources`, `couplings`, `head` (what a loss asks of the vocabulary head), `prediction` (what logits mean),
+`losses`, `samplers`, `paths`. Each imports only modules that come before it in this list.
 """
 
 # ruff: noqa: F401

@@ -1,7 +1,7 @@
-"""Couplings of source and data: independent, and conditional on positions that are given (mathematics.md B).
+"""Couplings of source and data: independent, or conditional on given positions (mathematics.md B).
 
-With I in {0, 1}^L the fixed positions, x_0 = I x_1 + (1 - I) source. Fixed positions have x_t = x_1 at every t, carry
-no loss, and the bound is then on log p(x_{I=0} | x_{I=1}).
+Let I in {0, 1}^L mark the fixed positions. Then x_0 = I x_1 + (1 - I) source. A fixed position has x_t = x_1 at every
+t and carries no loss. The bound is then on log p(x_{I=0} | x_{I=1}).
 """
 
 import abc
@@ -17,7 +17,7 @@ from dfm_jax.flow.tree import take_old_names
 
 
 class CoupledPair(NamedTuple):
-    """x_0, x_1 (B, L) int32 and `fixed` (B, L) bool, the positions whose x_0 is x_1 by construction."""
+    """x_0, x_1 (B, L) int32, and `fixed` (B, L) bool: the positions where x_0 is set to x_1."""
 
     x_0: jax.Array
     x_1: jax.Array
@@ -30,7 +30,7 @@ class CoupledPair(NamedTuple):
 
 
 class Coupling(abc.ABC):
-    """A law of the fixed positions; x_0 elsewhere is the source's. Version 0.1 called the method kept."""
+    """A law of the fixed positions. Elsewhere x_0 is drawn from the source. Version 0.1 called `fixed` kept."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -38,14 +38,14 @@ class Coupling(abc.ABC):
 
     @abc.abstractmethod
     def fixed(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """(B, L) bool; `key` one key, or (B,) keys, one per row."""
+        """Draws the fixed positions, (B, L) bool for shape (B, L). `key` is one key, or (B,) keys, one per row."""
 
     def kept(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """`fixed`, as version 0.1 called it."""
         return self.fixed(key, shape)
 
     def sample(self, key: jax.Array, x_1: jax.Array, source: Source) -> CoupledPair:
-        """A coupled pair for data x_1 (B, L); `key` one key, or (B,) keys, one per row."""
+        """Draws a pair for data x_1 (B, L) int. `key` is one key, or (B,) keys, one per row."""
         fixed_key, source_key = split(key, 2)
         fixed = self.fixed(fixed_key, x_1.shape)
         return CoupledPair(conditional_coupling(source.sample(source_key, x_1.shape), x_1, fixed), x_1, fixed)
@@ -53,7 +53,7 @@ class Coupling(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class IndependentCoupling(Coupling):
-    """(x_0, x_1) ~ p q: nothing is fixed."""
+    """x_0 and x_1 are independent: no position is fixed."""
 
     def fixed(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         return jnp.zeros(shape, bool)
@@ -61,10 +61,11 @@ class IndependentCoupling(Coupling):
 
 @dataclasses.dataclass(frozen=True)
 class ConditionalCoupling(Coupling):
-    """Prompts and infilling: a row fixes a prefix with probability `prompt_rate`, else scattered tokens.
+    """For prompts and infilling: each row fixes a prefix with probability `prompt_rate`, else scattered tokens.
 
-    The prefix length is uniform on {0, ..., floor(max_fraction L)}; scattered tokens are fixed independently with a
-    probability uniform on [0, max_fraction]. At least one token of a row is never fixed.
+    The prefix length is uniform on {0, ..., floor(max_fraction L)}. Scattered tokens are fixed independently, with a
+    probability that is uniform on [0, max_fraction] for each row. At least one token of a row stays free.
+    Raises ValueError for rates outside [0, 1].
     """
 
     prompt_rate: float = 0.5
@@ -91,17 +92,17 @@ class ConditionalCoupling(Coupling):
 
 
 def conditional_coupling(x_0: jax.Array, x_1: jax.Array, fixed: jax.Array) -> jax.Array:
-    """x_0 with x_1 at the `fixed` positions, so that a path from it to x_1 never leaves them; all (B, L)."""
+    """x_0 with x_1 put in at the `fixed` positions, where x_t is then x_1 at every t; all (B, L)."""
     return jnp.where(fixed, x_1, x_0)
 
 
 def uncharged(loss: jax.Array, fixed: jax.Array) -> jax.Array:
-    """`loss` (B, L) with 0 at the fixed positions, whatever it was there, and no gradient through them."""
+    """`loss` (B, L) with 0 at the fixed positions, whatever it was there. No gradient passes through them."""
     return jnp.where(fixed, 0.0, loss)
 
 
 def mask_uniform_subset(key: jax.Array, x_1: jax.Array, mask_id: int) -> jax.Array:
-    """x_t (B, L) of the count form: n ~ U{1..L} positions of each row, a uniform subset, are masked."""
+    """Masks n ~ U{1..L} positions of each row of x_1 (B, L), a uniform subset: x_t of the count form (D.5)."""
     rows, length = x_1.shape
     count_key, order_key = split(key, 2)
     count = by_row(lambda k, s: jax.random.randint(k, s, 1, length + 1, jnp.int32), count_key, (rows, 1))
@@ -109,7 +110,7 @@ def mask_uniform_subset(key: jax.Array, x_1: jax.Array, mask_id: int) -> jax.Arr
 
 
 def mask_subset(key: jax.Array, x_1: jax.Array, count: jax.Array, mask_id: int) -> jax.Array:
-    """x_1 (B, L) with a uniform subset of `count` (B,) positions masked; `key` one key, or (B,) keys, one per row."""
+    """Masks a uniform subset of `count` (B,) positions of x_1 (B, L). `key` is one key, or (B,) keys, one per row."""
     order = by_row(jax.random.uniform, key, x_1.shape)
     rank = jnp.argsort(jnp.argsort(order, axis=-1), axis=-1).astype(jnp.int32)
     return jnp.where(rank < count[:, None], mask_id, x_1)

@@ -1,14 +1,16 @@
-"""What a loss asks of the vocabulary head, and what it gets: a loss never sees logits.
+"""What a loss asks the vocabulary head, and what the head answers. A loss never sees logits.
 
-Every loss needs log-probabilities at a few ids per position, and at most one weighted reduction over the vocabulary.
-The types are those of `kernels.vocab_head`, under the names that they have among the losses:
+The vocabulary head is the network's last layer, from features to the S states. Every loss needs log-probabilities at a
+few ids per position, and at most one weighted sum over the vocabulary. So a loss sends a query and gets an answer, and
+no array of shape (B, L, S) exists. The types come from `kernels.vocab_head`; the losses use these names:
 
-- `HeadQuery`: ids (B, L, K); `shift` (B, L) is added to the logit at `shift_ids` (B, L); the state `suppress` gets the
-  logit -inf; `reduction`
-- `VocabReduction`: one sum over the S states of the probabilities of a position
-- `HeadAnswer`: `at_ids` (B, L, K) log-probabilities in nats, `reduced` (B, L)
-- `answer_from_logits`: the definition, from logits (B, L, S)
-- `one_minus_y_cot_y`: how much slower than 1/sigma a kinetic-optimal token is, at y = sigma W
+- `HeadQuery`: `ids` (B, L, K) asks for K log-probabilities per position. `shift` (B, L) is added to the logit at
+  `shift_ids` (B, L). The state `suppress` gets the logit -inf. `reduction` asks for the sum.
+- `VocabReduction`: one weighted sum over the S states, of a function of their probabilities
+- `HeadAnswer`: `at_ids` (B, L, K) log-probabilities in nats; `reduced` (B, L), the sum
+- `answer_from_logits`: the definition of the answer, from logits (B, L, S)
+- `one_minus_y_cot_y`: 1 - y cot y at y = sigma W_v; on the kinetic-optimal path the jump rate of token v is
+  (2 / sigma) (1 - that)
 """
 
 from dfm_jax.kernels import vocab_head

@@ -1,4 +1,4 @@
-"""Where version 0.1 had what a user's own path needs; it is in `dfm_jax.flow.paths` now."""
+"""Aliases for version 0.1, which defined the base class of paths here. It is in `dfm_jax.flow.paths` now."""
 
 # ruff: noqa: F401
 from dfm_jax.flow.losses.objective import CROSS_ENTROPIES

@@ -1,8 +1,8 @@
-"""What a network's logits mean, as data: of which law they are, and what turns them into the posterior p(x_1 | x_t).
+"""What a network's logits mean: which law they describe, and how they become the posterior p(x_1 | x_t).
 
-A path makes one (`path.prediction(source, parametrization)`); losses, samplers and evaluation ask it. Posterior logits
-are those of p(x_1^i | x_t). Leave-one-out logits are those of xhat = p(x_1^i | x_t without x_t^i): they differ from the
-posterior's at the one index x_t^i, by an amount that the path knows (mathematics.md D.3).
+Posterior logits describe p(x_1^i | x_t). Leave-one-out logits describe xhat = p(x_1^i | x_t without x_t^i). The two
+differ only at the index x_t^i, by an amount that depends on the path (mathematics.md D.3). A path makes a `Prediction`
+with `path.prediction(source, parametrization)`; losses, samplers and evaluation use it.
 """
 
 import dataclasses
@@ -26,10 +26,13 @@ Shift = Callable[[jax.Array, TimeLike], jax.Array]
 class Prediction:
     """The meaning of logits over S states.
 
-    parametrization: 'posterior' or 'leave_one_out'. suppress: the state that has probability 0 whatever its logit, if
-    any. carries_all_but: where this is a state, any other token of x_t is x_1 itself whatever the logits say (the mask:
-    a token that is shown is carried over); None where nothing is. shift: (x_t, t) -> what the logit at x_t gains on the
-    way to the posterior, nats, of x_t's shape; None where the logits are the posterior's but for what is carried over.
+    parametrization: 'posterior' or 'leave_one_out'.
+    suppress: the state whose probability is 0 whatever its logit; None for no such state.
+    carries_all_but: the mask, if every other token of x_t is carried over. A token that is carried over is x_1 itself,
+    whatever the logits say. None if no token is carried over.
+    shift: (x_t, t) -> the amount to add to the logit at x_t to get the posterior, nats, of x_t's shape. None if nothing
+    is added.
+
     Raises ValueError for another parametrization.
     """
 
@@ -43,26 +46,28 @@ class Prediction:
 
     @property
     def leave_one_out(self) -> bool:
-        """Whether the logits are those of xhat."""
+        """Whether the logits describe xhat."""
         return self.parametrization == "leave_one_out"
 
     @property
     def carries_over(self) -> bool:
-        """Whether some tokens of x_t are x_1 whatever the logits say."""
+        """Whether some tokens of x_t are carried over, that is, are x_1 whatever the logits say."""
         return self.carries_all_but is not None
 
     def shifted(self, query: HeadQuery, x_t: jax.Array, t: TimeLike) -> HeadQuery:
-        """`query` asked of the posterior law; what is carried over is left to the caller."""
+        """`query` with the shift to the posterior at x_t (B, L) and t (B,). The caller handles what is carried over."""
         if self.shift is None:
             return query
         return query._replace(shift=self.shift(x_t, t), shift_ids=x_t)
 
     def carry_over(self, x_1: jax.Array, x_t: jax.Array) -> jax.Array:
-        """x_1 as drawn from the shifted logits, x_t itself where that is carried over; both of one shape."""
+        """The drawn x_1, replaced by x_t where x_t is carried over. Both have one shape."""
         return x_1 if self.carries_all_but is None else jnp.where(x_t == self.carries_all_but, x_1, x_t)
 
     def posterior_logits(self, logits: jax.Array, x_t: jax.Array, t: TimeLike) -> jax.Array:
-        """Posterior logits (B, L, S) from the network's `logits` (B, L, S) at x_t (B, L); delta_z where carried over.
+        """Posterior logits (B, L, S) from the network's `logits` (B, L, S) at x_t (B, L) and t (B,).
+
+        A position that is carried over gets the logits of delta_z: 0 at z = x_t and -inf elsewhere.
 
         Raises ValueError for logits of another shape.
         """
@@ -78,22 +83,42 @@ class Prediction:
 
 
 class PathLike(Protocol):
-    """What losses, predictions and samplers ask of a path; `flow.Path` is the class of them."""
+    """What losses, predictions and samplers use of a path. `flow.Path`, the base class of paths, documents each."""
 
     carries_over: ClassVar[bool]
     jumps_alike: ClassVar[bool]
 
     @property
-    def scheduler(self) -> Scheduler: ...
-    def check(self, source: Source, parametrization: str) -> None: ...
-    def prediction(self, source: Source, parametrization: str = ..., suppress_mask: bool = ...) -> Prediction: ...
-    def own_source(self) -> Source | None: ...
-    def loo_logit_shift(self, x_t: jax.Array, t: TimeLike, source: Source) -> jax.Array: ...
-    def get_objective(self, name: str, source: Source, parametrization: str, suppress_mask: bool) -> Any: ...
-    def get_step(self, name: str) -> Any: ...
+    def scheduler(self) -> Scheduler:
+        """The path's clock."""
+        ...
+
+    def check(self, source: Source, parametrization: str) -> None:
+        """Raises ValueError for a source or a parametrisation that the path does not support."""
+        ...
+
+    def prediction(self, source: Source, parametrization: str = ..., suppress_mask: bool = ...) -> Prediction:
+        """What a network's logits mean on this path."""
+        ...
+
+    def own_source(self) -> Source | None:
+        """The source that the path starts from; None if any will do."""
+        ...
+
+    def loo_logit_shift(self, x_t: jax.Array, t: TimeLike, source: Source) -> jax.Array:
+        """The posterior logit less the leave-one-out logit at x_t, nats, of x_t's shape."""
+        ...
+
+    def get_objective(self, name: str, source: Source, parametrization: str, suppress_mask: bool) -> Any:
+        """The loss called `name`. Raises ValueError for an unknown one."""
+        ...
+
+    def get_step(self, name: str) -> Any:
+        """The sampler step called `name`. Raises ValueError for an unknown one."""
+        ...
 
 
 def check_parametrization(name: str) -> None:
-    """Raises ValueError for anything but PARAMETRIZATIONS."""
+    """Raises ValueError unless `name` is one of PARAMETRIZATIONS."""
     if name not in PARAMETRIZATIONS:
         raise ValueError(f"parametrization={name!r}: accepted {', '.join(PARAMETRIZATIONS)}")

@@ -1,6 +1,6 @@
-"""Random numbers that keep their precision at both ends: 32-bit uniforms with their complement, and Bernoulli draws.
+"""Random numbers that are precise near 0 and near 1: 32-bit uniforms with their complement, and Bernoulli draws.
 
-A float32 uniform on a grid of 2^-23 cannot decide an event of probability 1e-6; these can.
+A float32 uniform from jax lies on a grid of 2^-23, too coarse for an event of probability 1e-6. These are fine enough.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,12 @@ import jax.numpy as jnp
 
 
 def is_batch_of_keys(key: jax.Array) -> bool:
-    """Whether `key` holds one typed key per row, rather than being one key."""
+    """Whether `key` is (B,) typed keys, one for each row, and not a single key."""
     return jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 1
 
 
 def split(key: jax.Array, num: int) -> tuple[jax.Array, ...]:
-    """`num` keys from `key`; from keys (B,), one per row, `num` batches of keys (B,)."""
+    """Splits one key into `num` keys, or keys (B,) into `num` batches of keys (B,)."""
     if not is_batch_of_keys(key):
         return tuple(jax.random.split(key, num))
     keys = jax.vmap(lambda k: jax.random.split(k, num))(key)
@@ -24,7 +24,10 @@ def split(key: jax.Array, num: int) -> tuple[jax.Array, ...]:
 
 
 def by_row(draw: Callable[..., jax.Array], key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """draw(key, shape); with keys (B,), one per row, row i of `shape` from key i alone."""
+    """draw(key, shape). With keys (B,), row i of `shape` is drawn from key i alone.
+
+    Raises ValueError unless there is one key, or one for each row.
+    """
     if not is_batch_of_keys(key):
         return draw(key, shape)
     if not shape or shape[0] != key.shape[0]:
@@ -33,13 +36,13 @@ def by_row(draw: Callable[..., jax.Array], key: jax.Array, shape: tuple[int, ...
 
 
 def uniform_pair(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> tuple[jax.Array, jax.Array]:
-    """(u, 1 - u), u uniform on the midpoints of 2^32 cells of [0, 1], each relatively accurate near its own 0."""
+    """(u, 1 - u) of `shape`. u is uniform on the midpoints of 2^32 cells of [0, 1]; each keeps its digits near 0."""
     bits = by_row(lambda k, s: jax.random.bits(k, s, jnp.uint32), key, shape)
     return _unit(bits, dtype), _unit(~bits, dtype)
 
 
 def bernoulli(key: jax.Array, probability: jax.Array, complement: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """True with `probability` = 1 - `complement` (both broadcast to `shape`), exact to 2^-32; sure at 0 and 1."""
+    """Bools of `shape`, True with `probability` = 1 - `complement` (both broadcast), exact to 2^-32 and at 0 and 1."""
     u, left = uniform_pair(key, shape, probability.dtype)
     return jnp.where(probability <= 0.5, u < probability, left >= complement)
 

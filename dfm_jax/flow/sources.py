@@ -1,4 +1,4 @@
-"""Source laws p(x) of x_0: every token masked, uniform, or any categorical law (mathematics.md B)."""
+"""Sources, the laws p(x) of x_0: the mask, uniform, or any categorical law (mathematics.md B)."""
 
 import abc
 import dataclasses
@@ -15,19 +15,19 @@ from dfm_jax.flow.tree import Tree
 class Source(Tree, abc.ABC):
     """A token law p over S = num_states states, V = vocab_size of which are data.
 
-    An attribute that is an array is named in `leaves` (`flow.Tree`).
+    A subclass names its array attributes in `leaves` (`flow.Tree`).
     """
 
     vocab_size: int
 
     @property
     def num_states(self) -> int:
-        """S: V + 1 with a mask token, else V."""
+        """S, the number of states: V + 1 with a mask token, else V."""
         return self.vocab_size
 
     @property
     def num_tokens(self) -> int:
-        """S, under the name that tokenizers use."""
+        """`num_states`, under the name that tokenizers use."""
         return self.num_states
 
     @property
@@ -37,11 +37,11 @@ class Source(Tree, abc.ABC):
 
     @abc.abstractmethod
     def sample(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """x_0 of `shape`, int32; `key` is one key, or (B,) keys, one per row of the shape."""
+        """Draws x_0 of `shape`, int32. `key` is one key, or (B,) keys, one for each row of the shape."""
 
     @abc.abstractmethod
     def probs(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-        """p(x) at `ids`, of their shape."""
+        """p(x) at `ids`, of their shape, in `dtype`."""
 
     def log_probs(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
         """log p(x) at `ids`, nats; -inf where p = 0."""
@@ -78,7 +78,7 @@ class MaskSource(Source):
 
 @dataclasses.dataclass(frozen=True)
 class UniformSource(Source):
-    """p = 1/V; x_0 may coincide with x_1."""
+    """p = 1/V. x_0 may equal x_1 by chance."""
 
     vocab_size: int
 
@@ -98,9 +98,9 @@ class UniformSource(Source):
 class CategoricalSource(Source):
     """p = `probs` (V,), any law over the vocabulary, such as a corpus's unigram.
 
-    Draws take one alias-table look-up, exact to 2^-32 of 1/V. A token with p = 0 is never drawn; where x_t is such a
-    token it can only be x_1, and is carried over. Raises ValueError unless probs >= 0 sum to 1 (to 1e-5). A
-    `jax.ShapeDtypeStruct` (V,) gives the source of a program that is compiled without numbers.
+    A draw is one look-up in an alias table; its probabilities are exact to 2^-32 of 1/V. A token with p = 0 is never
+    drawn. If x_t is such a token it must be x_1, and it is carried over. Raises ValueError unless probs >= 0 and their
+    sum is 1 to within 1e-5. A `jax.ShapeDtypeStruct` (V,) in place of numbers serves to compile a program.
     """
 
     leaves: ClassVar[tuple[str, ...]] = ("law", "_keep", "_alias")
@@ -131,7 +131,7 @@ class CategoricalSource(Source):
         return jnp.asarray(self.law, dtype)[ids]
 
     def may_equal(self, other: "CategoricalSource") -> bool:
-        """Whether `other` is this law, as far as can be seen: inside a program only the sizes are known."""
+        """Whether `other` may be the same law. Inside a program only the sizes are known and compared."""
         if self.vocab_size != other.vocab_size:
             return False
         known = isinstance(self.law, np.ndarray) and isinstance(other.law, np.ndarray)
@@ -139,7 +139,7 @@ class CategoricalSource(Source):
 
 
 def _alias_table(law: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Walker's alias table: threshold of 2^32 (uint32) and alternative (int32) for each column."""
+    """Walker's alias table: for each column a threshold out of 2^32 (uint32) and an alternative (int32)."""
     size = len(law)
     height, alias = law * size, np.arange(size, dtype=np.int32)
     short = [i for i in range(size) if height[i] < 1]
@@ -150,7 +150,7 @@ def _alias_table(law: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         height[high] -= 1 - height[low]
         if height[high] < 1:
             short.append(tall.pop())
-    # What rounding leaves over has height 1 up to 1e-16 and keeps itself as its alias.
+    # The columns that are left have height 1 up to rounding. Each is its own alias.
     keep = np.clip(np.rint(height * 2.0**32), 0, 2.0**32 - 1).astype(np.uint32)
     return keep, alias
 

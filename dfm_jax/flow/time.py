@@ -1,7 +1,7 @@
-"""Time on the path with its complement beside it, and the laws that training draws times from (mathematics.md D.5).
+"""Time on the path, and the laws that training draws times from (mathematics.md D.5).
 
-Near t = 1 everything that matters depends on r = 1 - t, which float32 cannot recover from t. So a time is the pair
-(t, r), and every function of `flow` that has a `t` argument takes an array or a `Time`.
+Near t = 1 the formulas depend on r = 1 - t, and float32 cannot recover r from t. A time is therefore the pair (t, r).
+Every function of `flow` with an argument `t` takes an array or a `Time`.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ METHODS = ("iid", "stratified", "antithetic", "systematic")
 
 
 class Time(NamedTuple):
-    """A time t in [0, 1] (0 source, 1 data) and r = 1 - t, arrays of one shape; r is exact where it is small."""
+    """A time t in [0, 1] (0 is the source, 1 the data) and r = 1 - t, of one shape. r keeps its digits near 0."""
 
     t: Any
     r: Any
@@ -28,9 +28,9 @@ TimeLike = Any  # an array of times in [0, 1], a number, or a Time
 
 
 def as_time(t: TimeLike) -> Time:
-    """`t` as a `Time` of floating-point jax arrays; r = 1 - t where the caller did not give it.
+    """`t` as a `Time` of jax arrays, float32 or float64. r is 1 - t unless `t` is a `Time` already.
 
-    Raises ValueError when a concrete time lies outside [0, 1]; traced times cannot be looked at.
+    Raises ValueError when a time lies outside [0, 1]. Traced times are not checked, as their values are not known.
     """
     if isinstance(t, Time):
         check_unit_interval("t", t.t)
@@ -56,7 +56,10 @@ def expand(time: Time, shape: tuple[int, ...]) -> Time:
 
 
 def host_time(t: TimeLike, r: Any = None) -> Time:
-    """`t` as a `Time` of numpy float64, for scalars that are computed on the host; r = 1 - t unless given."""
+    """`t` as a `Time` of numpy float64, for scalars computed on the host; r is 1 - t unless given.
+
+    Raises ValueError when t or r lies outside [0, 1].
+    """
     if isinstance(t, Time):
         t, r = t.t, t.r
     start = np.asarray(t, dtype=np.float64)
@@ -76,7 +79,7 @@ def floating(x: Any) -> jax.Array:
 
 
 def check_unit_interval(name: str, x: Any) -> None:
-    """Raises ValueError unless every value of `x` is in [0, 1]; a traced value passes unseen."""
+    """Raises ValueError unless every value of `x` is in [0, 1]. Traced values are not checked."""
     if isinstance(x, Tracer):
         return
     values = np.asarray(x)
@@ -94,16 +97,18 @@ def sample_times(
     epsilon: float = 0.0,
     scheduler: Any = None,
 ) -> tuple[Time, jax.Array]:
-    """Times of a global batch and the weights of their losses: (Time of (batch,), weight (batch,)), float32.
+    """Draws the times of a global batch and the weights of their losses: (Time of (batch,), weight (batch,)), float32.
 
-    E[weight * loss(t)] is, for every law and method, the mean of the loss over t ~ U[0, 1 - epsilon].
+    E[weight * loss(t)] is the mean of the loss over t ~ U[0, 1 - epsilon], for every law and method.
 
-    law 'uniform': t ~ U[0, 1 - epsilon], weight 1 (published).
-    law 'squared': sigma_t = (1-u)^2 with u ~ U, weight 2(1-u) / d kappa: finite variance for the losses that grow as
-    lambda ~ 1/r. Without `scheduler`, the same in r: r = (1-u)^2, weight 2(1-u).
+    law 'uniform': t ~ U[0, 1 - epsilon] with weight 1, as published.
+    law 'squared': sigma_t = (1-u)^2 for uniform u, with weight 2(1-u) / d kappa. A loss that grows as lambda ~ 1/r then
+    has a finite variance. Without `scheduler`: r = (1-u)^2 with weight 2(1-u).
 
-    method 'iid': independent. 'stratified': u_i = (U_i + pi(i)) / batch, pi a random permutation. 'antithetic': the
-    second half of the batch is 1 - u of the first. 'systematic': stratified with one U for all.
+    method 'iid': independent times. 'stratified': u_i = (U_i + pi(i)) / batch, with pi a random permutation.
+    'antithetic': the second half of the batch uses 1 - u of the first. 'systematic': stratified, with one U for all.
+
+    Raises ValueError for an unknown law or method, and for epsilon outside [0, 1).
     """
     for name, value, accepted in (("law", law, LAWS), ("method", method, METHODS)):
         if value not in accepted:
@@ -128,7 +133,7 @@ def sample_times(
 
 
 def unit_samples(key: jax.Array, batch: int, method: str = "iid") -> tuple[jax.Array, jax.Array]:
-    """(u, 1 - u), each (batch,) float32 and uniform on [0, 1], with the dependence that `method` names."""
+    """(u, 1 - u), each (batch,) float32 and uniform on [0, 1]; `method` sets how they depend on each other."""
     draw_key, order_key = jax.random.split(key)
     if method == "antithetic":
         u, left = uniform_pair(draw_key, ((batch + 1) // 2,))

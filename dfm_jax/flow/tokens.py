@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def check_tokens(logits: jax.Array, tokens: jax.Array, num_states: int | None = None) -> None:
-    """Raises ValueError unless logits are (..., S) for integer tokens (...), S = num_states where given."""
+    """Raises ValueError unless tokens (...) are integers and logits are (..., S), with S = `num_states` if given."""
     check_integers("tokens", tokens)
     states: Any = logits.shape[-1] if num_states is None else num_states
     if logits.shape != (*tokens.shape, states):
@@ -15,7 +15,7 @@ def check_tokens(logits: jax.Array, tokens: jax.Array, num_states: int | None = 
 
 
 def as_pair(other: jax.Array, x_1: jax.Array, name: str = "x_0") -> tuple[jax.Array, jax.Array]:
-    """`other` and x_1 as jax arrays of x_1's type. Raises ValueError, with `name`, unless integers of one shape."""
+    """`other` and x_1 as jax arrays of x_1's dtype. Raises ValueError unless both are integers of one shape."""
     check_integers(name, other)
     check_integers("x_1", x_1)
     if other.shape != x_1.shape:
@@ -31,11 +31,11 @@ def check_integers(name: str, tokens: jax.Array) -> None:
 
 
 def one_hot_like(ids: jax.Array, probs: jax.Array) -> jax.Array:
-    """delta_ids over the last axis of `probs`, in its dtype."""
+    """The one-hot vectors of `ids` (...) over the last axis of `probs` (..., S), in its dtype."""
     return jax.nn.one_hot(ids, probs.shape[-1], dtype=probs.dtype)
 
 
 def at_tokens(tokens: jax.Array, num_states: int) -> jax.Array:
-    """1[v = token] over S = num_states states, (..., S) bool for tokens (...) of any integer type."""
+    """The one-hot view of tokens (...) of any integer type: (..., S) bool, with S = num_states."""
     states = jnp.arange(num_states, dtype=jnp.int32).reshape((1,) * tokens.ndim + (-1,))
     return states == jnp.asarray(tokens, jnp.int32)[..., None]

@@ -1,4 +1,4 @@
-"""Frozen objects that are pytrees: their arrays are leaves, so that a program takes them as arguments or as shapes."""
+"""Frozen objects that are pytrees. Their arrays are leaves, so a program takes them as arguments or as shapes."""
 
 import functools
 from typing import Any, ClassVar, Self
@@ -7,10 +7,11 @@ import jax
 
 
 class Tree:
-    """An immutable object whose attributes named in `leaves` are its children (arrays or trees); the others are static.
+    """An immutable pytree. The attributes named in `leaves` are its children (arrays or trees); all others are static.
 
-    Two trees have the same structure when their static attributes are equal (or, where they cannot be hashed, the same
-    object). Rebuilding one runs no check: its leaves may be tracers, shapes or shardings.
+    Two trees have the same structure if their static attributes are equal. Attributes that cannot be hashed count as
+    equal only if they are the same object. Rebuilding a tree runs no check, as leaves may be tracers, shapes or
+    shardings.
     """
 
     leaves: ClassVar[tuple[str, ...]] = ()
@@ -20,7 +21,10 @@ class Tree:
         jax.tree_util.register_pytree_with_keys(cls, _flatten_with_keys, functools.partial(_unflatten, cls), _flatten)
 
     def with_leaves(self, **values: Any) -> Self:
-        """A copy with other children under some names of `leaves`; nothing is checked, as in any rebuilding."""
+        """A copy with other children under some of the names in `leaves`; the values are not checked.
+
+        Raises ValueError for a name that is not in `leaves`.
+        """
         if not set(values) <= set(self.leaves):
             raise ValueError(f"leaves = {sorted(values)}: expected some of {list(self.leaves)}")
         other = object.__new__(type(self))
@@ -29,12 +33,12 @@ class Tree:
         return other
 
     def with_leaves_of(self, other: "Tree") -> Self:
-        """A copy with the children of `other`, a tree of this class that may differ in what is static."""
+        """A copy with the children of `other`, a tree of this class whose static attributes may differ."""
         return self.with_leaves(**{name: getattr(other, name) for name in self.leaves})
 
 
 class Static:
-    """Attributes by name, hashable and comparable: by value where the value can be hashed, else by identity."""
+    """Attributes by name, hashable and comparable. Values that cannot be hashed are compared by identity."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.values = values
@@ -85,24 +89,24 @@ def _unflatten(cls: type, static: Static, children: Any) -> Any:
 
 
 class Kept(Tree):
-    """Any other object as a tree without leaves: a user's own step or source, which is then a constant of a program."""
+    """Wraps any other object as a tree without leaves. A user's own step or source is then a constant of a program."""
 
     def __init__(self, value: Any) -> None:
         object.__setattr__(self, "value", value)
 
     @staticmethod
     def wrap(value: Any) -> Any:
-        """`value` where it is a `Tree`, else in a `Kept`."""
+        """`value` itself if it is a `Tree`, else a `Kept` around it."""
         return value if isinstance(value, Tree) else Kept(value)
 
     @staticmethod
     def unwrap(tree: Any) -> Any:
-        """What `wrap` was given."""
+        """The object that `wrap` was given."""
         return vars(tree)["value"] if isinstance(tree, Kept) else tree
 
 
 def take_old_names(cls: type, names: dict[str, str]) -> None:
-    """Gives `cls` what it defines under an old name (key) under the new one (value) too, where it does not itself."""
+    """For every old name (key) that `cls` defines, also sets the new name (value) unless `cls` defines that itself."""
     for old, new in names.items():
         if old in vars(cls) and new not in vars(cls):
             setattr(cls, new, vars(cls)[old])

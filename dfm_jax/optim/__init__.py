@@ -1,8 +1,8 @@
-"""Optimizer and learning rate. A further optimizer of optax is a line of the table in `optimizer`.
+"""Optimizer and learning rate. To add an optimizer of optax, add a line to the table in `optimizer`.
 
-optimizer   clipping, direction, decay and rate as one optax transformation
-rate        the learning rate of an update
-moments     Adam's moments, in and out of an optimizer's state
+optimizer   clipping, update direction, weight decay and learning rate, as one optax transformation
+rate        the learning rate of each update
+moments     reads and replaces Adam's moments in an optimizer's state
 """
 
 from dfm_jax.optim.moments import get_moments, set_moments

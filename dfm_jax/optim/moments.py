@@ -1,13 +1,13 @@
-"""Adam's moments in an optimiser's state, for checkpoints of other programs."""
+"""Reads and replaces Adam's moments in an optimizer's state, for checkpoints of other programs."""
 
 import optax
 
 
 def get_moments(opt_state: optax.OptState) -> optax.ScaleByAdamState:
-    """Adam's (count, mu, nu) in an optimiser's state; mu and nu are trees like the parameters.
+    """Adam's (count, mu, nu) in an optimizer's state. mu and nu are trees like the parameters, count is () int32.
 
     Raises:
-        ValueError: the optimiser keeps no such moments.
+        ValueError: the optimizer has no such moments.
     """
     for state in _parts(opt_state):
         if isinstance(state, optax.ScaleByAdamState):
@@ -16,7 +16,7 @@ def get_moments(opt_state: optax.OptState) -> optax.ScaleByAdamState:
 
 
 def set_moments(opt_state: optax.OptState, moments: optax.ScaleByAdamState) -> optax.OptState:
-    """`opt_state` with Adam's (count, mu, nu) replaced, for a run that another program began."""
+    """`opt_state` with Adam's (count, mu, nu) replaced by `moments`. Raises ValueError if it has none."""
     get_moments(opt_state)
     return tuple(moments if isinstance(s, optax.ScaleByAdamState) else s for s in _parts(opt_state))
 

@@ -1,4 +1,4 @@
-"""The optimiser of a config's optim group, as an optax transformation."""
+"""The optimizer of a config's group `optim`, as an optax transformation."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -11,8 +11,8 @@ from jax import Array
 
 from dfm_jax.optim.rate import learning_rate
 
-# name -> (beta1, beta2, eps) -> the direction of an update, before weight decay and learning rate. An optimiser that
-# optax has is a line.
+# name -> function of (beta1, beta2, eps) that makes the direction of an update, before weight decay and learning rate.
+# To add an optimizer of optax, add a line.
 _DIRECTIONS: dict[str, Callable[[float, float, float], optax.GradientTransformation]] = {
     "adamw": lambda beta1, beta2, eps: optax.scale_by_adam(beta1, beta2, eps),
     "lion": lambda beta1, beta2, eps: optax.scale_by_lion(beta1, beta2),
@@ -36,21 +36,24 @@ def make_optimizer(
     grad_clip: float | None = 1.0,
     exponents_lr: float = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Clipping, direction, decoupled decay, learning rate: p <- p - lr(s) (direction + weight_decay p).
+    """An optimizer with clipping and decoupled weight decay: p <- p - lr(s) (direction + weight_decay p).
 
-    `update(gradients, state, parameters, step=s)` takes the number s of the update (the first is 1) for its
-    learning rate: the run's step and the optimiser's own count differ after a skipped update or an import, and the
-    schedule follows the run. The state holds no schedule, and has the same structure with and without
-    clipping.
+    `direction` is Adam's or Lion's from the clipped gradients (Loshchilov & Hutter 2019; Chen et al. 2023).
+    `update(gradients, state, parameters, step=s)` takes the number s of the update, whose first is 1. The learning rate
+    follows s, the run's step. The optimizer's own count differs from it after a skipped update or an import. The state
+    holds no learning rate, and has the same structure with and without clipping.
 
     Args:
         name: 'adamw' or 'lion'.
-        decay: 'all' decays every parameter (as published; a learned schedule's exponents towards 1), 'matrices'
-            leaves out biases, norm scales and exponents.
-        grad_clip: largest global norm of the gradients, of the path's exponents (`log_exponents`) and of the network
-            each; 0 or None is no clipping. The exponents' is mostly noise and as large as the network's, whose updates
-            one norm for both would scale by that noise.
-        exponents_lr: learning rate of the exponents / that of everything else.
+        lr, warmup, n_iters, eta_min_ratio: of `learning_rate`.
+        beta1, beta2, eps: of the direction; 'lion' has no eps.
+        weight_decay: the coefficient of the decay, multiplied by the learning rate.
+        decay: 'all' decays every parameter, as published; learned exponents then decay towards 1. 'matrices' does not
+            decay biases, norm scales and exponents.
+        grad_clip: the largest global norm of the gradients; 0 or None for no clipping. The path's exponents
+            (`log_exponents`) and the network are clipped separately. The gradient of the exponents is mostly noise and
+            as large as the network's, so one norm for both would scale the network's updates by that noise.
+        exponents_lr: the learning rate of the exponents, divided by that of all other parameters.
 
     Raises:
         ValueError: an unknown name or decay.
@@ -67,7 +70,7 @@ def make_optimizer(
     rate = functools.partial(learning_rate, lr=lr, warmup=warmup, n_iters=n_iters, eta_min_ratio=eta_min_ratio)
 
     def update(gradients, state, parameters, *, step: int | Array):
-        # optax multiplies traced float32 by Python and numpy scalars, which strict promotion refuses.
+        # optax multiplies traced float32 arrays by Python and numpy scalars. Strict promotion does not allow that.
         with jax.numpy_dtype_promotion("standard"):
             updates, state = chain.update(gradients, state, parameters)
         scale = -rate(step)
@@ -82,17 +85,17 @@ def make_optimizer(
 
 
 def from_config(optim: Mapping[str, Any]) -> optax.GradientTransformationExtraArgs:
-    """`make_optimizer` of a config's optim group, whose ema_decay is the training step's concern."""
+    """`make_optimizer` with the fields of a config's group `optim`, but not `ema_decay`, which the step uses."""
     return make_optimizer(**{name: value for name, value in optim.items() if name != "ema_decay"})
 
 
 def is_exponents(path: tuple) -> bool:
-    """Whether a parameter's path in its tree is that of the schedule's exponents."""
+    """Whether `path`, a parameter's place in its tree, belongs to the learned exponents."""
     return "log_exponents" in jax.tree_util.keystr(path)
 
 
 def clipped(gradients: Any, _: Any = None, *, largest: float) -> Any:
-    """`gradients`, those of the exponents and all others each scaled to a global norm of at most `largest`."""
+    """`gradients` with a global norm of at most `largest`, for the exponents and for all others separately."""
     leaves, tree = jax.tree_util.tree_flatten_with_path(gradients)
     found: list[Any] = [None] * len(leaves)
     for group in (True, False):
@@ -105,7 +108,10 @@ def clipped(gradients: Any, _: Any = None, *, largest: float) -> Any:
 
 
 def decayed(parameters: Any, *, decay: str) -> Any:
-    """Tree of bool: which parameters decay. By path: stacked biases and scales are 2-D as matrices are."""
+    """A tree of bool: which parameters decay, for decay='all' or 'matrices'.
+
+    Matrices are told by name, because stacked biases and scales are 2-D too.
+    """
 
     def is_matrix(path: tuple, _: Any) -> bool:
         names = jax.tree_util.keystr(path, simple=True, separator=".").split(".")

@@ -1,4 +1,4 @@
-"""What is random about a batch: its times, its pair (x_0, x_1), the x_t between them."""
+"""The random part of a batch: its times, its pair (x_0, x_1), and x_t (mathematics.md B, D.5)."""
 
 from typing import NamedTuple
 
@@ -13,24 +13,24 @@ from dfm_jax.runtime.rng import noise_key
 
 
 class NoisyBatch(NamedTuple):
-    """A batch on the path: everything random about an update but the dropout masks, which are keyed by row."""
+    """A batch at times on the path. It holds all randomness of an update; `dropout_keys` make the dropout masks."""
 
     x_1: Array  # (B, L) int32
     x_t: Array  # (B, L) int32
-    kept: Array  # (B, L) bool, positions that were given and carry no loss
+    kept: Array  # (B, L) bool, fixed positions, which carry no loss
     time: flow.Time  # t and r of (B,) float32
-    weight: Array  # (B,) float32, of the losses at that time
+    weight: Array  # (B,) float32, the weight of each row's loss
     dropout_keys: Array | None  # (B,) typed keys
 
 
 def x_t(
     tokens: Array, given: Array, x_0: Array, time: flow.Time, key: Array, problem: Problem
 ) -> tuple[Array, Array | None]:
-    """x_t ~ p_t(. | x_0, x_1) of a batch, and what weighs its losses in place of a weight of the time.
+    """Draws x_t ~ p_t(. | x_0, x_1) of a batch, and the weights of its rows if they do not come from the times.
 
-    The count form has no time: a random number n of each row's L positions is masked, and L / n is the row's weight
-    (mathematics.md D.5), both before what is given is uncovered again. So each position that is not given is charged
-    L / n with the probability n / L.
+    The count form has no time. It masks a random number n of each row's L positions, and the row's weight is L / n
+    (mathematics.md D.5). The given positions are then shown again. So each other position is masked with probability
+    n / L and has the weight L / n.
 
     Args:
         tokens: (B, L) int32, x_1.
@@ -39,8 +39,8 @@ def x_t(
         time: t and 1 - t of (B,) float32.
         key: one key, or (B,) keys, one per row.
 
-    Returns: x_t (B, L) int32; the weights (B,) float32 of the count form's rows, None with every other objective.
-        They go with `problem.token_objective`.
+    Returns: x_t (B, L) int32, and the weights (B,) float32 of the count form, or None with every other objective.
+        The weights belong to `problem.token_objective`.
     """
     mask_id = problem.source.mask_id
     if problem.counts_masks and mask_id is not None:
@@ -48,14 +48,15 @@ def x_t(
         weight = tokens.shape[1] / (corrupted == mask_id).sum(-1).astype(jnp.float32)
     else:
         corrupted, weight = problem.path.sample(key, x_0, tokens, time).x_t, None
-    # A path with noise of its own leaves x_0 and x_1 also where these are equal.
+    # A path with its own noise may give another token even where x_0 = x_1.
     return flow.conditional_coupling(corrupted, tokens, given), weight
 
 
 def corrupt(batch: Batch, step: Array | int, problem: Problem, *, seed: int, dropout: bool) -> NoisyBatch:
-    """The noise of update `step` + 1 on a global batch, keyed by (seed, step, purpose) alone.
+    """Draws everything random of update `step` + 1 on a global batch of tokens (B, L) int32.
 
-    What the batch says is given is kept, beside what the coupling keeps.
+    All keys come from (seed, step, purpose) alone. The positions that the batch gives are fixed, and those that the
+    coupling fixes. dropout: also make keys for dropout.
     """
 
     def key(purpose: str) -> Array:

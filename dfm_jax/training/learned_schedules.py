@@ -1,13 +1,14 @@
-"""The gradient of a bound in the exponents of its path (GenMD4): REINFORCE with leave-one-out baselines.
+"""The gradient of a bound in the exponents w of its path (GenMD4): REINFORCE with leave-one-out baselines.
 
-The bound E_{x_t ~ q_w} sum_i f_i(x_t) depends on w through f and the law of x_t. Each x_1 gets two samples of x_t
-at one time, a batch of twice the rows, and each sample is the other's baseline. With m_j = 1 where x_t is masked at j,
-of probability q_j, and g_i a guess of f_i where masked that knows nothing of this x_t, an unbiased gradient is
+The bound E_{x_t ~ q_w} sum_i f_i(x_t) depends on w through f and through the law of x_t. Each x_1 gets two samples of
+x_t at one time, so a batch has twice the rows, and each sample is the baseline of the other. Let m_j = 1 where x_t is
+masked at j, with probability q_j. Let g_i be a guess of f_i, in case i is masked, that does not depend on this x_t.
+Then an unbiased gradient is
 
     sum_i grad f_i + sum_j [(m_j - 1 + q_j) g_j + sum_i m_i (f_i - g_i)] grad log q(m_j) - (m_j - q_j) g_j grad log w_j.
 
-The score of j keeps of the other positions what was not guessed, and of j itself what leaves no variance where the
-guess is right; grad f_j is near f_j grad log w_j, of which the last term takes the noise of m_j.
+The guesses reduce the variance. If a guess is right, the other positions drop out of the score of j, and the term of j
+itself has no variance. grad f_j is close to f_j grad log w_j, and the last term removes the noise of m_j from it.
 """
 
 import dataclasses
@@ -29,33 +30,25 @@ from dfm_jax.training.corruption import NoisyBatch
 
 
 def corrupt(batch: Batch, step: Array | int, problem: Problem, *, seed: int, dropout: bool) -> NoisyBatch:
-    """As `corruption.corrupt`, with a second sample of x_t for each row: 2 B rows."""
+    """As `corruption.corrupt`, with a second sample of x_t for each row. The result has 2 B rows."""
     first = corruption.corrupt(batch, step, problem, seed=seed, dropout=dropout)
     return second_sample(first, noise_key(seed, "source", step), problem)
 
 
 def second_sample(batch: NoisyBatch, key: Array, problem: Problem) -> NoisyBatch:
-    """`batch` followed by itself (2 B rows) with other noise on the path; row i and row B + i are a pair."""
-    x_0 = problem.source.sample(key, batch.x_1.shape)  # the mask: no randomness is used twice
+    """`batch` followed by a copy with another sample of x_t: 2 B rows, where rows i and B + i are a pair."""
+    x_0 = problem.source.sample(key, batch.x_1.shape)  # always the mask, so the key is not used twice
     x_t, _ = corruption.x_t(batch.x_1, batch.kept, x_0, batch.time, key, problem)
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), batch, batch._replace(x_t=x_t))
 
 
 def loss_sum(
-    model: Transformer,
-    batch: NoisyBatch,
-    problem: Problem,
-    *,
-    mesh: Mesh | None = None,
-    head: str | None = None,
-    unroll: int = 1,
+    model: Transformer, features: Array, batch: NoisyBatch, problem: Problem, *, mesh: Mesh | None, head: str | None
 ) -> Array:
-    """() float32: the objective summed over the positions of the 2 B rows, with the gradient above in the exponents."""
+    """As `step.loss_sum`, over the 2 B rows; its gradient in the exponents is the one stated above."""
     path: Any = problem.path
     path = path.with_exponents(jnp.exp(without_common_factor(model, batch)))
     objective = dataclasses.replace(problem.objective, path=path)
-    time = problem.network_time(batch.time)
-    features = model(batch.x_t, time, dropout_keys=batch.dropout_keys, mesh=mesh, unroll=unroll)
     answer = vocabulary_head.answer(
         model,
         features,
@@ -73,22 +66,24 @@ def loss_sum(
     scale = rate * (clock.d_alpha_t * batch.weight)[:, None]
     masked = (batch.x_t != batch.x_1) & ~batch.kept
     of_score, of_exponent = jax.lax.stop_gradient(coefficients(nats, masked, q, scale))
-    # These terms are 0, their gradients are not.
+    # These terms are 0, but their gradients are not.
     score, exponent = (x - jax.lax.stop_gradient(x) for x in (log_q, jnp.log(w)))
     return (nats + of_score * score + of_exponent * exponent).sum()
 
 
 def coefficients(nats: Array, masked: Array, q: Array, scale: Array) -> tuple[Array, Array]:
-    """What multiplies the gradients of log q(m_j) and of log w_j beside that of nats, each (2 B, L) float32.
+    """The factors of grad log q(m_j) and of grad log w_j in the gradient above, each (2 B, L) float32.
 
-    nats (2 B, L): f, 0 where not `masked`; q, scale (2 B, L): the probability of a mask and f / -log p for equal w.
+    nats: (2 B, L), f, which is 0 where not `masked`. q: (2 B, L), the probability of a mask. scale: (2 B, L), the
+    factor between f and -log p for equal w.
     """
     m = masked.astype(nats.dtype)
-    # -log p where masked; the guess is the other sample's, else the mean of that row and one more, the batch's mean.
+    # -log p where masked. The guess is the other sample's value, or, if that is not masked, the mean of that row with
+    # the mean of the batch as one more value.
     log_p = jnp.where(masked & (scale > 0) & (scale < jnp.inf), nats / scale, 0.0)
 
     def others(x: Array) -> Array:
-        """(2 B, 1): the sum over all rows but the pair's."""
+        """The sum over all rows except the pair itself, (2 B, 1)."""
         row = x.sum(-1, keepdims=True)
         return row.sum() - row - jnp.roll(row, len(x) // 2, axis=0)
 
@@ -101,9 +96,9 @@ def coefficients(nats: Array, masked: Array, q: Array, scale: Array) -> tuple[Ar
 
 
 def without_common_factor(model: Transformer, batch: NoisyBatch) -> Array:
-    """log w (V,) float32, whose gradient has no part along the mean of log w over the tokens of `batch`.
+    """log w (V,) float32. Its gradient has no part along the mean of log w over the tokens of `batch`.
 
-    A factor common to all w is another clock, on which no bound depends: along it the gradient is noise.
+    A factor common to all w only changes the clock, and no bound depends on the clock. The gradient along it is noise.
     """
     log_w = jnp.log(model.exponents())
     charged = (~batch.kept).astype(log_w.dtype)

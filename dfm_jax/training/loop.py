@@ -1,4 +1,4 @@
-"""A run from its first step, or its newest checkpoint, to its last: data in, updates, metrics, checkpoints."""
+"""The training loop, from the first step or the newest checkpoint to the last step."""
 
 import contextlib
 import dataclasses
@@ -28,7 +28,7 @@ from dfm_jax.training.step import StepSettings, train_step
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """Everything about a run that does not change with its steps."""
+    """Everything about a run that does not change from step to step."""
 
     config: Config
     problem: Problem
@@ -41,15 +41,16 @@ class Trainer:
     notes: tuple[str, ...]  # sharding rules that did not divide
 
     def learning_rate(self, step: int) -> float:
+        """The learning rate of update `step`, whose first is 1."""
         optim = self.config.optim
         schedule = {name: optim[name] for name in ("lr", "warmup", "n_iters", "eta_min_ratio")}
         return float(learning_rate(step, **schedule))
 
 
 def make_trainer(config: Config, vocab_size: int, mesh: jax.sharding.Mesh, problem: Problem | None = None) -> Trainer:
-    """Builds the problem, the abstract state with its shardings and the jitted functions; computes nothing.
+    """Builds the problem, the abstract state with its shardings, and the jitted functions. It computes no array.
 
-    problem: in place of the config's, where what that needs (a corpus's unigram law) is not there.
+    problem: replaces the config's problem, for when its data (such as a corpus's unigram law) is not there.
     """
     problem = problem or get_problem(config, vocab_size)
     platform = mesh.devices.flat[0].platform
@@ -100,7 +101,7 @@ def make_trainer(config: Config, vocab_size: int, mesh: jax.sharding.Mesh, probl
 
 
 def batches_from(trainer: Trainer, stream: TokenStream, step: int) -> Generator[Batch, None, None]:
-    """Global batches (B, L) of updates step + 1, step + 2, ...; each is on the devices before it is asked for."""
+    """Yields the global batches (B, L) of updates step + 1, step + 2, ... The next one is already on the devices."""
     config = trainer.config
     local = train_batches(
         stream,
@@ -118,15 +119,15 @@ def batches_from(trainer: Trainer, stream: TokenStream, step: int) -> Generator[
 
 
 def is_due(step: int, every: int) -> bool:
-    """Whether something that happens every so many steps happens at this one; 0 is never."""
+    """Whether `step` is a multiple of `every`; False for every = 0."""
     return every > 0 and step % every == 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Reports:
-    """What happens at intervals, given from outside: the loop knows when, the caller knows what.
+    """What the loop runs at intervals. The loop decides when, and the caller gives the functions.
 
-    Each takes the state and its step and returns scalars to log.
+    Each function takes the state and its step and returns scalars to log.
     """
 
     evaluate: Callable[[TrainState, int], dict[str, float]]
@@ -144,19 +145,22 @@ def train(
     reports: Reports,
     stop: GracefulStop | None = None,
 ) -> tuple[TrainState, bool]:
-    """Updates `state` up to `optim.n_iters`, or until a signal asks to stop; True if the run is finished.
+    """Updates `state` up to step `optim.n_iters`, or until a signal asks to stop.
 
-    The host prepares step s + 1 while the devices compute step s, and reads the metrics of s only after s + 1
-    is on its way. Metrics of a step: `train/loss` in nats per predicted token, `train/learning_rate`,
-    `train/grad_norm`, `train/tokens_per_second` and `train/step_time` in seconds (means since the last line),
-    and `train/mfu` where the chip's peak is known.
+    The host prepares step s + 1 while the devices compute step s, and reads the metrics of s after it has started
+    s + 1. The metrics of a step are `train/loss` in nats per predicted token, `train/learning_rate`, `train/grad_norm`,
+    `train/bad_steps`, `train/tokens_per_second` and `train/step_time` in seconds (means since the last line), and
+    `train/mfu` if the chip's peak is known.
 
-    There is no checkpoint of a state whose last update was not finite: one that is due comes after the next update
-    that is. A checkpoint after which no update was finite is set aside. stop: what a signal does, see `GracefulStop`.
+    A state whose last update was not finite is not saved. A checkpoint that is due then is saved after the next finite
+    update. A checkpoint after which no update was finite is set aside. stop: how signals stop the run, see
+    `GracefulStop`.
+
+    Returns: the last state, and whether the run is finished.
 
     Raises:
-        WorldError: `training.max_bad_steps` updates in a row had a non-finite loss or gradient, or those that the
-            run ends with, or all that were made.
+        WorldError: the loss or gradient was not finite in `training.max_bad_steps` updates in a row, in the last
+            updates of the run, or in all updates of this call.
     """
     config = trainer.config
     n_iters, first = config.optim.n_iters, int(state.step)
@@ -167,10 +171,10 @@ def train(
     agreement = processes.Agreement(trainer.mesh)
     started, last_line = time.monotonic(), step
     pending: tuple[int, dict[str, Any], Any] | None = None
-    bad = 0  # updates in a row, up to the one that was read last, that were not finite
+    bad = 0  # updates in a row that were not finite, up to the last one that was read
 
     def account(at: int, metrics: dict[str, Any], asked: Any) -> bool:
-        """Reads the metrics of update `at`, logs them if it is due, and says whether the run is to stop."""
+        """Reads the metrics of update `at` and logs them if they are due. Returns whether the run must stop."""
         nonlocal started, last_line, bad
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         bad = int(values["bad_steps"])
@@ -196,7 +200,7 @@ def train(
         return bool(asked)
 
     def not_finite(at: int, why: str = "") -> WorldError:
-        """What a run says that ends at step `at` with a bad streak; its next start goes on from what was good."""
+        """The error of a run that ends at step `at` with updates that were not finite. Sets their checkpoint aside."""
         saved = checkpoints.set_aside_unproven(at - bad)
         return WorldError(
             f"{why}the last {bad} updates, up to step {at}, had a non-finite loss or gradient; the last good "
@@ -205,7 +209,7 @@ def train(
         )
 
     def report(at: int) -> None:
-        """Evaluates and generates if it is due at step `at`, and logs both in one line."""
+        """Evaluates and generates if they are due at step `at`, and logs both in one line."""
         nonlocal started
         pause = time.monotonic()
         values = {}
@@ -215,7 +219,7 @@ def train(
             values |= reports.generate(state, at)
         if values:
             writer.write(at, values)
-        started += time.monotonic() - pause  # not the training's time
+        started += time.monotonic() - pause  # reports do not count as training time
 
     with (
         stop or GracefulStop() as signals,

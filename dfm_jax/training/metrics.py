@@ -1,4 +1,4 @@
-"""A run's numbers: `metrics.jsonl`, TensorBoard and Weights & Biases, each continued when the run is resumed."""
+"""The metrics of a run: `metrics.jsonl`, TensorBoard and Weights & Biases. Each continues when the run is resumed."""
 
 import json
 import math
@@ -19,14 +19,14 @@ FILE = "metrics.jsonl"
 class MetricsWriter:
     """Writes each step's scalars to `workdir/metrics.jsonl`, `workdir/tensorboard` and, if asked, W&B.
 
-    A line of `metrics.jsonl` is one JSON object, `step` first. It is in the kernel's hands when `write` returns,
-    so a killed process loses none of them. Numbers that JSON lacks (NaN, infinities) are written as null.
+    A line of `metrics.jsonl` is one JSON object, `step` first. The operating system has the line when `write` returns,
+    so a killed process loses no line. NaN and infinities, which JSON lacks, are written as null.
 
-    When a run is resumed from a checkpoint of step `resume_step`, what was logged beyond that step is cut, and a
-    torn last line with it: the steps come again. TensorBoard is told to forget them; W&B keeps its first values
-    of those steps, which are the same.
+    When a run is resumed from the checkpoint of step `resume_step`, later lines and a torn last line are removed, as
+    these steps are computed again. TensorBoard is told to forget them. W&B keeps its first values of those steps, which
+    are the same.
 
-    A disk that is full is reported once; lines wait in memory until there is room, and no line is torn.
+    A full disk is reported once. Lines then wait in memory until there is room, and no line is torn.
 
     Args:
       workdir: the run's folder.
@@ -34,10 +34,10 @@ class MetricsWriter:
       tensorboard: also write `workdir/tensorboard`.
       wandb: keyword arguments of `wandb.init` (project, name, config, mode, ...), or None = without it. The run's
         id is kept in `workdir/wandb_id`, so that every part of a run is one run there.
-      enabled: False for every process but one: then nothing is written.
+      enabled: False for all processes but one; they write nothing.
 
     Attributes:
-      logged: the names that have been logged for `resume_step` itself. What is missing there was cut short.
+      logged: the names that have been logged for `resume_step` itself, from which the loop sees what is missing.
 
     Raises:
       UsageError: W&B is wanted and not installed.
@@ -74,6 +74,7 @@ class MetricsWriter:
             sink.write(step, scalars)
 
     def close(self) -> None:
+        """Closes all files and the W&B run."""
         for sink in self._sinks:
             sink.close()
 
@@ -85,7 +86,7 @@ class MetricsWriter:
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`, oldest first; a torn last line is left out. No file, no lines."""
+    """The lines of a `metrics.jsonl`, oldest first, without a torn last line; empty if there is no file."""
     try:
         text = pathlib.Path(path).read_bytes()
     except FileNotFoundError:
@@ -102,7 +103,7 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def cut(path: str | os.PathLike, step: int) -> None:
-    """Removes from a `metrics.jsonl` every line beyond `step`, and whatever is no whole line, atomically."""
+    """Removes from a `metrics.jsonl` every line after `step` and every torn line, atomically."""
     path = pathlib.Path(path)
     if not path.exists():
         return
@@ -121,7 +122,7 @@ def _scalar(value: Any) -> float | int:
 
 
 class _Lines:
-    """Appends whole lines to a file, or none."""
+    """Appends lines to a file, each whole or not at all."""
 
     def __init__(self, path: pathlib.Path):
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115  open for the whole run
@@ -158,7 +159,7 @@ class _Lines:
 class _TensorBoard:
     """An events file, written in the caller's thread.
 
-    tensorboardX's SummaryWriter has a thread that dies of a full disk, after which the queue to it blocks.
+    tensorboardX's SummaryWriter writes in a thread. A full disk kills the thread, and its queue then blocks.
     """
 
     def __init__(self, folder: pathlib.Path, resume_step: int):

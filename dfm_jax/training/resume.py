@@ -1,4 +1,4 @@
-"""What may change when a run is continued, and what may not."""
+"""Which fields of the config may change when a run is continued."""
 
 import os
 import shlex
@@ -21,19 +21,19 @@ def check(
     fingerprint: str | None = None,
     done: int = 0,
 ) -> list[str]:
-    """Compares the config of the run in `workdir` with the one it is to be continued with, by the rule of each field.
+    """Compares the config of the run in `workdir` with the config to continue it with, by the rule of each field.
 
     Args:
-      saved: {group: {field: value}} as the run was last started. Fields newer than the run have their defaults.
-      config: likewise, as it is started now.
-      saved_fingerprint: of the tokens that the run trains on; None = not known yet, and not compared.
+      saved: {group: {field: value}} of the run's last start. A field that is newer than the run has its default.
+      config: the same for the start now.
+      saved_fingerprint: of the tokens that the run trains on; None if not known, and then not compared.
       fingerprint: of the tokens that `config` names.
       done: updates that the run's newest checkpoint holds.
 
-    Returns: a line "field: old -> new" for every change that is accepted.
+    Returns: a line "field: old -> new" for every change that is allowed.
 
     Raises:
-      WorldError: naming every change that is not, with both values.
+      WorldError: a change is not allowed. The error names every such change with both values.
     """
     try:
         saved = configs.complete(saved)
@@ -60,7 +60,7 @@ def check(
 
 
 def differences(saved: Saved, config: Saved) -> list[tuple[str, Any, Any]]:
-    """("group.field", old, new) of the fields whose values differ, by name."""
+    """("group.field", old, new) for every field whose values differ, sorted by name."""
     old, new = (_flat(tree) for tree in (saved, config))
     return [(name, old.get(name), new.get(name)) for name in sorted(old | new) if old.get(name) != new.get(name)]
 

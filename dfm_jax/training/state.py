@@ -1,4 +1,4 @@
-"""What a run is at a step: everything that a checkpoint holds."""
+"""The state of a run at a step: everything that a checkpoint holds."""
 
 import dataclasses
 from typing import Any
@@ -15,24 +15,24 @@ from dfm_jax.models.transformer import Transformer, TransformerConfig
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """A pytree. `step` counts batches used; the optimiser's own count leaves out the skipped ones."""
+    """A pytree. `step` counts the batches used. The optimizer's own count leaves out skipped updates."""
 
     step: Array  # () int32
     model: Transformer
-    ema: Transformer | None  # running average of the parameters, where optim.ema_decay is on
+    ema: Transformer | None  # running average of the parameters, if optim.ema_decay > 0
     opt_state: Any
-    bad_steps: Array  # () int32, updates in a row that were skipped because they were not finite
+    bad_steps: Array  # () int32, skipped updates in a row: their loss or gradient was not finite
 
     @property
     def best_model(self) -> Transformer:
-        """The parameters that evaluation and sampling use."""
+        """The parameters that evaluation and sampling use: the average, if there is one."""
         return self.model if self.ema is None else self.ema
 
 
 def create_state(
     key: Array, model_config: TransformerConfig, optimizer: optax.GradientTransformation, ema: bool
 ) -> TrainState:
-    """The state of step 0. Pure: jit it with `out_shardings` so that no device ever holds the whole."""
+    """The state at step 0. It is pure: jit it with `out_shardings`, so that no device holds the whole state."""
     model = Transformer(model_config, rngs=nnx.Rngs(key))
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -1,4 +1,4 @@
-"""One update: noise, loss and gradient of a global batch, optimiser, average. A pure function of (state, batch)."""
+"""One update: corruption, loss, gradient, optimizer and average. It is a pure function of (state, batch)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,48 +23,43 @@ from dfm_jax.training.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class StepSettings:
-    """What the step needs besides the problem; hashable."""
+    """The settings of a step, besides the problem; hashable."""
 
     seed: int
     grad_accum: int = 1
     dropout: float = 0.0
     ema_decay: float = 0.0
     head: str | None = None
-    unroll: int = 1  # blocks per turn of the loop over them, 0 = all
+    unroll: int = 1  # blocks per iteration of the loop over blocks, 0 = all
 
 
 class Method(NamedTuple):
-    """How a problem is trained: two functions that belong together."""
+    """How a problem is trained: the corruption of a batch and the loss on it."""
 
     corrupt: Callable[..., NoisyBatch]  # (batch, step, problem, *, seed, dropout)
-    loss_sum: Callable[..., Array]  # (model, batch, problem, *, mesh, head, unroll) -> () float32
+    loss_sum: Callable[..., Array]  # (model, features, batch, problem, *, mesh, head) -> () float32
 
 
 def get_method(problem: Problem) -> Method:
-    """Two samples of each row and a gradient in the exponents where the path learns them, else one sample."""
+    """The method of a problem: `learned_schedules` if the path learns its exponents, else one sample of each row."""
     if problem.learns_exponents:
         return Method(learned_schedules.corrupt, learned_schedules.loss_sum)
     return Method(corrupt, loss_sum)
 
 
 def loss_sum(
-    model: Transformer,
-    batch: NoisyBatch,
-    problem: Problem,
-    *,
-    mesh: Mesh | None = None,
-    head: str | None = None,
-    unroll: int = 1,
+    model: Transformer, features: Array, batch: NoisyBatch, problem: Problem, *, mesh: Mesh | None, head: str | None
 ) -> Array:
-    """() float32: the objective in nats, weighted and summed over the positions of `batch`."""
+    """() float32: the objective in nats, weighted and summed over the positions of `batch`.
+
+    features: (B, L, D) of the model at `batch.x_t`. head: the vocabulary head's implementation; None chooses.
+    """
     objective = problem.token_objective
 
     def nats(answer: flow.HeadAnswer, data: tuple[Array, Array, Array], shared: tuple[flow.Time, Array]) -> Array:
         (x_1, x_t, kept), (time, weight) = data, shared
         return flow.uncharged(objective(answer, x_1, x_t, time) * weight[:, None], kept)
 
-    time = problem.network_time(batch.time)
-    features = model(batch.x_t, time, dropout_keys=batch.dropout_keys, mesh=mesh, unroll=unroll)
     return vocabulary_head.summed_loss(
         model,
         features,
@@ -85,11 +80,18 @@ def loss_and_gradient(
     settings: StepSettings,
     mesh: Mesh | None,
 ) -> tuple[Array, Transformer]:
-    """Mean loss in nats per predicted token of the global batch and its gradient, in `grad_accum` parts."""
+    """The mean loss of the global batch, () float32 nats per predicted token, and its gradient.
+
+    The batch is computed in `grad_accum` parts, one after the other. The gradient has the model's tree, float32.
+    """
     predicted = (~batch.kept).sum().astype(jnp.float32)
-    value_and_grad = jax.value_and_grad(
-        lambda model, rows: method.loss_sum(model, rows, problem, mesh=mesh, head=settings.head, unroll=settings.unroll)
-    )
+
+    def total_loss(model: Transformer, rows: NoisyBatch) -> Array:
+        time = problem.network_time(rows.time)
+        features = model(rows.x_t, time, dropout_keys=rows.dropout_keys, mesh=mesh, unroll=settings.unroll)
+        return method.loss_sum(model, features, rows, problem, mesh=mesh, head=settings.head)
+
+    value_and_grad = jax.value_and_grad(total_loss)
     if settings.grad_accum == 1:
         total, gradient = value_and_grad(model, batch)
     else:
@@ -104,7 +106,7 @@ def loss_and_gradient(
 
 
 def split_rows(batch: NoisyBatch, parts: int, mesh: Mesh | None) -> NoisyBatch:
-    """(B, ...) -> (parts, B / parts, ...). Part i takes every parts-th row, so that each device keeps its own."""
+    """Splits arrays (B, ...) into (parts, B / parts, ...). A part is every parts-th row: rows stay on their device."""
 
     def split(x: Array) -> Array:
         x = jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
@@ -126,10 +128,10 @@ def train_step(
     settings: StepSettings,
     mesh: Mesh | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Update s = state.step + 1 on a global batch, tokens (B, L) int32, with the noise of (seed, s - 1).
+    """Applies update s = state.step + 1 on a global batch of tokens (B, L) int32. Its noise comes from (seed, s - 1).
 
     Returns the next state and scalars: `loss` (nats per predicted token), `grad_norm` (before clipping) and
-    `bad_steps`. An update whose loss or gradient is not finite changes nothing but `step` and `bad_steps`.
+    `bad_steps`. If the loss or the gradient is not finite, only `step` and `bad_steps` change.
     """
     method, here = get_method(problem), problem.given(state.model)
     noisy = method.corrupt(batch, state.step, here, seed=settings.seed, dropout=settings.dropout > 0)

@@ -94,7 +94,8 @@ def of_pairs(model: Transformer) -> tuple[jax.Array, jax.Array]:
     def loss(i, j):
         # The other pair, both masked at 0, gives its mean to the guesses and next to nothing to the sum.
         rows = batch(jnp.stack([states[i], states[2], states[j], states[2]]), jnp.array([1.0, 1e-12, 1.0, 1e-12]))
-        return learned_schedules.loss_sum(model, rows, problem()) / 2
+        features = model(rows.x_t, problem().network_time(rows.time))
+        return learned_schedules.loss_sum(model, features, rows, problem(), mesh=None, head=None) / 2
 
     return jax.vmap(loss)(first, second), q[first] * q[second]
 

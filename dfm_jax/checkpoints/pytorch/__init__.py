@@ -1,4 +1,4 @@
-"""PyTorch checkpoints of the reference in and out, without PyTorch."""
+"""Reads and writes the PyTorch checkpoints of the reference, without PyTorch."""
 
 from dfm_jax.checkpoints.pytorch.training_file import (
     ImportedCheckpoint,

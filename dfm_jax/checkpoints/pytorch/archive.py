@@ -1,4 +1,4 @@
-"""Files as `torch.save` writes them, a zip of one pickle and raw tensors, read and written without PyTorch."""
+"""Reads and writes files of `torch.save`, a zip of one pickle and raw tensors, without PyTorch."""
 
 import os
 import pathlib
@@ -12,16 +12,16 @@ import numpy as np
 from dfm_jax.checkpoints.pytorch import restricted_pickle
 from dfm_jax.runtime import files
 
-# What zipfile raises on a file that is no zip or was cut or overwritten; OSError: a place outside the file.
+# What zipfile raises for a file that is not a zip, or is cut or overwritten. OSError: an offset outside the file.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, RuntimeError, OSError)
-_ALIGNMENT = 64  # of tensors in the file, as PyTorch's own, so that it can map them
+_ALIGNMENT = 64  # of tensors in the file, in bytes; PyTorch needs it to map them
 
 
 def read_archive(path: str | os.PathLike) -> Any:
-    """What `torch.save` saved: dicts, lists, tuples and scalars, with read-only numpy arrays for tensors.
+    """Reads what `torch.save` saved: dicts, lists, tuples and scalars, with read-only numpy arrays for tensors.
 
     Raises:
-        ValueError: the file is damaged, is not of this format or holds other objects; nothing in it is executed.
+        ValueError: the file is damaged, has another format or holds other objects. No code in it is executed.
         OSError: the file cannot be read.
     """
     with pathlib.Path(path).open("rb") as file:
@@ -64,7 +64,7 @@ class _Reader:
 
 
 def write_archive(path: str | os.PathLike, value: Any) -> None:
-    """Writes `value` as `torch.save` would, numpy arrays as CPU tensors; the file appears whole or not at all.
+    """Writes `value` as `torch.save` does, with numpy arrays as CPU tensors. The file appears whole or not at all.
 
     The same value gives the same bytes.
 
@@ -90,6 +90,6 @@ def write_archive(path: str | os.PathLike, value: Any) -> None:
 
 
 def _padding(offset: int) -> bytes:
-    """A zip header's extra field that moves the data after `offset` bytes of file and header to the alignment."""
+    """The extra field of a zip header after which the data is aligned; it would begin at `offset` without the field."""
     size = -(offset + 4) % _ALIGNMENT
     return b"FB" + struct.pack("<H", size) + b"\0" * size

@@ -1,9 +1,8 @@
 """Names and layouts: the PyTorch reference's tensors <-> the arrays of a `Transformer`.
 
-A Linear's weight is (out, in) there and (in, *out) here; blocks are numbered there and stacked here; queries,
-keys and values are three weights there and one here; vocabulary rows are padded here. Nothing is computed, so
-both ways are bitwise. The same functions serve weights, gradients and moments: anything shaped like the
-model.
+The weight of a Linear is (out, in) there and (in, *out) here. Blocks are numbered there and stacked here. Queries, keys
+and values are three weights there and one here. Vocabulary rows are padded here. Nothing is computed, so both
+directions keep every bit. The functions serve weights, gradients and moments: anything shaped like the model.
 """
 
 import functools
@@ -23,7 +22,7 @@ from dfm_jax.models.transformer import Transformer, TransformerConfig
 INV_FREQ = "rotary_emb.inv_freq"
 VOCABULARY = ("vocab_embed.weight", "output_layer.linear.weight", "output_layer.linear.bias")
 
-# Our path -> its tensors there, in the order in which the reference registers them (its optimiser counts on it).
+# Our path -> its tensors there, in the order of the reference's parameters (its optimizer uses that order).
 _OUTER = {
     "embedding.table": ("vocab_embed.weight",),
     "time_embedding.hidden.kernel": ("time_embedding.mlp.0.weight",),
@@ -34,7 +33,7 @@ _OUTER = {
 _BLOCK = {
     "blocks.attention_norm.scale": ("norm1.weight",),
     "blocks.qkv.kernel": ("qw.weight", "kw.weight", "vw.weight"),
-    # No such tensors there: these two names are ours, for models with qk_norm in a safetensors file.
+    # The reference has no such tensors. These names are ours, for models with qk_norm in a safetensors file.
     "blocks.query_norm.scale": ("query_norm.weight",),
     "blocks.key_norm.scale": ("key_norm.weight",),
     "blocks.attention_out.kernel": ("attn_out.weight",),
@@ -56,7 +55,7 @@ _FINAL = {
 
 
 class _Place(NamedTuple):
-    """Where one of the reference's tensors lies among ours."""
+    """The place of one of the reference's tensors in our arrays."""
 
     name: str  # there
     path: str  # here
@@ -64,12 +63,12 @@ class _Place(NamedTuple):
 
 
 def parameter_names(config: TransformerConfig) -> list[str]:
-    """The reference's names of the trained tensors, in its order, `rotary_emb.inv_freq` (a buffer) left out."""
+    """The reference's names of the trained tensors, in its order, without the buffer `rotary_emb.inv_freq`."""
     return [place.name for place in _places(config)]
 
 
 def to_tensors(model: Transformer, config: TransformerConfig) -> dict[str, np.ndarray]:
-    """The reference's tensors of anything shaped like the model, as float32 numpy arrays in its order."""
+    """Converts anything shaped like the model to the reference's tensors, float32 numpy arrays in its order."""
     arrays = _by_path(model)
     tensors = {}
     for name, path, index in _places(config):
@@ -85,10 +84,10 @@ def to_tensors(model: Transformer, config: TransformerConfig) -> dict[str, np.nd
 
 
 def from_tensors(tensors: Mapping[str, np.ndarray], config: TransformerConfig) -> Transformer:
-    """A `Transformer` (or something shaped like one) with numpy leaves, from the reference's tensors.
+    """Converts the reference's tensors to a `Transformer` (or something of its shape) with numpy leaves.
 
     Raises:
-        ValueError: a tensor is missing, unknown or of another shape or dtype; the message names it.
+        ValueError: a tensor is missing, unknown, or of another shape or dtype. The error names it.
     """
     abstract = abstract_model(config)
     arrays = {path: np.zeros(leaf.shape, np.float32) for path, leaf in _by_path(abstract).items()}
@@ -121,13 +120,13 @@ def inverse_frequencies(config: TransformerConfig) -> np.ndarray:
 
 
 def infer_config(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """The architecture that the reference's tensors spell out, as fields of `TransformerConfig`.
+    """The architecture that the reference's tensors imply, as fields of `TransformerConfig`.
 
-    The number of heads comes from the length of `rotary_emb.inv_freq`. The sequence length and dropout leave
-    no trace.
+    The number of heads comes from the length of `rotary_emb.inv_freq`. The tensors do not show the sequence length and
+    the dropout.
 
     Raises:
-        ValueError: a tensor that tells is missing or has a shape that no model of this kind has.
+        ValueError: a tensor that is needed is missing, or has a shape that no such model has.
     """
     table = _shape(tensors, "vocab_embed.weight", 2)
     hidden = table[1]
@@ -139,7 +138,7 @@ def infer_config(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
     mlp = _shape(tensors, "blocks.0.mlp.0.weight", 2)[0]
     if mlp % hidden:
         raise ValueError(f"blocks.0.mlp.0.weight=[{mlp}, ...]: accepted a multiple of hidden_size={hidden}")
-    # Up to the first gap: a number beyond it is an unknown tensor, not a request for that many blocks.
+    # Up to the first gap. A block number after a gap is an unknown tensor and does not raise the number of blocks.
     blocks = {match[1] for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))}
     n_blocks = next(i for i in itertools.count() if str(i) not in blocks)
     return {

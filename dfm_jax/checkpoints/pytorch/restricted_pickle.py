@@ -1,9 +1,8 @@
-"""The part of Python's pickle format that PyTorch checkpoints need, interpreted without the power to run code.
+"""Reads and writes the part of Python's pickle format that PyTorch checkpoints use. It cannot run code.
 
-`pickle.Unpickler` imports and calls what a file names, and even with `find_class` overridden its BUILD sets
-attributes of whatever is on its stack. This reader is a table of the harmless opcodes instead: it builds
-dicts, lists, tuples and scalars, and hands tensors to its caller. A name outside the list below is refused
-before anything happens to it.
+`pickle.Unpickler` imports and calls what a file names. Even with `find_class` overridden, its opcode BUILD sets
+attributes of objects on its stack. This reader has only the harmless opcodes. It builds dicts, lists, tuples and
+scalars, and asks its caller for tensors. It raises on any name that is not in the list below.
 """
 
 import math
@@ -46,27 +45,27 @@ _VALUES = {
 
 
 class _Name(NamedTuple):
-    """A global that the file names: one of `_NAMES`, and never the object itself."""
+    """A global that the file names: one of `_NAMES`. It is only the name, not the object."""
 
     name: str
 
 
 class _Mark:
-    """Where the items of a tuple, list or dict begin on the stack."""
+    """Marks on the stack where the items of a tuple, list or dict begin."""
 
 
 _MARK = _Mark()
 
 
 def loads(data: bytes, load_storage: Callable[[str, np.dtype, int], np.ndarray]) -> Any:
-    """The value that `data` describes: dict, list, tuple, str, int, float, bool, None; numpy arrays for tensors.
+    """The value in `data`: dicts, lists, tuples, str, int, float, bool, None, and numpy arrays for tensors.
 
     Args:
         data: a pickle of protocol 2 to 5.
-        load_storage: (key, dtype, number of elements) -> the flat array that tensors are views of.
+        load_storage: (key, dtype, number of elements) -> the flat array of which tensors are views.
 
     Raises:
-        ValueError: the pickle is damaged, or names something else; the message has the name.
+        ValueError: the pickle is damaged, or names something else. The error says which name.
     """
     try:
         return _Machine(load_storage).run(data)
@@ -108,7 +107,7 @@ class _Machine:
         self.stack.append(_MARK)
 
     def _items(self) -> list[Any]:
-        """What lies above the last mark, which goes too."""
+        """Removes the last mark and all above it from the stack, and returns what was above it."""
         at = len(self.stack) - 1
         while self.stack[at] is not _MARK:
             at -= 1
@@ -184,7 +183,7 @@ class _Machine:
             raise ValueError(f"a call of {function.name} with {len(arguments)} arguments: accepted tensors")
 
     def _build(self) -> None:
-        """The attributes of a state dict (`_metadata`, the modules' versions) are of no use here: dropped."""
+        """Drops the attributes of a state dict (`_metadata`, the versions of modules), which are not needed."""
         self.stack.pop()
         _expect(self.stack[-1], OrderedDict)
 
@@ -209,8 +208,8 @@ def _tensor(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tup
     if 0 in size:
         return np.zeros(size, storage.dtype)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    # More elements than the storage has, by a stride of 0, would be a small file that asks for any amount of
-    # memory.
+    # A stride of 0 would let a small file ask for any amount of memory. So a tensor may not have more elements than
+    # its storage.
     if last >= storage.size or math.prod(size) > storage.size:
         raise ValueError(f"tensor of size {size}, stride {stride}, offset {offset} outside its storage")
     steps = [step * storage.itemsize for step in stride]
@@ -221,7 +220,7 @@ def dumps(value: Any, save_storage: Callable[[np.ndarray], str]) -> bytes:
     """A pickle (protocol 2) of nested dicts, OrderedDicts, lists, tuples, scalars and numpy arrays (as tensors).
 
     Args:
-        save_storage: keeps a contiguous array and returns its key.
+        save_storage: stores a contiguous array and returns its key.
 
     Raises:
         ValueError: a value of another type.

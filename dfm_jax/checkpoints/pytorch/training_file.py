@@ -1,4 +1,4 @@
-"""The reference's training checkpoint in and out: weights, step and AdamW's moments."""
+"""Reads and writes the reference's training checkpoint: weights, step and AdamW's moments."""
 
 import dataclasses
 import os
@@ -19,11 +19,11 @@ _OURS_ONLY = {"time_scale": 1.0, "time_conditioning": True, "qk_norm": False, "t
 
 @dataclasses.dataclass(frozen=True)
 class ImportedCheckpoint:
-    """A training state on the host: `model`, `mu`, `nu` have numpy leaves, float32, ready for `jax.device_put`.
+    """A training state on the host. `model`, `mu` and `nu` have float32 numpy leaves, ready for `jax.device_put`.
 
-    `step` updates were applied. `count` is AdamW's own number of updates, which may differ; `mu` and `nu` are
-    its first and second moments, shaped like the model, zero where the file has none. `network` is what the file says
-    about the meaning of the network's numbers, {"group.field": value} of a config; empty where it says nothing.
+    step: updates applied. count: AdamW's own number of updates, which may differ. mu, nu: its first and second moments,
+    shaped like the model; zero if the file has none. network: {"group.field": value} of a config, what the file says
+    about the meaning of the network's output; empty if it says nothing.
     """
 
     config: TransformerConfig
@@ -36,17 +36,17 @@ class ImportedCheckpoint:
 
 
 def read_checkpoint(path: str | os.PathLike, options: Mapping[str, Any] | None = None) -> ImportedCheckpoint:
-    """Reads the reference's `checkpoint.pth` without PyTorch and without executing anything in it.
+    """Reads the reference's `checkpoint.pth`, without PyTorch and without executing code in it.
 
-    The architecture is read off the tensors. Names may carry the prefixes of torch.compile and DDP.
+    The architecture follows from the tensors. Names may have the prefixes of torch.compile and DDP.
 
     Args:
         path: the file.
-        options: fields of `TransformerConfig`. Those that the tensors tell must agree with them; the others (length,
-            dropout, compute_dtype, ...) are taken over.
+        options: fields of `TransformerConfig`. Fields that the tensors imply must agree with them. The others (length,
+            dropout, compute_dtype, ...) are used as given.
 
     Raises:
-        ValueError: one line that names the file and the tensor, key or field at fault.
+        ValueError: one line with the file and the wrong tensor, key or field.
         OSError: the file cannot be read.
     """
     content = read_archive(path)
@@ -57,10 +57,10 @@ def read_checkpoint(path: str | os.PathLike, options: Mapping[str, Any] | None =
 
 
 def infer_source(vocab_size: int) -> str:
-    """The source distribution of a GPT-2 vocabulary's model, from its number of states: 'uniform' or 'mask'.
+    """The source distribution of a model with GPT-2's vocabulary, from its number of states: 'uniform' or 'mask'.
 
     Raises:
-        ValueError: another number; the file does not say what it is, so the config must.
+        ValueError: another number. The config must then name the source, as the file does not.
     """
     if vocab_size not in (50257, 50258):
         raise ValueError(
@@ -71,7 +71,7 @@ def infer_source(vocab_size: int) -> str:
 
 
 def check_exportable(config: TransformerConfig) -> None:
-    """Raises ValueError if the reference's model has no counterpart of one of the config's options."""
+    """Raises ValueError if the reference's model lacks an option that the config uses."""
     for name, value in _OURS_ONLY.items():
         if getattr(config, name) != value:
             raise ValueError(
@@ -91,7 +91,7 @@ def write_checkpoint(
     count: int,
     hyperparameters: Mapping[str, float],
 ) -> None:
-    """Writes the reference's `checkpoint.pth` without PyTorch; it appears whole or not at all.
+    """Writes the reference's `checkpoint.pth`, without PyTorch. The file appears whole or not at all.
 
     Args:
         path: the file; its folder exists.
@@ -103,7 +103,7 @@ def write_checkpoint(
         hyperparameters: lr (of the last update), beta1, beta2, eps, weight_decay.
 
     Raises:
-        ValueError: the model has an option that the reference's lacks.
+        ValueError: the model uses an option that the reference's model lacks.
     """
     check_exportable(config)
     tensors = convert.to_tensors(model, config)
@@ -129,7 +129,7 @@ def write_checkpoint(
         "optimizer": {"state": moments, "param_groups": [group]},
         "model": with_buffer(tensors, config),
         "step": int(step),
-        # Its data order is not ours, so no position of ours means anything there: it starts an epoch.
+        # The reference has another order of the data, so our position means nothing there. It starts an epoch.
         "train_sampler": {"yielded": 0},
         "test_sampler": {"yielded": 0},
     }
@@ -137,7 +137,7 @@ def write_checkpoint(
 
 
 def with_buffer(tensors: dict[str, np.ndarray], config: TransformerConfig) -> OrderedDict[str, np.ndarray]:
-    """`tensors` with the buffer of rotary frequencies at its place in the reference's order."""
+    """`tensors` with the buffer of rotary frequencies inserted at its place in the reference's order."""
     result = OrderedDict()
     for name, tensor in tensors.items():
         if name == "blocks.0.norm1.weight":
@@ -173,6 +173,10 @@ def _training_state(content: Any, options: dict[str, Any]) -> ImportedCheckpoint
 
 
 def state_dict(value: Any) -> dict[str, np.ndarray]:
+    """The tensors of a model's state dict by name, without the prefixes of torch.compile and DDP.
+
+    Raises ValueError for values that are not tensors, and for a name that occurs twice.
+    """
     tensors = {}
     for name, tensor in _dict(value, "model").items():
         while isinstance(name, str) and name.startswith(_PREFIXES):
@@ -186,7 +190,7 @@ def state_dict(value: Any) -> dict[str, np.ndarray]:
 
 
 def agreed_config(told: Mapping[str, Any], options: Mapping[str, Any]) -> TransformerConfig:
-    """The config of `told` (what the file says) and `options` (what the user says), where they do not disagree."""
+    """The config from `told` (by the file) and `options` (by the user). Raises ValueError where they disagree."""
     for name, value in told.items():
         if options.get(name, value) != value:
             raise ValueError(f"{name}={options[name]} in the config: accepted {value}, as the file says")
@@ -194,6 +198,7 @@ def agreed_config(told: Mapping[str, Any], options: Mapping[str, Any]) -> Transf
 
 
 def check_frequencies(buffer: np.ndarray, config: TransformerConfig) -> None:
+    """Raises ValueError unless `buffer` (head_dim / 2,) float32 holds the rotary frequencies of our model."""
     expected = convert.inverse_frequencies(config)
     if buffer.dtype != np.float32 or not np.allclose(buffer, expected, rtol=1e-5, atol=0):
         raise ValueError(f"{convert.INV_FREQ}={buffer.tolist()}: accepted 10000^(-2i/head_dim) in float32")
@@ -202,7 +207,7 @@ def check_frequencies(buffer: np.ndarray, config: TransformerConfig) -> None:
 def _moments(
     optimizer: Any, tensors: dict[str, np.ndarray], config: TransformerConfig
 ) -> tuple[int, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """AdamW's count and moments by name; its state is keyed by the parameter's place in the model."""
+    """AdamW's count and its moments by name. In the file the keys are the parameters' places in the model."""
     optimizer = _dict(optimizer, "optimizer")
     groups, states = optimizer.get("param_groups"), _dict(optimizer.get("state"), "optimizer.state")
     names = convert.parameter_names(config)

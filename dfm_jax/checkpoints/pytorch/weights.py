@@ -1,4 +1,4 @@
-"""Weights alone, as safetensors under the reference's names, in and out."""
+"""Reads and writes weights alone, as safetensors under the reference's names."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from dfm_jax.checkpoints.pytorch.training_file import (
 from dfm_jax.checkpoints.safetensors_file import read_metadata, read_safetensors, write_safetensors
 from dfm_jax.models.transformer import Transformer, TransformerConfig
 
-# What a config says about the model itself; the rest is how a run happened to use it.
+# The fields of a config that belong to the model. The others only say how a run used it.
 _OF_THE_MODEL = ("length", "dropout", "time_scale", "time_conditioning", "qk_norm", "tie_embeddings")
 
 
@@ -32,11 +32,11 @@ def write_weights(
     step: int,
     network: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the weights alone as safetensors, under the reference's names; any model, whatever its options.
+    """Writes the weights alone as safetensors, under the reference's names, for a model with any options.
 
-    The header's metadata has `config` (JSON of `TransformerConfig`), `step` and, if given, `network`: what the
-    network's numbers mean, {"group.field": value} of the run's config, as JSON. A model with qk_norm has two
-    tensors more per block, `query_norm.weight` and `key_norm.weight`; one with tied embeddings lacks
+    The metadata in the header has `config` (JSON of `TransformerConfig`), `step`, and `network` if given: JSON of
+    {"group.field": value} of the run's config, what the network's output means. A model with qk_norm has two more
+    tensors per block, `query_norm.weight` and `key_norm.weight`. A model with tied embeddings has no
     `output_layer.linear.weight`.
     """
     metadata = {"format": "pt", "config": json.dumps(dataclasses.asdict(config)), "step": str(step)}
@@ -46,18 +46,18 @@ def write_weights(
 
 
 def read_weights(path: str | os.PathLike, options: Mapping[str, Any] | None = None) -> ImportedCheckpoint:
-    """Reads `write_weights`'s file, or any safetensors file of the reference's tensors.
+    """Reads a file of `write_weights`, or any safetensors file of the reference's tensors.
 
     Args:
         path: the file.
-        options: fields of `TransformerConfig`. The architecture that the file tells must agree with them; length and
-            dropout are theirs if given, else the file's.
+        options: fields of `TransformerConfig`. They must agree with the architecture in the file. Their length and
+            dropout replace the file's.
 
     Returns:
-        The weights with zero moments and count; the step is the file's, or 0 if it does not say.
+        The weights, with zero moments and count. The step is the file's, or 0 if it has none.
 
     Raises:
-        ValueError: one line that names the file and the tensor or field at fault.
+        ValueError: one line with the file and the wrong tensor or field.
         OSError: the file cannot be read.
     """
     metadata = read_metadata(path)
@@ -85,7 +85,7 @@ def _weights(tensors: dict[str, np.ndarray], metadata: dict[str, str], options: 
 
 
 def _object(metadata: dict[str, str], name: str) -> dict[str, Any]:
-    """The JSON object in the metadata under `name`, {} where there is none."""
+    """The JSON object in the metadata under `name`; {} if there is none."""
     try:
         value = json.loads(metadata.get(name, "{}"))
     except (ValueError, RecursionError) as error:

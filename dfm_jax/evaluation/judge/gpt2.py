@@ -1,4 +1,4 @@
-"""GPT-2 of any size, the judge of generated text: Flax modules and the Hugging Face weights."""
+"""GPT-2 of any size, which judges generated text: Flax modules, and the Hugging Face weights."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ HUB_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class GPT2Config:
-    """Sizes of a GPT-2; `dtype` is that of the matrix products and of the stored kernels."""
+    """The sizes of a GPT-2. `dtype` is that of the matrix products and of the stored kernels."""
 
     vocab_size: int = 50257
     n_positions: int = 1024
@@ -41,7 +41,7 @@ class GPT2Config:
         """Reads a `config.json` of `transformers`.
 
         Raises:
-            ValueError: another architecture, or a variant of GPT-2 that this file does not compute.
+            ValueError: another architecture, or a variant of GPT-2 that this module does not support.
         """
         given = _json(path)
         computed = {
@@ -100,7 +100,7 @@ class GPT2(nnx.Module):
         self.ln_f = nnx.LayerNorm(config.n_embd, epsilon=config.layer_norm_epsilon, dtype=jnp.float32, rngs=rngs)
 
     def features(self, tokens: jax.Array) -> jax.Array:
-        """(B, L) int32 tokens -> (B, L, n_embd) float32 final-layer features."""
+        """(B, L) int32 tokens -> (B, L, n_embd) float32 final-layer features. Raises ValueError for too long rows."""
         if tokens.shape[1] > self.config.n_positions:
             raise ValueError(f"length={tokens.shape[1]}: accepted at most {self.config.n_positions}")
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
@@ -109,12 +109,12 @@ class GPT2(nnx.Module):
         return self.ln_f(x)
 
     def logits(self, tokens: jax.Array) -> jax.Array:
-        """(B, L) int32 tokens -> (B, L, vocab_size) float32, for small models and tests."""
+        """(B, L) int32 tokens -> (B, L, vocab_size) float32 logits, for small models and tests."""
         features = self.features(tokens).astype(self.wte.embedding[...].dtype)
         return jnp.einsum("bld,vd->blv", features, self.wte.embedding[...], preferred_element_type=jnp.float32)
 
     def next_token_log_probs(self, tokens: jax.Array) -> jax.Array:
-        """log p(x_{i+1} | x_0..x_i), (B, L) int32 -> (B, L - 1) float32 nats, without (B, L, vocab_size)."""
+        """log p(x_{i+1} | x_0..x_i): (B, L) int32 -> (B, L - 1) float32 nats. It makes no (B, L, vocab_size) array."""
         features = self.features(tokens)[:, :-1].reshape(-1, self.config.n_embd)
         kernel = self.wte.embedding[...].T
         head = vocab_head.Head(kernel, jnp.zeros((self.config.vocab_size,), jnp.float32))
@@ -124,7 +124,7 @@ class GPT2(nnx.Module):
 
 
 def _source_name(path: str) -> str:
-    """Our leaf's path -> the Hugging Face name, with `{}` for the layer."""
+    """The Hugging Face name for the path of one of our leaves, with `{}` for the layer."""
     for ours, theirs in (
         ("blocks.", "h.{}."),
         (".qkv.", ".attn.c_attn."),
@@ -134,7 +134,7 @@ def _source_name(path: str) -> str:
     ):
         path = path.replace(ours, theirs, 1)
     stem, leaf = path.rsplit(".", 1)
-    # Conv1D of the original keeps (in, out), as a Flax kernel does.
+    # The original's Conv1D stores (in, out), like a Flax kernel.
     return f"{stem}.{'bias' if leaf == 'bias' else 'weight'}"
 
 
@@ -208,7 +208,7 @@ def find_gpt2(name: str) -> pathlib.Path:
         name: a folder, a short name (`gpt2-large`) or a hub name (`openai-community/gpt2-large`).
 
     Raises:
-        FileNotFoundError: there is no such folder and the hub cannot be reached; says how to get the files.
+        FileNotFoundError: there is no such folder and the hub cannot be reached. The error says how to get the files.
     """
     if (pathlib.Path(name) / "config.json").exists():
         return pathlib.Path(name)

@@ -1,4 +1,4 @@
-"""Generative perplexity: how likely samples are under GPT-2, in the two conventions that papers print."""
+"""Generative perplexity: how likely samples are under GPT-2, in the two conventions that papers use."""
 
 import functools
 import pathlib
@@ -22,10 +22,10 @@ class Judgement(NamedTuple):
     """Perplexities of one set of samples under the judge.
 
     Attributes:
-        ppl_mean_of_exp: mean over samples of exp(mean next-token NLL of the whole sample): the reference.
+        ppl_mean_of_exp: the mean over samples of exp(mean next-token NLL of the whole sample), as in the reference.
         ppl_mean_of_exp_stderr: its standard error over samples (nan for one sample).
         ppl_token_mean: exp of the mean NLL over all tokens up to each sample's first end of text, after
-            decoding and re-tokenising: MDLM and Duo.
+            decoding and re-tokenising, as in MDLM and Duo.
         samples: how many samples were judged, each exactly once.
         tokens: how many tokens the second figure averages over.
     """
@@ -44,13 +44,13 @@ def _nll_sums(model: GPT2, tokens: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 class Judge:
-    """A GPT-2 with its tokenizer, and the batches it reads.
+    """Judges samples with a GPT-2, in batches.
 
     Args:
         model: the language model.
         tokenizer: the judge's own tokenizer.
         batch_size: samples per forward pass, over the whole mesh.
-        mesh: devices that share a batch along all their axes; batch_size is a multiple of their number.
+        mesh: the devices that share a batch along all mesh axes; batch_size must be a multiple of their number.
         deterministic: compiled for the same bits in every run, see `runtime.compiler`.
     """
 
@@ -72,7 +72,7 @@ class Judge:
             self._rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
             self._copy = NamedSharding(mesh, PartitionSpec())
         self.model = _place(model, self._copy)
-        # The answer is copied to every process, which all want the figure.
+        # Every process gets a copy of the result.
         self._sums = compiler.jit(
             _nll_sums, out_shardings=self._copy, mesh=mesh, communicates=False, deterministic=deterministic
         )
@@ -80,12 +80,13 @@ class Judge:
     def nll_sums(self, tokens: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Weighted sums of next-token NLL in nats: (N, L) tokens, (N, L - 1) weights -> (N,) float64.
 
-        Any N is exact: the last batch is filled with rows that are computed and dropped.
+        The last batch is filled up with rows that are computed and dropped. Raises ValueError for ids outside the
+        judge's vocabulary.
         """
         vocab_size = self.model.config.vocab_size
         if tokens.min(initial=0) < 0 or tokens.max(initial=0) >= vocab_size:
             raise ValueError(f"token {tokens.max()}: accepted ids in [0, {vocab_size}), the judge's vocabulary")
-        # Few widths, so that few programs are compiled; causal attention does not see the filling.
+        # Few widths, so that few programs are compiled. Causal attention ignores the padding.
         width = min(-(-tokens.shape[1] // WIDTHS) * WIDTHS, self.model.config.n_positions)
         tokens, weights = (np.pad(x, ((0, 0), (0, width - tokens.shape[1]))) for x in (tokens, weights))
         sums = []
@@ -98,10 +99,10 @@ class Judge:
     def __call__(self, samples: np.ndarray, tokenizer: Tokenizer) -> Judgement:
         """Judges samples (N, L) of `tokenizer`'s ids.
 
-        Samples in another vocabulary than the judge's are decoded and re-tokenised for both figures.
+        If the samples have another vocabulary than the judge, they are decoded and re-tokenised for both figures.
 
         Raises:
-            ValueError: no sample, or ids outside the vocabulary.
+            ValueError: no sample, a sample of fewer than two tokens, or ids outside the vocabulary.
         """
         if samples.ndim != 2 or len(samples) == 0:
             raise ValueError(f"samples of shape {samples.shape}: accepted (N, L) with N >= 1")
@@ -123,10 +124,10 @@ class Judge:
         return Judgement(float(perplexities.mean()), float(stderr), float(token_mean), len(samples), total)
 
     def _translate(self, rows: list[np.ndarray], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of `tokenizer`'s ids as the judge's: ids (N, L'), and which of the (N, L' - 1) targets are real.
+        """Translates rows of `tokenizer`'s ids to the judge's ids (N, L'), and marks real targets (N, L' - 1), bool.
 
-        The texts between ends of text are decoded and encoded one by one, so that an end of text stays one
-        token of the judge and is never spelled out.
+        The texts between ends of text are decoded and encoded one by one. An end of text then stays one token of the
+        judge and is not spelled out.
         """
         end = self.tokenizer.eos_id
         translated = []
@@ -145,13 +146,13 @@ class Judge:
 
 
 def first_text(sample: np.ndarray, eos_id: int) -> np.ndarray:
-    """The sample (L,) up to and with its first end of text; one at the very start opens the text instead."""
+    """The sample (L,) up to its first end of text, inclusive. An end of text at index 0 only begins the text."""
     ends = np.flatnonzero(sample[1:] == eos_id)
     return sample[: ends[0] + 2] if len(ends) else sample
 
 
 def _batches(count: int, batch_size: int) -> Iterator[np.ndarray]:
-    """Indices in batches of exactly `batch_size`; the last one repeats row 0 to be full."""
+    """Yields indices in batches of exactly `batch_size`. The last batch is filled up with row 0."""
     for start in range(0, count, batch_size):
         rows = np.arange(start, start + batch_size)
         yield np.where(rows < count, rows, 0)
@@ -160,7 +161,7 @@ def _batches(count: int, batch_size: int) -> Iterator[np.ndarray]:
 def _place(tree, sharding: NamedSharding | None):
     if sharding is None:
         return jax.tree.map(jnp.asarray, tree)
-    # Every process holds the whole array and gives its devices their part.
+    # Every process has the whole array and gives its devices their part.
     return jax.tree.map(
         lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: np.asarray(x)[index]), tree
     )
@@ -190,7 +191,7 @@ def load_judge(name: str, dtype: str = "float32") -> GPT2:
     """The GPT-2 called `name` (a folder or a hub name), read once per process.
 
     Raises:
-        WorldError: its files are not here and cannot be had; the line says how to get them.
+        WorldError: its files are not here and cannot be downloaded. The error says how to get them.
     """
     try:
         return load_gpt2(find_gpt2(name), dtype)

@@ -1,4 +1,4 @@
-"""Pictures in a run's folder."""
+"""The loss curve of a run, as a picture in its folder."""
 
 import io
 import os
@@ -13,7 +13,7 @@ INK, TRAIN, EVAL = "#33383f", "#2a6fbb", "#d9622b"
 
 
 def loss_curve(workdir: str | os.PathLike) -> pathlib.Path | None:
-    """Draws the training and evaluation loss of `workdir/metrics.jsonl`, in nats per token, to `loss.png`.
+    """Draws the training and evaluation loss in `workdir/metrics.jsonl`, nats per token, to `workdir/loss.png`.
 
     Returns its path, or None if there is no loss to draw yet.
     """
@@ -40,7 +40,7 @@ def loss_curve(workdir: str | os.PathLike) -> pathlib.Path | None:
     if len(eval_steps):
         marker = "o" if len(eval_steps) <= 50 else None
         axes.plot(eval_steps, eval_losses, color=EVAL, marker=marker, markersize=4.5, linewidth=1.4, label="evaluation")
-        # Beside the training loss's figure; under it where the two would lie on each other.
+        # Write the figure next to the last point, and lower if it would cover the figure of the training loss.
         near = len(steps) > 0 and abs(eval_losses[-1] - losses[-1]) < 0.04 * (losses.max() - losses.min())
         _annotate(axes, eval_steps[-1], eval_losses[-1], EVAL, lower=11 if near else 0)
 
@@ -75,7 +75,7 @@ def _series(lines: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """A centred mean over a thirtieth of the points, narrower at the ends, so that it has no lag."""
+    """A centred mean over a thirtieth of the points. It is narrower at the ends, so that it does not lag."""
     half = max(1, len(values) // 60)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     i = np.arange(len(values))

@@ -1,4 +1,4 @@
-"""An evaluation as a file for programs (`eval/step_N.json`) and as a page to read (`eval/report.md`)."""
+"""An evaluation as JSON (`eval/step_N.json`) and as a page to read (`eval/report.md`)."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ BOUND_NAMES = {
 
 
 def likelihood_entry(results: Mapping[str, LikelihoodResult]) -> dict[str, Any]:
-    """One corpus's JSON: the first bound's figures, and all of them under `bounds`."""
+    """The JSON of one corpus: the figures of the first bound, and those of all bounds under `bounds`."""
 
     def figures(result: LikelihoodResult) -> dict[str, Any]:
         entry: dict[str, Any] = {
@@ -53,7 +53,7 @@ def likelihood_entry(results: Mapping[str, LikelihoodResult]) -> dict[str, Any]:
 
 
 def text_entry(judged: Judgement | None, varied: Diversity, samples: int) -> dict[str, Any]:
-    """The JSON of a set of texts, generated or real; without a judge its perplexities are null."""
+    """The JSON of a set of texts, generated or real. Without a judge its perplexities are null."""
     return {
         "ppl_mean_of_exp": None if judged is None else judged.ppl_mean_of_exp,
         "ppl_mean_of_exp_stderr": None if judged is None else judged.ppl_mean_of_exp_stderr,
@@ -70,9 +70,9 @@ def text_entry(judged: Judgement | None, varied: Diversity, samples: int) -> dic
 class Report:
     """What `eval/step_N.json` holds.
 
-    likelihood: corpus -> `likelihood_entry`. generation: `text_entry` of the samples, with the same of real text under
-    `real_text` and what they were made with under `settings`; empty if nothing was generated. missing: sentences on
-    what could not be evaluated and how to get it. provenance: config, fingerprints, versions, seed, wall time.
+    likelihood: corpus -> `likelihood_entry`. generation: `text_entry` of the samples, with that of real text under
+    `real_text` and the sampler's settings under `settings`; empty if nothing was generated. missing: a sentence for
+    each part that could not be evaluated. provenance: config, fingerprints, versions, seed, wall time.
     """
 
     run: str
@@ -84,7 +84,7 @@ class Report:
 
 
 def write_report(workdir: str | os.PathLike, report: Report) -> pathlib.Path:
-    """Writes eval/step_N.json and eval/report.md whole, and returns the JSON's path."""
+    """Writes eval/step_N.json and eval/report.md, each atomically, and returns the path of the JSON."""
     folder = pathlib.Path(workdir) / "eval"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{report.step}.json"
@@ -100,7 +100,7 @@ def as_filed(report: Report) -> Report:
 
 
 def read_report(path: str | os.PathLike) -> Report:
-    """A report from its JSON. Raises WorldError if the file is no such thing."""
+    """Reads a report from its JSON. Raises WorldError if the file is not a report."""
     given = files.read_json(path)
     try:
         report = Report(**{**given, "missing": tuple(given["missing"])})
@@ -111,7 +111,7 @@ def read_report(path: str | os.PathLike) -> Report:
 
 
 def newest_report(workdir: str | os.PathLike) -> Report:
-    """The evaluation of the latest step in a run's folder. Raises WorldError if there is none."""
+    """Reads the report of the latest step in a run's folder. Raises WorldError if there is none."""
     steps = [path.stem.removeprefix("step_") for path in (pathlib.Path(workdir) / "eval").glob("step_*.json")]
     newest = max((int(step) for step in steps if step.isdecimal()), default=None)
     if newest is None:
@@ -123,7 +123,7 @@ def newest_report(workdir: str | os.PathLike) -> Report:
 
 
 def render_markdown(report: Report) -> str:
-    """The report as a person reads it."""
+    """The report as Markdown."""
     config = report.provenance.get("config", {})
     source = config.get("flow", {}).get("source_distribution", "?")
     loss = str(config.get("flow", {}).get("loss_function", "?"))
@@ -214,7 +214,7 @@ def _generation_parts(generation: Mapping[str, Any]) -> list[str]:
 
 
 def compare(reports: Sequence[Report]) -> str:
-    """Runs side by side, one row each, as aligned Markdown."""
+    """Several reports as a Markdown table, one row each."""
     corpora = list(dict.fromkeys(corpus for report in reports for corpus in report.likelihood))
     bounds = {
         corpus: list(dict.fromkeys(name for r in reports for name in r.likelihood.get(corpus, {}).get("bounds", {})))
@@ -253,12 +253,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None, digits: int) -> str:
-    """The number, or a dash where there is none."""
+    """`value` with `digits` decimals, or a dash for None and nan."""
     return "—" if value is None or math.isnan(value) else f"{value:,.{digits}f}"
 
 
 def with_error(value: float | None, error: float | None, digits: int = 4) -> str:
-    """value ± error, without an error where it is not known."""
+    """'value ± error', or only the value if the error is None or nan."""
     shown = number(value, digits)
     return shown if value is None or error is None or math.isnan(error) else f"{shown} ± {error:.{digits}f}"
 
@@ -268,7 +268,7 @@ def _inline(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """`value` with null for what JSON cannot say (nan, inf), and lists for tuples."""
+    """`value` with None for nan and inf, which JSON lacks, and lists for tuples."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""One self-contained HTML page per sample set: scrub or play through time and watch the tokens settle."""
+"""One self-contained HTML page per sample set, which plays the samples through time."""
 
 import html
 import importlib.resources
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def histories(frames: np.ndarray) -> list[list[tuple[int, int]]]:
-    """(frame, token) of the first state and of every change, for each position of frames (F, L)."""
+    """For each position of frames (F, L): (frame, token) of the first state and of every change."""
     changed = np.concatenate([np.ones_like(frames[:1], bool), frames[1:] != frames[:-1]])
     return [[(int(f), int(frames[f, i])) for f in np.flatnonzero(changed[:, i])] for i in range(frames.shape[1])]
 
@@ -26,15 +26,15 @@ def render_page(
     eos_id: int | None = None,
     fixed: np.ndarray | None = None,
 ) -> str:
-    """The page of a sample set; it needs no network and no other file.
+    """The HTML page of a sample set. It needs no network and no other file.
 
     Args:
-        frames: (F, N, L) token ids, the states of N samples at F times, the first and the last included.
+        frames: (F, N, L) token ids, the states of N samples at F times, with the first and the last.
         times: (F,) times in [0, 1], increasing.
-        steps: (F,) how many sampler steps each frame lies after the start.
-        show: the text of one token; never called with mask_id.
+        steps: (F,) the number of sampler steps before each frame.
+        show: token id -> its text; not called with mask_id.
         title: the heading.
-        settings: what the samples were made with, printed under the heading.
+        settings: of the sampler, printed under the heading.
         mask_id: drawn as a blank.
         eos_id: drawn as a badge.
         fixed: (N, L) bool, positions of a prompt; drawn underlined.
@@ -68,7 +68,7 @@ def render_page(
             for n in range(samples)
         ],
     }
-    # A token may spell the end of the script element.
+    # The text of a token may contain the end tag of the script element.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     template = importlib.resources.files("dfm_jax.evaluation.report").joinpath("page.html").read_text("utf-8")
     before, after = template.split("__DATA__")

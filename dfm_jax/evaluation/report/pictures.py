@@ -1,4 +1,4 @@
-"""The plots of an evaluation: where the bound comes from, and perplexity against entropy."""
+"""The plots of an evaluation: the integrand of each bound, and perplexity against entropy."""
 
 import io
 import os
@@ -15,7 +15,7 @@ BINS = 64
 
 
 def contribution(path: str | os.PathLike, results: Mapping[str, LikelihoodResult], title: str) -> pathlib.Path:
-    """Draws each bound's integrand against kappa, nats per token: the area under a curve is the bound."""
+    """Draws the integrand of each bound against kappa, nats per token. The area under a curve is the bound."""
     figure, axes = _figure(title, "kappa (share of the tokens already as in the data)", "integrand, nats per token")
     for (name, result), color in zip(results.items(), PALETTE, strict=False):
         if len(result.curve):
@@ -33,9 +33,9 @@ def contribution(path: str | os.PathLike, results: Mapping[str, LikelihoodResult
 def frontier(
     path: str | os.PathLike, points: Sequence[Mapping[str, float]], title: str, real: Mapping[str, float] | None = None
 ) -> pathlib.Path:
-    """Draws generative perplexity against entropy, a line per number of steps along the temperatures.
+    """Draws generative perplexity against entropy: one line per number of steps, one point per temperature.
 
-    points: `steps`, `temperature`, `ppl_token_mean`, `entropy_nats`; real: the last two of real text, drawn as a star.
+    points: each has `steps`, `temperature`, `ppl_token_mean`, `entropy_nats`. real: the last two for real text.
     """
     figure, axes = _figure(title, "entropy of a text's tokens (nats)", "generative perplexity (token mean)")
     for steps, color in zip(sorted({p["steps"] for p in points}), PALETTE * 9, strict=False):

@@ -1,4 +1,4 @@
-"""A sample set's files: text to read, JSON lines to compute with, a page to look at. Nothing is ever overwritten."""
+"""The files of a sample set: text, JSON lines and a page. No file is ever overwritten."""
 
 import json
 import os
@@ -15,11 +15,11 @@ from dfm_jax.evaluation.report.page import render_page
 from dfm_jax.models.transformer import Transformer
 from dfm_jax.runtime import files
 
-PAGE_SAMPLES = 64  # sequences on the page: what a browser shows without effort
+PAGE_SAMPLES = 64  # sequences on the page; more would make it slow
 
 
 def sample_set(folder: str | os.PathLike, step: int) -> pathlib.Path:
-    """The first of `folder`/step_N, step_N-2, step_N-3, ... that names no file yet; each set has three."""
+    """The first of `folder`/step_N, step_N-2, step_N-3, ... that has no .txt, .jsonl or .html file yet."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     number = 1
@@ -43,11 +43,12 @@ def write_samples(
     trim: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """Generates `num` sequences, (num, L) int32, and writes stem.txt, stem.jsonl (each batch is appended as it comes)
-    and stem.html (the first PAGE_SAMPLES of them through time, if the generator keeps frames).
+    """Generates `num` sequences, (num, L) int32, and writes stem.txt, stem.jsonl and stem.html.
 
-    A line of the JSON lines holds `index`, `text`, `tokens` and `settings`. stem None writes nothing: every process
-    generates, one of them writes. trim: the texts end at their first end of text.
+    Each batch is appended to stem.txt and stem.jsonl when it is done. A line of stem.jsonl holds `index`, `text`,
+    `tokens` and `settings`. stem.html shows the first PAGE_SAMPLES sequences through time, if the generator keeps
+    frames. stem: None writes nothing, for all processes but one; every process generates. trim: texts end at their
+    first end of text.
     """
     described = {**generator.settings.describe(), **(settings or {})}
     tokens: list[np.ndarray] = []

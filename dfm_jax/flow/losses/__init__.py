@@ -1,2 +1,3 @@
-"""Losses: `objective` (query and formula), `mixture` (those of the mixture path and their names), `dense` (the same as
-functions of logits), `evidence` (closed forms for leave-one-out logits). Other paths have theirs beside them."""
+"""Losses: `objective` (the base class: a query and a formula), `mixture` (the losses of the mixture path, by name),
+`dense` (the same losses as functions of logits), `evidence` (closed forms for leave-one-out logits). The losses of
+another path are in that path's folder."""

@@ -1,7 +1,8 @@
 """The losses as functions of dense logits (B, L, S), for notebooks, tests and small vocabularies.
 
-Each is its objective (`flow.get_objective`) answered by `answer_from_logits`; the trainer has the same one answered by
-the fused head. All return (B, L) nats; the caller reduces. t is (B,), an array or a `Time`.
+Each function evaluates an objective (`flow.get_objective`) with `answer_from_logits`. The trainer evaluates the same
+objective with the fused vocabulary head. All return (B, L) nats, which the caller sums or averages. x_1 and x_t are
+(B, L) integers; t is (B,), an array or a `Time`. Each raises ValueError for arrays of other shapes.
 """
 
 import jax
@@ -16,7 +17,7 @@ from dfm_jax.flow.tokens import as_pair, check_tokens
 
 
 def loss_from_logits(objective: Objective, logits: jax.Array, x_1: jax.Array, x_t: jax.Array, t: TimeLike) -> jax.Array:
-    """`objective` for dense `logits` (B, L, S) of its parametrization, (B, L) nats.
+    """The loss of `objective`, (B, L) nats, for dense `logits` (B, L, S) of its parametrization.
 
     Raises ValueError when the last axis is not the source's S states, or x_1 and x_t are not integers (B, L).
     """
@@ -34,7 +35,8 @@ def cross_entropy(logits: jax.Array, x_1: jax.Array) -> jax.Array:
 def generalized_kl(logits: jax.Array, x_1: jax.Array, x_t: jax.Array, t: TimeLike, path: PathLike) -> jax.Array:
     """lambda [1 - post(z) - 1[z != x_1] (1 + log post(x_1))], (B, L) nats, from posterior logits (B, L, S).
 
-    On another path than the mixture, the bound of that path's own velocity. Raises ValueError where it has none.
+    This is the formula on the mixture path (mathematics.md D.2). On another path it is the bound of that path's own
+    velocity. Raises ValueError for a path without one.
     """
     source = path.own_source() or UniformSource(logits.shape[-1])
     return loss_from_logits(get_objective("generalized_kl", path=path, source=source), logits, x_1, x_t, t)
@@ -43,7 +45,7 @@ def generalized_kl(logits: jax.Array, x_1: jax.Array, x_t: jax.Array, t: TimeLik
 def time_reversal_bound(
     logits: jax.Array, x_1: jax.Array, x_t: jax.Array, t: TimeLike, path: PathLike, source: Source
 ) -> jax.Array:
-    """The time-reversal bound's integrand, (B, L) nats, from LEAVE-ONE-OUT logits (B, L, S) (`TimeReversal`)."""
+    """The integrand of the time-reversal bound (`TimeReversal`), (B, L) nats, from LEAVE-ONE-OUT logits (B, L, S)."""
     objective = get_objective("time_reversal", path=path, source=source, parametrization="leave_one_out")
     return loss_from_logits(objective, logits, x_1, x_t, t)
 
@@ -51,7 +53,7 @@ def time_reversal_bound(
 def masked_elbo(
     logits: jax.Array, x_1: jax.Array, x_t: jax.Array, t: TimeLike, path: PathLike, source: Source
 ) -> jax.Array:
-    """lambda 1[z = m] (-log post(x_1)), (B, L) nats; the mask's own logit (B, L, S = V+1) is left out."""
+    """lambda 1[z = m] (-log post(x_1)), (B, L) nats, from logits (B, L, V + 1); the logit of the mask is ignored."""
     objective = get_objective("masked_elbo", path=path, source=source, suppress_mask=True)
     return loss_from_logits(objective, logits, x_1, x_t, t)
 
@@ -59,9 +61,10 @@ def masked_elbo(
 def to_posterior(logits: jax.Array, x_t: jax.Array, t: TimeLike, path: PathLike, source: Source) -> jax.Array:
     """Posterior logits from leave-one-out ones: logits + 1[v = z] log1p(kappa / (sigma p(z))), (B, L, S).
 
-    Mask source: the mask's own logit is left out, and on a path where nothing but x_1 replaces a mask (the mixture,
-    GenMD4) any other token is carried over, delta_z. At t = 1, where the evidence is infinite, delta_z up to exp(-60).
-    Raises ValueError when the last axis is not S, or the path does not know leave-one-out logits.
+    With the mask source the logit of the mask is ignored. On the mixture and GenMD4 paths every token that is not the
+    mask is then carried over: its posterior is delta_z, with z = x_t. At t = 1 the added amount is infinite and is
+    capped, so that the posterior is delta_z up to exp(-60) (mathematics.md D.3).
+    Raises ValueError when the last axis is not S, or the path does not support leave-one-out logits.
     """
     check_tokens(logits, x_t, source.num_states)
     return path.prediction(source, "leave_one_out").posterior_logits(logits, x_t, t)

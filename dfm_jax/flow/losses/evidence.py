@@ -1,8 +1,9 @@
-"""The evidence x_t^i gives about x_1^i, and the closed forms of the leave-one-out parametrisation (mathematics.md D.3).
+"""How much x_t^i tells about x_1^i (the evidence), and closed forms for leave-one-out logits (mathematics.md D.3).
 
-With xhat = p(x_1^i | x_t without x_t^i), the posterior differs from xhat at the one index z = x_t^i:
-    logits_post = logits_loo + 1[v = z] log1p(rho_z),   rho_z = kappa / (sigma p(z)),
-so C_t(x | xhat) = sigma p(x) (1 + rho_x xhat(x)). Everything below is written for float32 near both ends of the path.
+Let xhat = p(x_1^i | x_t without x_t^i). The posterior differs from xhat only at the index z = x_t^i:
+    logits_post = logits_loo + 1[v = z] log1p(rho_z),   rho_z = kappa / (sigma p(z)).
+Hence C_t(x | xhat) = sigma p(x) (1 + rho_x xhat(x)). The functions below keep their digits in float32 near both ends
+of the path. They work elementwise: all arguments broadcast to the shape of the result.
 """
 
 from typing import NamedTuple
@@ -10,16 +11,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# At t = 1, sigma p = 0: rho is capped here (its log stays exact to 1e-26), far beyond any time that is drawn.
+# At t = 1 sigma p is 0. This floor caps rho, far beyond any time that is drawn; log1p(rho) stays exact to 1e-26.
 SIGMA_FLOOR = 1e-28
-# Denominators are squared in the backward pass, which must stay inside float32.
+# The backward pass squares denominators; the square must not underflow in float32.
 DENOMINATOR_FLOOR = 1e-18
 
 
 class Evidence(NamedTuple):
-    """Scalars of one token x at time t: noise = sigma p(x), kappa, rho = kappa / noise, and the weights
+    """The evidence of a token x at time t: kappa, noise = sigma p(x), and rho = kappa / noise.
 
-    stay = noise / (noise + kappa), jump = kappa / (noise + kappa).
+    stay = noise / (noise + kappa) and jump = kappa / (noise + kappa) are weights that sum to 1.
     """
 
     kappa: jax.Array
@@ -30,22 +31,25 @@ class Evidence(NamedTuple):
 
 
 def evidence(kappa: jax.Array, sigma: jax.Array, p: jax.Array) -> Evidence:
-    """`Evidence` of tokens with source probability p."""
+    """The `Evidence` of tokens with source probability p, at kappa and sigma."""
     noise = sigma * p
     total = jnp.maximum(noise + kappa, SIGMA_FLOOR)
     floor = jnp.maximum(noise, SIGMA_FLOOR)
-    # A token that cannot be there (p = 0 at t = 0) may be asked for all the same: it says nothing of x_1.
+    # A token with p = 0 cannot occur at t = 0. If it is asked for all the same, it says nothing about x_1.
     stay = jnp.where(noise + kappa > 0, noise / total, 1.0)
     return Evidence(kappa, noise, kappa / floor, stay, kappa / total)
 
 
 def log_evidence(e: Evidence, log_xhat: jax.Array) -> jax.Array:
-    """log1p(rho xhat) at a token whose leave-one-out log-probability is `log_xhat`."""
+    """log1p(rho xhat), nats, at a token whose leave-one-out log-probability is `log_xhat`."""
     return jnp.log1p(e.rho * jnp.exp(log_xhat))
 
 
 def log_mixture(e: Evidence, log_xhat: jax.Array) -> jax.Array:
-    """log(stay + jump xhat) = log[C(x | xhat) / C(x | x)] <= 0, exact where xhat is near 1 and where it underflows."""
+    """log(stay + jump xhat) = log[C(x | xhat) / C(x | x)] <= 0, nats.
+
+    It keeps its digits where xhat is near 1 and where xhat underflows.
+    """
     xhat = jnp.exp(log_xhat)
     near = e.stay + e.jump * xhat > 0.5
     missing = -jnp.expm1(jnp.where(near, log_xhat, 0.0))
@@ -54,13 +58,13 @@ def log_mixture(e: Evidence, log_xhat: jax.Array) -> jax.Array:
 
 
 def replaced(e: Evidence, log_xhat: jax.Array) -> jax.Array:
-    """(1 - xz) / (noise + kappa xz) = (1 - post(z)) / noise, finite where noise = 0."""
+    """(1 - xz) / (noise + kappa xz) = (1 - post(z)) / noise with xz = xhat(z); finite where noise = 0."""
     xhat = jnp.exp(log_xhat)
     return -jnp.expm1(log_xhat) / jnp.maximum(e.noise + e.kappa * xhat, DENOMINATOR_FLOOR)
 
 
 def cross_entropy_of_kept(e: Evidence, log_xhat: jax.Array) -> jax.Array:
-    """-log post(z) = log1p((1/xz - 1) / (1 + rho)) where z = x_1, nats."""
+    """-log post(z) = log1p((1/xz - 1) / (1 + rho)), nats: the cross-entropy where z = x_1, with xz = xhat(z)."""
     moderate = log_xhat > -60.0
     near = jnp.log1p(jnp.expm1(-jnp.where(moderate, log_xhat, -60.0)) / (1.0 + e.rho))
     far = log_evidence(e, log_xhat) - log_xhat - jnp.log1p(e.rho)
@@ -68,7 +72,7 @@ def cross_entropy_of_kept(e: Evidence, log_xhat: jax.Array) -> jax.Array:
 
 
 def itakura_saito(delta: jax.Array, log1p_delta: jax.Array) -> jax.Array:
-    """delta - log1p(delta) >= 0, by its series where the difference would cancel."""
+    """delta - log1p(delta) >= 0; by its series for small delta, where the difference would cancel."""
     small = jnp.abs(delta) < 1e-2
     d = jnp.where(small, delta, 0.0)
     series = d * d * (0.5 + d * (-1 / 3 + d * (0.25 - d * 0.2)))

@@ -1,9 +1,9 @@
-"""The losses of the mixture path (mathematics.md D.2, D.3); `OBJECTIVES` has their names.
+"""The losses of the mixture path (mathematics.md D.2, D.3). `OBJECTIVES` has their names.
 
-Notation: z = x_t at a position, post the posterior p(x_1 | x_t), xhat the leave-one-out law, lambda = d kappa / sigma.
-The network emits logits of one of the two (`parametrization`). With the mask source and leave-one-out logits an
-unmasked position is carried over: its posterior is delta_z and its loss 0. Averaged over t ~ U[0, 1] and summed over
-positions, a bound is nats per sequence. At t = 1 a loss is its limit where that is finite.
+Notation: z = x_t at a position, post is the posterior p(x_1 | x_t), xhat the leave-one-out law, m the mask,
+lambda = d kappa / sigma. The network's logits describe post or xhat (`parametrization`). With the mask source and
+leave-one-out logits an unmasked position is carried over: its posterior is delta_z and its loss is 0. A bound, averaged
+over t ~ U[0, 1] and summed over positions, is in nats per sequence. At t = 1 a loss has its limit, if that is finite.
 """
 
 import dataclasses
@@ -32,7 +32,10 @@ KAPPA_FLOOR = 1e-20
 
 @dataclasses.dataclass(frozen=True)
 class CrossEntropy(Objective):
-    """-log post(x_1); with `corrupted_only`, 0 where x_t = x_1. Its minimiser is the posterior; it is no bound."""
+    """-log post(x_1). Its minimiser is the posterior. It is no bound.
+
+    corrupted_only: the loss is 0 where x_t = x_1.
+    """
 
     corrupted_only: bool = False
 
@@ -57,7 +60,10 @@ class CrossEntropy(Objective):
 
 @dataclasses.dataclass(frozen=True)
 class MaskedELBO(Objective):
-    """lambda 1[z = m] (-log post(x_1)): MD4's and MDLM's bound, mask source only; both parametrisations agree."""
+    """lambda 1[z = m] (-log post(x_1)): the bound of MD4 and MDLM, for the mask source only.
+
+    It is the same for both parametrisations. Raises ValueError for another source.
+    """
 
     bounds: ClassVar[str | None] = "one_way"
     charges_masks_alone: ClassVar[bool] = True
@@ -77,10 +83,10 @@ class MaskedELBO(Objective):
 
 @dataclasses.dataclass(frozen=True)
 class MaskedCount(Objective):
-    """(L / n) 1[z = m] (-log post(x_1)), n the number of masked tokens in the sequence; no time in it.
+    """(L / n) 1[z = m] (-log post(x_1)), with n the number of masked tokens in the sequence. It has no time.
 
-    With x_t of `mask_uniform_subset` (n ~ U{1..L}) its sum over positions has the masked ELBO as its mean, with less
-    variance (mathematics.md D.5). Mask source only.
+    If x_t comes from `mask_uniform_subset` (n ~ U{1..L}), the sum over positions has the mean of the masked ELBO and a
+    smaller variance (mathematics.md D.5). For the mask source only: raises ValueError for another.
     """
 
     bounds: ClassVar[str | None] = "one_way"
@@ -104,9 +110,10 @@ class MaskedCount(Objective):
 class GeneralizedKL(Objective):
     """lambda [1 - post(z) - 1[z != x_1] (1 + log post(x_1))]: the bound of the one-way velocity.
 
-    Leave-one-out, two gathers: lambda [(1-xz)/(1+rho xz) - 1[z != x_1] (1 + log xhat(x_1) - log1p(rho xz))], whose
-    first term is d kappa p(z) (1-xz) / (sigma p(z) + kappa xz), finite at t = 1. From posterior logits the loss is
-    +inf at t = 1 unless post(z) = 1. Tight for the mask source only (mathematics.md D.4).
+    From leave-one-out logits, with xz = xhat(z), it takes two log-probabilities:
+    lambda [(1-xz)/(1+rho xz) - 1[z != x_1] (1 + log xhat(x_1) - log1p(rho xz))]. The first term is
+    d kappa p(z) (1-xz) / (sigma p(z) + kappa xz), which is finite at t = 1. From posterior logits the loss is +inf at
+    t = 1 unless post(z) = 1. The bound is tight for the mask source only (mathematics.md D.4).
     """
 
     bounds: ClassVar[str | None] = "one_way"
@@ -125,7 +132,7 @@ class GeneralizedKL(Objective):
             return times_rate(rate, jnp.where(changed, -jnp.exp(log_z) - log_1, -jnp.expm1(log_z)))
         p = self.source.probs(x_t, log_1.dtype)
         e = evidence(kappa, sigma, p)
-        # Where z != x_1 the 1 of 1 - post(z) cancels that of 1 + log post(x_1), here and not in float32.
+        # Where z != x_1 the 1 of 1 - post(z) cancels the 1 of 1 + log post(x_1). Here it is left out of both.
         post_z = jnp.exp(log_z - log_mixture(e, log_z))
         arrived = jnp.where(changed, log_evidence(e, log_z) - log_1 - post_z, 0.0)
         kept = times_rate(d_kappa, p * replaced(e, log_z))
@@ -136,9 +143,10 @@ class GeneralizedKL(Objective):
 class TimeReversal(Objective):
     """(n_t(z) / C(z|x_1)) [KL(C(.|x_1) || C(.|xhat)) + D_IS(C(z|x_1), C(z|xhat))], n = (d kappa / kappa) p.
 
-    The bound of the time reversal of the noising chain (UDLM, GIDD, SEDD-uniform), tight for any source. It needs
-    xhat: posterior logits are converted by -log1p(rho_z) at x_t, and are then not finite as t -> 1. With one log1p
-    reduction over the vocabulary (mathematics.md D.3 d); for the mask source it is the masked ELBO.
+    The bound of the time reversal of the noising chain (UDLM, GIDD, SEDD-uniform). It is tight for any source. It needs
+    xhat, so posterior logits are shifted by -log1p(rho_z) at x_t, and the loss is then not finite as t -> 1. The
+    divergence takes one log1p reduction over the vocabulary (mathematics.md D.3 d). For the mask source the bound is
+    the masked ELBO.
     """
 
     bounds: ClassVar[str | None] = "time_reversal"
@@ -198,7 +206,7 @@ OBJECTIVES = {
 
 
 def mixture_objective(name: str, path: Any, source: Source, parametrization: str, suppress_mask: bool) -> Objective:
-    """The one of OBJECTIVES called `name`. Raises ValueError for anything else."""
+    """The loss that OBJECTIVES calls `name`, on `path` from `source`. Raises ValueError for an unknown name."""
     if name not in OBJECTIVES:
         raise ValueError(f"loss={name!r}: accepted {', '.join(OBJECTIVES)}")
     if name == "cross_entropy_corrupted":

@@ -1,4 +1,4 @@
-"""A loss as a query to the vocabulary head and a formula over its answer (mathematics.md D.2, D.3).
+"""A loss is a query to the vocabulary head and a formula over its answer (mathematics.md D.2, D.3).
 
 query = objective.query(x_1, x_t, t)            # what the head must give
 loss = objective(answer, x_1, x_t, t)           # (B, L) nats, elementwise after that
@@ -22,9 +22,11 @@ from dfm_jax.flow.tree import Tree
 class Objective(Tree, abc.ABC):
     """A loss per position for a network that emits `parametrization` logits over the source's S states.
 
-    `suppress_mask` removes the mask from the network's outputs; leave-one-out logits never contain it.
-    `bounds` names the process whose -log p the mean loss bounds from above, None where it is no bound.
-    `charges_masks_alone`: whatever the parametrisation, only masked positions carry a loss.
+    suppress_mask: the mask gets probability 0. With leave-one-out logits it always does.
+    bounds: the process whose -log p the mean loss bounds from above; None if the loss is no bound.
+    charges_masks_alone: only masked positions carry a loss, whatever the parametrisation.
+
+    Raises ValueError for a source or a parametrisation that the path does not support.
     """
 
     path: Any  # a `flow.Path`
@@ -47,26 +49,26 @@ class Objective(Tree, abc.ABC):
 
     @property
     def leave_one_out(self) -> bool:
-        """Whether the network's logits are those of xhat."""
+        """Whether the network's logits describe xhat."""
         return self.parametrization == "leave_one_out"
 
     @property
     def masked(self) -> bool:
-        """Whether the source is the mask."""
+        """Whether the source is the mask source."""
         return self.source.mask_id is not None
 
     @property
     def suppress(self) -> int | None:
-        """The state that the head leaves out, if any."""
+        """The state that gets probability 0; None for no such state."""
         return self.prediction.suppress
 
     @abc.abstractmethod
     def query(self, x_1: jax.Array, x_t: jax.Array, t: TimeLike) -> HeadQuery:
-        """What the head must answer for x_1, x_t (B, L) int32 and t (B,)."""
+        """The query to the vocabulary head for x_1, x_t (B, L) int32 and t (B,)."""
 
     @abc.abstractmethod
     def __call__(self, answer: HeadAnswer, x_1: jax.Array, x_t: jax.Array, t: TimeLike) -> jax.Array:
-        """The loss of every position, (B, L), nats, in the dtype of the answer."""
+        """The loss of every position, (B, L) nats in the answer's dtype, from the answer to `query`."""
 
     def _gather(self, *ids: jax.Array) -> HeadQuery:
         return HeadQuery(jnp.stack(ids, axis=-1), suppress=self.suppress)
@@ -88,7 +90,10 @@ class Objective(Tree, abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class PosteriorCrossEntropy(Objective):
-    """-log post(x_1) on any path, 0 where x_1 is carried over; with `corrupted_only`, 0 where x_t = x_1. No bound."""
+    """-log post(x_1) on any path; 0 where x_1 is carried over. It is no bound.
+
+    corrupted_only: also 0 where x_t = x_1.
+    """
 
     corrupted_only: bool = False
 
@@ -111,12 +116,15 @@ def get_objective(
     parametrization: str = "posterior",
     suppress_mask: bool = False,
 ) -> Objective:
-    """The objective called `name` in a config, one of the path's own. Raises ValueError for anything else."""
+    """The objective of `path` that a config calls `name`. Raises ValueError for an unknown name."""
     return path.get_objective(name, source, parametrization, suppress_mask)
 
 
 def times_rate(rate: jax.Array, change: jax.Array) -> jax.Array:
-    """rate * change; 0 where change = 0 even at an infinite rate, through which no gradient passes (never NaN)."""
+    """rate * change, elementwise and never NaN.
+
+    At an infinite rate the result is 0 where change = 0, else infinite, and no gradient passes.
+    """
     rate, change = jnp.broadcast_arrays(rate.astype(change.dtype), change)
     endless = jnp.isinf(rate)
     limit = jnp.where(change == 0, 0.0, jnp.copysign(jnp.inf, change))

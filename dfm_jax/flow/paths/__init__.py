@@ -1,7 +1,7 @@
-"""Paths: `base` (what a path is), `velocity`, and a folder each: `mixture`, `three_term`, `token_schedules`, `metric`.
+"""Paths: `base` (the base class), `velocity`, and a folder each: `mixture`, `three_term`, `token_schedules`, `metric`.
 
-A folder has the path's law, velocities, losses and steps; the mixture's losses and steps are in `flow/losses` and
-`flow/samplers`, whose definitions they are.
+A folder holds a path's law, velocities, losses and steps. The losses of the mixture path are in `flow/losses` and its
+steps in `flow/samplers`.
 """
 
 # ruff: noqa: F401

@@ -1,7 +1,8 @@
-"""What a path is: the law of x_t, what its networks' logits mean, its losses and its sampler steps (mathematics.md C).
+"""The base class of paths (mathematics.md C).
 
-A path runs on a base clock, its `scheduler`: it is a function of kappa and sigma alone, so that its bounds are
-integrals over kappa and depend on no schedule. A new path is a subclass of `Path`, in a file or folder beside this one.
+A new path defines four things: how to sample x_t, how x_t shifts the posterior, its losses, and its sampler steps. It
+is a subclass of `Path`, in a file or folder beside this one. Every path runs on a clock, its `scheduler`, and depends
+on t only through kappa and sigma. Its bounds are then integrals over kappa, the same for every schedule.
 """
 
 import abc
@@ -33,12 +34,14 @@ class PathSample(NamedTuple):
 class Path(Tree, abc.ABC):
     """A conditional path C_t(x | x_1) that a clock kappa_t drives, independently at each position.
 
-    `carries_over`: with the mask source, a token that is not the mask is x_1. `bound_names`: the objectives that bound
-    a likelihood, the first one that of the path's own velocity. `jumps_alike`: every token jumps to x_1 at the clock's
-    rate and nowhere else, which a sampler without steps needs. `counts_masks`: with the mask source the masks of x_t
-    are a uniform subset whose size stands for the time, which the count form needs. `learns`: its leaves
-    are parameters of a model. An attribute that is an array is
-    named in `leaves` (`flow.Tree`).
+    carries_over: with the mask source, a token of x_t that is not the mask is x_1.
+    jumps_alike: every token jumps at the clock's rate, and only to x_1. Samplers without steps need this.
+    counts_masks: with the mask source, the masks of x_t are a uniform subset, and its size stands for the time. The
+    count form needs this.
+    learns: the arrays of the path are parameters of a model.
+    bound_names: the objectives that bound a likelihood. The first one belongs to the path's own velocity.
+
+    A subclass names its array attributes in `leaves` (`flow.Tree`). Raises ValueError for a scheduler that is none.
     """
 
     scheduler: Scheduler
@@ -59,25 +62,25 @@ class Path(Tree, abc.ABC):
 
     @abc.abstractmethod
     def check(self, source: Source, parametrization: str) -> None:
-        """Raises ValueError for a source or a parametrisation that the path does not have."""
+        """Raises ValueError for a source or a parametrisation that the path does not support."""
 
     @abc.abstractmethod
     def sample(self, key: jax.Array, x_0: jax.Array, x_1: jax.Array, t: TimeLike) -> PathSample:
-        """x_t (B, L) of x_0, x_1 (B, L) int at t (B,); `key` one key, or (B,) keys, one per row."""
+        """Draws x_t (B, L) from x_0, x_1 (B, L) int at t (B,). `key` is one key, or (B,) keys, one per row."""
 
     @abc.abstractmethod
     def get_objective(self, name: str, source: Source, parametrization: str, suppress_mask: bool) -> Objective:
-        """The loss called `name`. Raises ValueError for one that the path does not have."""
+        """The loss called `name`. Raises ValueError for an unknown one."""
 
     @abc.abstractmethod
     def get_step(self, name: str) -> Any:
-        """The step kernel called `name`. Raises ValueError for one that the path does not have."""
+        """The sampler step called `name`. Raises ValueError for an unknown one."""
 
     def loo_logit_shift(self, x_t: jax.Array, t: TimeLike, source: Source) -> jax.Array:
-        """What the logit at x_t gains between the leave-one-out and the posterior law, nats, of x_t's shape.
+        """The posterior logit less the leave-one-out logit at x_t, nats, of x_t's shape.
 
-        log(C_t(x_t | x_1 = x_t) / C_t(x_t | another x_1)), t (B,) or of x_t's leading axes. Raises ValueError for a
-        path of which this is no one number.
+        It is log(C_t(x_t | x_1 = x_t) / C_t(x_t | another x_1)). t has the leading axes of x_t. Raises ValueError for a
+        path on which this depends on the other x_1.
         """
         raise ValueError("parametrization='leave_one_out': accepted posterior, for all of C depends on x_1")
 
@@ -88,7 +91,7 @@ class Path(Tree, abc.ABC):
     def prediction(self, source: Source, parametrization: str = "posterior", suppress_mask: bool = False) -> Prediction:
         """What `parametrization` logits of a network mean on this path from `source`.
 
-        `suppress_mask`: the mask has probability 0; in leave-one-out logits it always has.
+        suppress_mask: the mask gets probability 0. With leave-one-out logits it always does.
         """
         leave_one_out = parametrization == "leave_one_out"
         carried = source.mask_id if leave_one_out and self.carries_over else None
@@ -100,15 +103,18 @@ class Path(Tree, abc.ABC):
         )
 
     def bounds_for(self, source: Source) -> tuple[str, ...]:
-        """The bounds that are reported for a source, the reference's first; they share x_t and one trunk pass."""
+        """The names of the bounds that evaluation reports for a source, the reference's first.
+
+        They share x_t and one pass of the trunk.
+        """
         return self.bound_names
 
     def own_source(self) -> Source | None:
-        """The law of x_0 that the path starts from, None where any will do. Raises ValueError where it does not say."""
+        """The source that the path starts from; None if any will do. Raises ValueError if that is not defined."""
         raise ValueError(f"path={type(self).__name__}: accepted a path with own_source()")
 
     def own_velocity(self) -> Velocity:
-        """The velocity that the path's `generalized_kl` bounds. Raises ValueError for a path that does not say."""
+        """The velocity whose process `generalized_kl` bounds. Raises ValueError for a path that does not define it."""
         raise ValueError(f"path={type(self).__name__}: accepted a path with own_velocity()")
 
     def on(self, scheduler: Scheduler) -> Self:
@@ -118,7 +124,7 @@ class Path(Tree, abc.ABC):
     def posterior_to_velocity(self, logits: jax.Array, x_t: jax.Array, t: TimeLike) -> jax.Array:
         """u_t(x, z) of `own_velocity`, z = x_t, of shape (B, L, S), per unit of t; rows sum to 0.
 
-        `logits` (B, L, S) of the posterior. Raises ValueError for another last axis.
+        logits: (B, L, S), of the posterior. Raises ValueError for another last axis.
         """
         source = self.own_source()
         if source is None:
@@ -126,7 +132,7 @@ class Path(Tree, abc.ABC):
         return self.own_velocity()(logits, x_t, t, self, source)
 
 
-GeneralPath = Path  # its name in version 0.1, when the mixture was none
+GeneralPath = Path  # the name in version 0.1, where it did not cover the mixture
 
 
 def find_objective(
@@ -137,7 +143,7 @@ def find_objective(
     parametrization: str,
     suppress_mask: bool,
 ) -> Objective:
-    """One of `losses` or a cross-entropy, by name. Raises ValueError for anything else."""
+    """The cross-entropy or the one of `losses` called `name`. Raises ValueError for an unknown name."""
     if name in CROSS_ENTROPIES:
         return PosteriorCrossEntropy(path, source, parametrization, suppress_mask, CROSS_ENTROPIES[name])
     if name not in losses:
@@ -146,13 +152,16 @@ def find_objective(
 
 
 def find_step(path: Path, steps: Mapping[str, Any], name: str) -> Any:
-    """One of `steps` (name -> class that takes the path), by name. Raises ValueError for anything else."""
+    """The step called `name`, made from `steps` (name -> class that takes the path).
+
+    Raises ValueError for an unknown name.
+    """
     if name not in steps:
         raise ValueError(f"step={name!r} on {type(path).__name__}: accepted {', '.join(steps)}")
     return steps[name](path)
 
 
 def clock(path: Any, t: TimeLike, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """kappa, sigma and d kappa / dt of the path's clock, with axes that broadcast against `shape`."""
+    """kappa, sigma and d kappa / dt of the path's clock at t, with axes that broadcast against `shape`."""
     out = path.scheduler(expand(as_time(t), shape))
     return out.alpha_t, out.sigma_t, out.d_alpha_t

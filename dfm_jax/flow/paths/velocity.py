@@ -1,8 +1,9 @@
-"""A velocity of a path, and those of any conditional law from a flux between states (mathematics.md C.2, 4).
+"""The base class of velocities, and the velocities of a conditional law that a flux defines (mathematics.md C.2, 4).
 
-For any law tau on the states, j(x, z) = [tau(z) dC(x) - tau(x) dC(z)]_+ moves C at the slope dC, so u(x, z) = j / C(z)
-generates C_t. tau = C is kinetic-optimal; tau ~ C^a is "power a" (a = 0, uniform: Multiflow's R*); a -> inf sends every
-loss to the mode and every gain from it.
+A flux j(x, z) says how much probability moves from z to x. For any law tau on the states, the flux
+j(x, z) = [tau(z) dC(x) - tau(x) dC(z)]_+ changes C at the slope dC. So u(x, z) = j(x, z) / C(z) generates C_t. tau = C
+is kinetic-optimal. tau ~ C^a is called "power a": a = 0 is uniform (Multiflow's R*), and for a -> inf all probability
+moves through the mode.
 """
 
 import abc
@@ -18,14 +19,17 @@ from dfm_jax.flow.tokens import check_tokens, one_hot_like
 
 
 class Velocity(abc.ABC):
-    """A velocity of a path, from posterior logits."""
+    """A velocity of a path: jump rates from the posterior p(x_1 | x_t)."""
 
     @abc.abstractmethod
     def rates(self, post: jax.Array, x_t: jax.Array, time: Time, path: Any, source: Source) -> jax.Array:
-        """u(x, z) for x != z, (B, L, S), from the posterior (B, L, S); what it says at x = z is not read."""
+        """u(x, z) for x != z, (B, L, S) per unit of t, from the posterior (B, L, S). Entries at x = z are not used."""
 
     def __call__(self, logits: jax.Array, x_t: jax.Array, t: TimeLike, path: Any, source: Source) -> jax.Array:
-        """u_t(., x_t), (B, L, S), from posterior logits (B, L, S). Raises ValueError for another last axis."""
+        """u_t(., x_t), (B, L, S) per unit of t, from posterior logits (B, L, S); rows sum to 0.
+
+        Raises ValueError for another last axis.
+        """
         check_tokens(logits, x_t, source.num_states)
         post = jax.nn.softmax(floating(logits), axis=-1)
         here = one_hot_like(x_t, post) > 0
@@ -34,7 +38,10 @@ class Velocity(abc.ABC):
 
 
 def reference_law(law: jax.Array, power: float | None) -> jax.Array:
-    """tau ~ law^power over the last axis, uniform on the support for 0, the mode for inf; None: the law itself."""
+    """tau ~ law^power over the last axis, of law's shape.
+
+    Power 0 is uniform on the support, inf is the mode, and None is the law itself.
+    """
     if power is None:
         return law
     support = law > 0
@@ -46,9 +53,9 @@ def reference_law(law: jax.Array, power: float | None) -> jax.Array:
 
 
 def flux(law: jax.Array, slope: jax.Array, z: jax.Array, power: float | None = None) -> jax.Array:
-    """u(x, z) for x != z, of law's shape (..., S): rates out of state z (...) of a law and its slope dC/dt (..., S).
+    """The rates u(x, z) out of state z (...) for a law (..., S) and its slope dC/dt (..., S), of law's shape.
 
-    power: see `reference_law`. 0 where the law has no mass at z; what it says at x = z is 0. z broadcasts.
+    The rates are 0 at x = z, and where the law has no mass at z. z broadcasts. power: see `reference_law`.
     """
     z = jnp.broadcast_to(z, law.shape[:-1])[..., None]
     tau = reference_law(law, power)

@@ -1,3 +1,3 @@
-"""Samplers: `denoiser` (what a model answers), `grid` (times), `step` (what a step is), `loop` (the compiled scan),
-`solver` (all of it together), `events` (chains without steps). Steps of the mixture path: `jumps`, `stochastic`,
-`correctors`; `names` is their table. Other paths have theirs beside them."""
+"""Samplers: `denoiser` (what a sampler asks of a model), `grid` (times), `step` (the base class of steps), `loop` (the
+compiled scan), `solver` (all of these together), `events` (chains without steps). The steps of the mixture path are in
+`jumps`, `stochastic` and `correctors`; `names` is their table. The steps of another path are in that path's folder."""

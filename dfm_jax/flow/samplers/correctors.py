@@ -1,4 +1,4 @@
-"""Steps of the mixture path that go back and forth, to mend what earlier ones left (mathematics.md, E.1)."""
+"""Corrector steps of the mixture path: they renoise and step again, to repair earlier errors (mathematics.md E.1)."""
 
 import dataclasses
 from typing import Any
@@ -13,12 +13,13 @@ from dfm_jax.flow.time import Time
 
 @dataclasses.dataclass(frozen=True)
 class Corrector(JumpThenRenoise):
-    """Exact-kappa t -> s, then `iterations` times: renoise from s back to v and step v -> s again, unless s = 1.
+    """An `Exact` step from t to s, then `iterations` times: renoise from s back to v, and step from v to s again.
 
-    kappa_v = kappa_s - strength (kappa_s - kappa_t), 0 < strength <= 1: the noising kernel (keep with probability
-    kappa_v / kappa_s, else y ~ p) carries C_s to C_v and the exact step carries it back, so a correction preserves the
-    law at s. It goes back by a share of the step, because v -> s has itself an error of second order in its length.
-    One more model evaluation per iteration and step.
+    kappa_v = kappa_s - strength (kappa_s - kappa_t). Renoising keeps a token with probability kappa_v / kappa_s and
+    else draws y ~ p, which turns C_s into C_v. The exact step turns it back, so a correction preserves the law at s. It
+    goes back only by a share `strength` of the step, because the step from v to s has an error of second order in its
+    length. Each iteration costs one more model evaluation per step. The step to s = 1 has no correction.
+    Raises ValueError unless iterations >= 0 and 0 < strength <= 1.
     """
 
     iterations: int = 1
@@ -40,7 +41,7 @@ class Corrector(JumpThenRenoise):
         at_v = scheduler.float64_inverse(kappa_s - self.strength * (kappa_s - kappa_t))
         kappa_v, sigma_v, *_ = scheduler.float64(at_v)
         nothing = np.zeros(grid.steps)
-        # Not at t = 1: there a correction would put the last step off to a worse start.
+        # No correction at t = 1: the last step would then start from v, a worse state than t.
         back = np.where(knots.last, 0.0, 1.0 - kappa_v / kappa_s)
         again = np.where(knots.last, 0.0, 1.0 - sigma_s / sigma_v)
         blocks = [(*grid.starts, knots.jump, nothing)]

@@ -1,4 +1,4 @@
-"""What a solver asks of a model: features of a sequence, and draws of x_1 at the positions that need one."""
+"""What a sampler asks of a model: the features of a sequence, and draws of x_1 at the positions that need them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,28 +12,28 @@ from dfm_jax.flow import categorical
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """The posterior p_{1|t}(x_1^i = v | x_t), split where the sampler can save work.
+    """A model of the posterior p(x_1^i = v | x_t), in two parts so that a sampler can save work.
 
-    `features` runs the trunk once per step on whole sequences; `draw` runs the vocabulary head only at the rows
-    gathered from it, so that no (B, L, S) array need exist.
+    `features` runs the trunk on whole sequences, once per step. `draw` runs the vocabulary head only at the positions
+    that need x_1, so no (B, L, S) array has to exist.
     """
 
     def features(self, x: jax.Array, t: jax.Array) -> jax.Array:
-        """(B, L, D) float from tokens x (B, L) int32 and times t (B,) float32."""
+        """Features (B, L, D), of a float type, from tokens x (B, L) int32 and times t (B,) float32."""
         ...
 
     def draw(self, keys: jax.Array, features: jax.Array, x_t: jax.Array, t: jax.Array) -> jax.Array:
-        """x_1 ~ posterior, int32 (N,), from keys (N,), features (N, D), x_t (N,) int32, t (N,) float32.
+        """Draws x_1 ~ posterior, (N,) int32, from keys (N,), features (N, D), x_t (N,) int32 and t (N,) float32.
 
-        Row n may depend only on its own key and inputs: then a draw depends neither on how the solver groups rows
-        nor on the mesh.
+        Row n may depend only on its own key and inputs. The draw is then the same however the solver groups rows, and
+        on every mesh.
         """
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DenseDenoiser:
-    """A model that gives all its posterior logits at once; its features are the logits. See `from_logits`."""
+    """A `Denoiser` of a model that returns posterior logits; its features are the logits. See `from_logits`."""
 
     logits: Callable[[jax.Array, jax.Array], jax.Array]
     temperature: float | Callable[[jax.Array], jax.Array] = 1.0
@@ -48,6 +48,7 @@ class DenseDenoiser:
             raise ValueError(f"top_p={self.top_p}: accepted 0 < top_p <= 1")
 
     def features(self, x: jax.Array, t: jax.Array) -> jax.Array:
+        """The logits (B, L, S) of x (B, L) int32 at t (B,). Raises ValueError for logits of another shape."""
         logits = self.logits(x, t)
         states = logits.shape[-1] if self.num_states is None else self.num_states
         if logits.shape != (*x.shape, states):
@@ -55,6 +56,7 @@ class DenseDenoiser:
         return logits
 
     def draw(self, keys: jax.Array, features: jax.Array, x_t: jax.Array, t: jax.Array) -> jax.Array:
+        """x_1 (N,) int32 from logits `features` (N, S), keys (N,) and t (N,); x_t is not used."""
         logits = features.astype(jnp.float32)
         if self.suppress is not None:
             logits = logits.at[:, self.suppress].set(-jnp.inf)
@@ -76,18 +78,19 @@ def from_logits(
 ) -> DenseDenoiser:
     """The `Denoiser` of a dense model: fn(x (B, L) int32, t (B,) float32) -> posterior logits (B, L, S).
 
-    x_1 is drawn from softmax(logits / temperature) restricted to its nucleus of mass top_p (in this order), never
-    equal to `suppress`. temperature: a number >= 0 (0: the most probable token) or a function of t (N,) -> (N,).
-    A solver fills `suppress` with the mask id of its source. Leave-one-out models: wrap with `flow.to_posterior`
-    first.
+    x_1 is drawn from softmax(logits / temperature), restricted after that to its nucleus of mass top_p.
 
-    Raises ValueError: temperature < 0, top_p outside (0, 1], logits of another shape.
+    temperature: a number >= 0, where 0 gives the most probable token, or a function of t (N,) -> (N,). suppress: a
+    state that is never drawn; a solver sets it to the mask id of its source. Logits of a leave-one-out model must go
+    through `flow.to_posterior` first.
+
+    Raises ValueError for temperature < 0, top_p outside (0, 1], and, in use, for logits of another shape.
     """
     return DenseDenoiser(fn, temperature, top_p, suppress)
 
 
 class Answer(NamedTuple):
-    """What a step gets of a denoiser: x_1 (B, L) int32, drawn where it was asked for and x_t elsewhere."""
+    """What a denoiser returns to a step: x_1 (B, L) int32, drawn where the step asked for it and x_t elsewhere."""
 
     x_1: jax.Array
 
@@ -95,11 +98,11 @@ class Answer(NamedTuple):
 def draw_where(
     denoiser: Denoiser, keys: jax.Array, x: jax.Array, t: jax.Array, needed: jax.Array, group: int
 ) -> Answer:
-    """x with x_1 ~ posterior drawn where `needed`; the trunk is skipped when nothing is.
+    """Draws x_1 ~ posterior where `needed`, and leaves x elsewhere. If nothing is needed the trunk does not run.
 
-    keys (B,) typed, x (B, L) int32, t (B,) float32, needed (B, L) bool, group: rows per call of the head (static).
-    Rows are gathered in groups of `group`, as many groups as there are needed positions: any number is exact. The
-    draw at (b, l) is keyed by fold_in(keys[b], l).
+    keys: (B,) typed. x: (B, L) int32. t: (B,) float32. needed: (B, L) bool. group: rows per call of the head (static).
+    The needed positions are gathered into groups of `group` rows, as many groups as it takes. The draw at (b, l) has
+    the key fold_in(keys[b], l).
     """
     batch, length = x.shape
     positions = batch * length

@@ -1,10 +1,10 @@
-"""Samplers without steps: the mixture path's continuous-time chain itself, one model evaluation per event.
+"""Samplers without steps: they simulate the mixture path's continuous-time chain, one model evaluation per jump (E.1).
 
-On the clock s = -log sigma every token jumps to x_1 ~ posterior at rate 1, whatever the schedule. With n tokens that
-may still jump the next event comes after E / n, E ~ Exp(1), at one of them, uniformly; the posterior is taken at that
-very time, so there is no discretisation error. Of the mask source only masked tokens jump, each once, and the chain
-ends by itself (first hitting). Of another source every token keeps jumping, often to what it already was, up to sigma =
-0: the chain is stopped at sigma = delta, and what is left is one exact step (thinning). Section E.1 of mathematics.md.
+On the clock s = -log sigma every token jumps to x_1 ~ posterior at rate 1, for every schedule. If n tokens may jump,
+the next jump comes after E / n with E ~ Exp(1), at one of them chosen uniformly. The posterior is taken at that time,
+so there is no discretisation error. With the mask source only masks jump, each once, and the chain ends after that
+(first hitting). With another source every token keeps jumping until sigma = 0, often to the token it already is. The
+chain is then stopped at sigma = delta, and one exact step does the rest (thinning).
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ from dfm_jax.flow.samplers.denoiser import Denoiser, draw_where
 
 @dataclasses.dataclass(frozen=True)
 class FirstHitting:
-    """Mask source: one token at a time in random order, exact; at most L evaluations."""
+    """For the mask source: reveals one token at a time, in random order. Exact, with at most L model evaluations."""
 
     name = "first_hitting"
     delta = 0.0
 
     def check(self, path: PathLike, source: Any) -> None:
-        """Raises ValueError for another path than the mixture, and for a source without a mask."""
+        """Raises ValueError for a path other than the mixture, and for a source without a mask."""
         check_path(self.name, path)
         if source.mask_id is None:
             raise ValueError("step='first_hitting': accepted a mask source only")
@@ -34,8 +34,10 @@ class FirstHitting:
 
 @dataclasses.dataclass(frozen=True)
 class Thinning:
-    """Any source: exact up to sigma = delta, then one step of frozen posteriors; about L log(1/delta) + 1
-    evaluations."""
+    """For any source: exact up to sigma = delta, then one `Exact` step; about L log(1/delta) + 1 model evaluations.
+
+    Raises ValueError unless 0 < delta <= 1.
+    """
 
     delta: float = 0.01
     name = "thinning"
@@ -45,7 +47,7 @@ class Thinning:
             raise ValueError(f"delta={self.delta}: accepted 0 < delta <= 1")
 
     def check(self, path: PathLike, source: Any) -> None:
-        """Raises ValueError for another path than the mixture; any source will do."""
+        """Raises ValueError for a path other than the mixture. Every source is accepted."""
         check_path(self.name, path)
 
 
@@ -53,7 +55,7 @@ Events = FirstHitting | Thinning
 
 
 def check_path(name: str, path: PathLike) -> None:
-    """Raises ValueError for a path on which tokens do not all jump to x_1 at the clock's rate."""
+    """Raises ValueError unless every token of the path jumps to x_1 at the clock's rate (`Path.jumps_alike`)."""
     if not path.jumps_alike:
         raise ValueError(f"step={name!r}: accepted the mixture path only")
 
@@ -71,14 +73,21 @@ def simulate(
     *,
     group: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Let the positions of x (B, L) that are not `fixed` jump one at a time, each sequence on its own clock.
+    """Lets the positions of x (B, L) that are not `fixed` jump one at a time. Each sequence has its own clock.
 
-    ends (2,) float32: sigma at start and end; a sequence stops where its next event would lie past the end, or past
-    `delta`, from where one exact-kappa step, with `group` rows per call of the head, leads to the end. keys (B,),
-    fixed (B, L) bool. `scheduler` is the one the network was trained with: the law does not depend on the sampler's
-    own clock.
+    A sequence stops before its next jump would come after the end or after `delta`. From `delta` one exact step leads
+    to the end.
 
-    Returns x at the end and the states (K, B, L) at the times where sigma is saved_sigma (K,) float32.
+    Args:
+        scheduler: that of the network's training. The law of the samples does not depend on the sampler's schedule.
+        mask_id: the mask, where only masks jump; None where every token does.
+        keys: (B,) typed, one per sequence.
+        fixed: (B, L) bool.
+        ends: (2,) float32, sigma at the start and at the end.
+        saved_sigma: (K,) float32, sigma at the times of the states to return.
+        group: rows per call of the head in the exact step (static).
+
+    Returns: x (B, L) at the end, and the states (K, B, L).
     """
     batch, length = x.shape
     stop = jnp.clip(jnp.float32(delta), ends[1], ends[0])
@@ -101,7 +110,7 @@ def simulate(
         wait = -jnp.log1p(-u[:, 0]) / jnp.maximum(count, 1).astype(jnp.float32)
         later = log_sigma - wait
         active = (count > 0) & (later > floor)
-        # A state stays what it is until the jump: keep it at every asked time before the jump.
+        # A state lasts until the next jump. Store it for every time of `saved_sigma` before that.
         before = (lowest[:, None] > later[None, :]) & (lowest[:, None] <= log_sigma[None, :])
         done = ~active[None, :] & (lowest[:, None] <= log_sigma[None, :])
         saved = jnp.where((before | done)[:, :, None], x[None], saved)
@@ -125,8 +134,8 @@ def simulate(
     if delta == 0:
         return x, saved
 
-    # One x_1 for each token and one uniform, so that a state on the way to the end is one of the same trajectory.
-    # The key of an event that never comes: the number of events is the batch's, not the sequence's.
+    # One x_1 and one uniform per token, so that states on the way belong to one trajectory. The key is that of an event
+    # number that is never reached. The actual count depends on the batch, and a sequence must not.
     last_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, jnp.uint32(0xFFFFFFFF))))(keys)
     u = categorical.uniform(jax.vmap(lambda key: jax.random.bits(key, (length,), jnp.uint32))(last_keys[:, 0]))
     t = jnp.broadcast_to(scheduler.inverse(1.0 - stop, stop).t, (batch,)).astype(jnp.float32)

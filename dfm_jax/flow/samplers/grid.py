@@ -1,4 +1,4 @@
-"""Time grids of the samplers, in float64 on the host, with 1 - t carried beside t."""
+"""Time grids of the samplers, float64 on the host. Each holds t and 1 - t."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,22 +12,23 @@ GRIDS = ("uniform", "cosine", "kappa_uniform")
 
 
 class TimeGrid(NamedTuple):
-    """Increasing times t (N + 1,) float64 and r = 1 - t, from integers where the grid allows it."""
+    """Increasing times t (N + 1,) float64, and r = 1 - t. Both are computed from integers if the grid allows it."""
 
     t: np.ndarray
     r: np.ndarray
 
     @property
     def steps(self) -> int:
+        """N, the number of steps."""
         return len(self.t) - 1
 
     @property
     def starts(self) -> Time:
-        """(t, r) at the start of every step."""
+        """The `Time` at the start of every step, (N,)."""
         return Time(self.t[:-1], self.r[:-1])
 
     def nearest(self, times: Sequence[float]) -> np.ndarray:
-        """Indices of the grid points nearest to `times`, one each."""
+        """The index of the grid point nearest to each of `times`. Raises ValueError for a time outside the grid."""
         asked = np.asarray(times, np.float64).reshape(-1)
         if not ((asked >= self.t[0] - 1e-9) & (asked <= self.t[-1] + 1e-9)).all():
             raise ValueError(f"intermediate times {asked.tolist()}: accepted times in [{self.t[0]:g}, {self.t[-1]:g}]")
@@ -43,13 +44,16 @@ def _checked(t: np.ndarray, r: np.ndarray) -> TimeGrid:
 
 
 def explicit_grid(times: Sequence[float] | np.ndarray) -> TimeGrid:
-    """The grid of the times given. Raises ValueError unless they increase strictly inside [0, 1]."""
+    """The grid of given times. Raises ValueError unless they increase strictly and lie in [0, 1]."""
     t = np.asarray(times, np.float64)
     return _checked(t, 1.0 - t)
 
 
 def uniform_grid(steps: int, start: float = 0.0, end: float = 1.0) -> TimeGrid:
-    """t_j = start + (end - start) j / N; on [0, 1] both t and r come from integers."""
+    """t_j = start + (end - start) j / N for N = `steps`. On [0, 1] both t and r are computed from integers.
+
+    Raises ValueError unless steps >= 1 and 0 <= start < end <= 1.
+    """
     j = np.arange(_count(steps) + 1)
     _checked(np.array([start, end]), np.zeros(2))
     t = (start * (steps - j) + end * j) / steps
@@ -58,7 +62,10 @@ def uniform_grid(steps: int, start: float = 0.0, end: float = 1.0) -> TimeGrid:
 
 
 def step_size_grid(step_size: float, start: float = 0.0, end: float = 1.0) -> TimeGrid:
-    """Steps of `step_size` from `start`, the last one shortened to arrive at `end` exactly."""
+    """Steps of `step_size` from `start`. The last one is shortened so that it ends at `end`.
+
+    Raises ValueError unless step_size > 0 and 0 <= start < end <= 1.
+    """
     if not step_size > 0:
         raise ValueError(f"step_size={step_size}: accepted step_size > 0")
     _checked(np.array([start, end]), np.zeros(2))
@@ -73,17 +80,17 @@ def step_size_grid(step_size: float, start: float = 0.0, end: float = 1.0) -> Ti
 
 
 def cosine_grid(steps: int) -> TimeGrid:
-    """t_j = 1 - cos(pi j / 2N): MD4's sampling grid, small steps first."""
+    """t_j = 1 - cos(pi j / 2N) for N = `steps`: MD4's sampling grid, which starts with small steps."""
     j = np.arange(_count(steps) + 1)
     t, r = 2.0 * np.sin(np.pi * j / (4.0 * steps)) ** 2, np.sin(np.pi * (steps - j) / (2.0 * steps))
     return _checked(t, r)
 
 
 def kappa_uniform_grid(steps: int, scheduler: Any) -> TimeGrid:
-    """t_j = kappa^{-1}(j / N): every step resolves the same share of the data."""
+    """t_j = kappa^{-1}(j / N) for N = `steps`: kappa grows by the same amount in every step."""
     j = np.arange(_count(steps) + 1)
     t, r = (np.array(v) for v in scheduler.float64_inverse(j / steps, (steps - j) / steps))
-    # Also for a schedule whose kappa does not reach 0 or 1.
+    # A schedule whose kappa does not reach 0 or 1 also starts at t = 0 and ends at t = 1.
     t[0], r[0], t[-1], r[-1] = 0.0, 1.0, 1.0, 0.0
     return _checked(t, r)
 
@@ -95,10 +102,11 @@ def adaptive_grid(
     start: float = 0.0,
     end: float = 1.0,
 ) -> TimeGrid:
-    """Steps of min(h, 1 / ((1 + c) lambda_t + c mu_t)): no Euler step takes a hazard above 1 (mathematics.md, E.2).
+    """Steps of min(h, 1 / ((1 + c) lambda_t + c mu_t)), so no Euler step has a hazard above 1 (mathematics.md E.2).
 
-    c is `div_free`, a number or a function of t, taken as 0 where kappa = 0. The last step of at most h goes to
-    `end` directly. The rates do not depend on the state, so the grid is known before sampling starts.
+    h is `step_size`. c is `div_free`, a number or a function of t, and counts as 0 where kappa = 0. If at most h is
+    left, the last step goes to `end`. The rates do not depend on the state, so the grid is known before sampling
+    starts. Raises ValueError for step_size <= 0 and c < 0.
     """
     if not step_size > 0:
         raise ValueError(f"step_size={step_size}: accepted step_size > 0")
@@ -125,13 +133,13 @@ def make_grid(
     steps: int | None = None,
     time_grid: str | TimeGrid | Sequence[float] | None = None,
 ) -> tuple[TimeGrid, np.ndarray]:
-    """The discretisation and the grid indices at which intermediate states are given by default.
+    """The time grid, and the indices of its points where a sampler returns intermediate states by default.
 
-    step_size or steps alone: from 0 to 1. With time_grid = (t_0, ..., t_1): from t_0 to t_1, and the intermediates
-    are the states at the grid points nearest to these times. time_grid alone: it is the discretisation. time_grid
-    a name (with steps): 'uniform', 'cosine' or 'kappa_uniform'.
+    `step_size` or `steps` alone: a grid from 0 to 1. With times `time_grid` = (t_0, ..., t_1): a grid from t_0 to t_1,
+    and the intermediate states are at the grid points nearest to these times. Times `time_grid` alone: they are the
+    grid. A name `time_grid` with `steps`: the grid 'uniform', 'cosine' or 'kappa_uniform'.
 
-    Raises ValueError where these are contradictory or out of range.
+    Raises ValueError for arguments that contradict each other or are out of range.
     """
     if step_size is not None and steps is not None:
         raise ValueError(f"step_size={step_size}, steps={steps}: accepted one of them")

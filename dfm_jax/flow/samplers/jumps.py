@@ -1,4 +1,4 @@
-"""Steps of the mixture path that jump to x_1 and then renoise, independently of everything (mathematics.md, E.1)."""
+"""Steps of the mixture path that jump to x_1 and then renoise, each with a fixed probability (mathematics.md E.1)."""
 
 import dataclasses
 from typing import Any
@@ -17,6 +17,7 @@ class JumpThenRenoise(Step):
 
     @property
     def renoises(self) -> bool:
+        """Whether b may be above 0."""
         return False
 
     @property
@@ -43,10 +44,10 @@ class JumpThenRenoise(Step):
 
 @dataclasses.dataclass(frozen=True)
 class Exact(JumpThenRenoise):
-    """Exact-kappa: x = x_1 with probability 1 - sigma_s / sigma_t, else z. The default.
+    """The exact step, and the default: x = x_1 with probability 1 - sigma_s / sigma_t, else z.
 
-    For a frozen x_1 the marginal is C_s exactly; for the mask source this is MD4's ancestral sampler. The step
-    that arrives at t = 1 jumps everywhere by itself; a grid that stops earlier leaves the state where it is.
+    For a fixed x_1 the marginal is C_s exactly. For the mask source this is MD4's ancestral sampler. In the step to
+    t = 1 every token jumps. A grid that ends earlier leaves the state as it is.
     """
 
     def plan(self, scheduler: Any, source: Any, grid: TimeGrid) -> Plan:
@@ -56,10 +57,10 @@ class Exact(JumpThenRenoise):
 
 @dataclasses.dataclass(frozen=True)
 class Euler(JumpThenRenoise):
-    """The reference's Euler step: x = x_1 with probability 1 - exp(-h lambda_t), and surely in the step arriving
-    at t = 1.
+    """The reference's Euler step: x = x_1 with probability 1 - exp(-h lambda_t), and always in the step to t = 1.
 
-    Of order 1 for the mask source, only O(h log 1/h) for others (mathematics.md, E.1): near t = 1 too few tokens jump.
+    Its error is of order h for the mask source and O(h log 1/h) for others, as too few tokens jump near t = 1
+    (mathematics.md E.1).
     """
 
     def plan(self, scheduler: Any, source: Any, grid: TimeGrid) -> Plan:
@@ -70,11 +71,11 @@ class Euler(JumpThenRenoise):
 
 @dataclasses.dataclass(frozen=True)
 class TwoStage(JumpThenRenoise):
-    """Jump past kappa_s to k_u, then renoise back: the exact form of the divergence-free corrector c = `div_free`.
+    """Jump beyond kappa_s to k_u, then renoise back to kappa_s: the divergence-free corrector c = `div_free`, exactly.
 
-    k_u = min(1, kappa_s (kappa_s / kappa_t)^c), 1 where kappa_t = 0 < c; a = (k_u - kappa_t) / (1 - kappa_t),
-    b = 1 - kappa_s / k_u. First order in h: rates A = (1 + c) lambda to x_1 and B = c mu to y ~ p. The conditional
-    marginal is exact, also from t = 0 and into t = 1. c: a number or a function of t, >= 0; 0 is `Exact`.
+    k_u = min(1, kappa_s (kappa_s / kappa_t)^c), and 1 where kappa_t = 0 < c. a = (k_u - kappa_t) / (1 - kappa_t) and
+    b = 1 - kappa_s / k_u. To first order in h the rates are (1 + c) lambda to x_1 and c mu to y ~ p. The conditional
+    marginal is exact, also in the steps from t = 0 and to t = 1. c >= 0 is a number or a function of t; 0 is `Exact`.
     """
 
     div_free: DivFree = 0.0

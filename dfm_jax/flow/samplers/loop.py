@@ -1,4 +1,4 @@
-"""The compiled loop of every step: which positions need x_1, the model only where some do, the new tokens."""
+"""The compiled loop over the steps: which positions need x_1, the model if any does, the new tokens."""
 
 from typing import Any
 
@@ -25,10 +25,11 @@ def run(
     group: int,
     slots: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """x (B, L) after all `rows` of a plan, and the states (slots, B, L) that rows["slot"] asks for.
+    """Runs all `rows` of a plan on x (B, L) int32. Returns the final x, and the states (slots, B, L) of rows["slot"].
 
-    keys (B,), one per sequence; fixed (B, L) bool, positions that stay; `carries_over`: with the mask source a token
-    that is shown is x_1. group: rows per call of the vocabulary head (static).
+    carries_over: with the mask source, a token that is not the mask is x_1. keys: (B,), one per sequence. fixed: (B, L)
+    bool, positions that keep their token. rows: name -> (M,), one entry per model evaluation. group: rows per call of
+    the vocabulary head (static).
     """
     source = Kept.unwrap(source)
     batch, length = x.shape
@@ -52,18 +53,18 @@ def run(
             saved = saved.at[row["slot"]].set(x, mode="drop")
         return (x, saved), None
 
-    # Every slot starts as x_init: the grid's first point is asked for under index 0.
+    # Every slot starts as x_init, which is the state at the first point of the grid.
     saved = jnp.broadcast_to(x[None], (slots, batch, length))
     (x, saved), _ = jax.lax.scan(one_step, (x, saved), rows)
     return x, saved
 
 
 def fresh_tokens(kind: str, source: Any, keys: jax.Array, x: jax.Array) -> jax.Array:
-    """y (B, L) for the step kernels, one key per sequence: 'none' x itself, 'source' y ~ p, 'others' y ~ p given y
-    != z, 'data' a uniform data token, 'data_others' a uniform one that is not z.
+    """The fresh tokens y (B, L) of a step, with z = x (B, L) and keys (B,), one per sequence.
 
-    'others' is exact for mask and uniform sources; a general source law gives y ~ p, which may be z (then nothing
-    moves).
+    kind: 'none' gives x itself, 'source' y ~ p, 'others' y ~ p given y != z, 'data' a uniform data token, 'data_others'
+    a uniform data token other than z. 'others' holds for mask and uniform sources. For a general source y ~ p, and y
+    may be z; then nothing moves.
     """
     if kind == "none":
         return x
@@ -84,9 +85,10 @@ def fresh_tokens(kind: str, source: Any, keys: jax.Array, x: jax.Array) -> jax.A
 
 
 def group_size(expected: np.ndarray) -> int:
-    """Rows per call of the head that make it cheapest, for `expected` (M,) jumps in each step.
+    """The cheapest number of rows per call of the head, for `expected` (M,) jumps in each step.
 
-    A call costs its rows and a fixed part (reading the head's weights), worth about 64 rows between CPUs and GPUs.
+    A call costs its rows and a fixed part, for reading the head's weights. On CPUs and GPUs the fixed part is worth
+    about 64 rows.
     """
     sizes = 2 ** np.arange(3, 11)
     calls = np.ceil((expected + np.sqrt(expected)) / sizes[:, None])

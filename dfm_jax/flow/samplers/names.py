@@ -25,12 +25,14 @@ STEPS: dict[str, Any] = {
 
 
 def get_step(name: str, **options: Any) -> Step | Events:
-    """The step kernel of a name: exact (or maximal), euler, div_free_euler, two_stage, corrector, multiflow,
-    ancestral, remask; or the chain without steps, first_hitting or thinning.
+    """The sampler step of the mixture path called `name`.
 
-    options: two_stage and div_free_euler div_free; corrector iterations, strength; multiflow eta; remask schedule,
-    eta; thinning delta. They may also follow the name, as in "two_stage:div_free=1" or
-    "corrector:iterations=2,strength=0.3". ValueError otherwise.
+    Steps: exact (or maximal), euler, div_free_euler, two_stage, corrector, multiflow, ancestral, remask. Chains without
+    steps: first_hitting, thinning. Options: `div_free` of two_stage and div_free_euler; `iterations` and `strength` of
+    corrector; `eta` of multiflow; `schedule` and `eta` of remask; `delta` of thinning. They may also follow the name,
+    as in "two_stage:div_free=1" or "corrector:iterations=2,strength=0.3".
+
+    Raises ValueError for an unknown name, and for an option that the step does not have.
     """
     name, _, written = name.partition(":")
     options = {**_written_options(written), **options}

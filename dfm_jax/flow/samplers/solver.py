@@ -1,4 +1,4 @@
-"""The solver: a step or a chain without steps, a grid and a model make one compiled program of a trajectory."""
+"""The solver: a model, a grid and a step (or a chain without steps) become one compiled program of a trajectory."""
 
 import dataclasses
 import functools
@@ -27,16 +27,22 @@ Model = Callable[[jax.Array, jax.Array], jax.Array]
 class Solver:
     """Samples x_1 by simulating a path's jump process from x_init, with any step.
 
-    model: (x (B, L) int32, t (B,) float32) -> posterior logits (B, L, S), or a `Denoiser`. path: gives the scheduler of
-    the training and the steps by name. source: the law of x_0. step: a name of the path's `get_step`, or a `Step`.
-    scheduler: another schedule to sample with; the model then sees t' = kappa_train^{-1}(kappa_sample(t)). group_size:
-    rows per call of the vocabulary head; None chooses.
+    model: (x (B, L) int32, t (B,) float32) -> posterior logits (B, L, S), or a `Denoiser`.
+    path: gives the scheduler of the training, and the steps by name.
+    source: the law of x_0.
+    step: a name for the path's `get_step`, or a `Step`.
+    scheduler: another schedule to sample with. The model then gets the time kappa_train^{-1}(kappa_sample(t)).
+    group_size: rows per call of the vocabulary head; None chooses.
 
-    The trajectory is one program: a scan over the steps. Each step first draws which positions jump, runs the
-    model only if some do, and draws x_1 only there, in fixed-size groups. With the mask source revealed tokens
-    never jump and the mask is never drawn. All noise is keyed per sequence, position and step: a sequence does not
-    depend on its batch. The program is compiled with XLA's own options: jax takes none for a function that is called
-    inside another jitted one, as generation calls this one, and the outer one has those of `runtime.compiler`.
+    The trajectory is one program, a scan over the steps. Each step first draws which positions jump. It runs the model
+    only if some do, and draws x_1 only there, in groups of a fixed size. With the mask source, tokens that are not the
+    mask never jump, and the mask is never drawn. All noise has a key per sequence, position and step, so a sequence
+    does not depend on its batch.
+
+    The program is compiled with XLA's default options. Generation calls it inside another jitted function, and jax
+    takes options only for the outer one (`runtime.compiler`).
+
+    Raises ValueError for a step that does not support the path or the source.
     """
 
     model: Model | Denoiser
@@ -51,7 +57,7 @@ class Solver:
             object.__setattr__(self, "step", self.path.get_step(self.step))
         elif not isinstance(self.step, (Step, Events)):
             object.__setattr__(self, "step", OtherStep(self.step))
-        # A step that cannot serve this path or source says so here, not in the middle of a run.
+        # A step that does not support this path or source raises here, not in the middle of a run.
         step: Any = self.step
         if isinstance(step, Events):
             step.check(self.path, self.source)
@@ -89,17 +95,21 @@ class Solver:
         return_intermediates: bool | Sequence[float] = False,
         fixed: jax.Array | None = None,
     ) -> jax.Array:
-        """Tokens (B, L) int32 at the last time of the grid, or (K, B, L) states if intermediates are asked for.
+        """Samples tokens (B, L) int32 at the last time of the grid, or states (K, B, L) if intermediates are asked for.
 
-        key: one typed key, sequence b then uses fold_in(key, b), or (B,) keys, one per sequence. x_init (B, L) int
-        tokens. step_size | steps | time_grid: see `flow.make_grid`; the last step is shortened to end where the
-        grid ends, and a grid that ends before t = 1 leaves the state where it is. div_free: c_t >= 0, a number or
-        function of t, for step='euler' or 'two_stage'. return_intermediates: True for the states at the times of
-        time_grid (initial and final when there is none), or a sequence of times; each is the state at the nearest
-        grid point, a chain without steps gives the exact one. fixed (B, L) bool: positions that keep x_init (prompt,
-        infilling), for every method.
+        Args:
+            key: one typed key, where sequence b uses fold_in(key, b); or (B,) keys, one per sequence.
+            x_init: (B, L) int tokens, the state at the first time.
+            step_size, steps, time_grid: see `flow.make_grid`. A grid that ends before t = 1 leaves the state as it is.
+            div_free: c_t >= 0, a number or a function of t, for step='euler' or 'two_stage'.
+            return_intermediates: True for the states at the times of `time_grid` (without one, the first and the last
+                state), or a sequence of times. Each is the state at the nearest grid point; a chain without steps gives
+                the exact state.
+            fixed: (B, L) bool, positions that keep x_init, for prompts and infilling.
 
-        May be called inside jit and shard_map; called directly it compiles once per shape. Raises ValueError.
+        May be called inside jit and shard_map. Called directly it compiles once per shape.
+
+        Raises ValueError for arguments of another shape, dtype or range.
         """
         x, keys, fixed = self._checked(key, x_init, fixed)
         own = self.path.scheduler if self.scheduler is None else self.scheduler
@@ -108,14 +118,14 @@ class Solver:
             asked = grid.nearest(return_intermediates)
         elif not return_intermediates:
             asked = np.array([], np.int64)
-        # One slot per grid point that is asked for, even if it is asked for twice.
+        # A grid point that is asked for twice has one slot.
         slots, back = np.unique(asked, return_inverse=True)
         if isinstance(self.step, Events):
             if callable(div_free) or div_free != 0:
                 raise ValueError(f"div_free={div_free}: accepted 0 with step={self.step.name!r}")
             sigma = Knots.of(own, grid).sigma
             ends = np.array([sigma[0], sigma[-1]], np.float32)
-            # Whatever is left at `delta` jumps in one step.
+            # All tokens that are left at `delta` may jump in one step.
             group = self.group_size or group_size(np.array([x.size]))
             final, saved = self._event_program(keys, x, fixed, ends, sigma[slots].astype(np.float32), group=group)
         else:
@@ -159,8 +169,7 @@ class Solver:
         raise ValueError(f"div_free={div_free}: accepted 0 unless step is 'euler' or 'two_stage'")
 
     def _rows(self, own: Any, plan: Plan, slots: np.ndarray) -> dict[str, np.ndarray]:
-        """What the scan runs over: scalars rounded to float32 once, the network's time, the slot a state goes
-        to."""
+        """What the scan runs over, name -> (M,): scalars in float32, the network's time, and the slot of each state."""
         time = plan.time.t
         if self.scheduler is not None:
             value = own.float64(plan.time.t, plan.time.r)
@@ -173,16 +182,16 @@ class Solver:
         return rows
 
 
-MixtureDiscreteSolver = Solver  # its name in version 0.1
+MixtureDiscreteSolver = Solver  # the name in version 0.1
 
 
 class MixtureDiscreteEulerSolver(Solver):
-    """The reference's Euler solver in law, by its own constructor.
+    """The reference's Euler solver, with its constructor. Its samples have the same law.
 
-    model: (x, t) -> posterior logits (B, L, vocabulary_size). source_distribution_p (vocabulary_size,): the law of
-    x_0, needed for div_free > 0; a point mass on the last id is the mask source, whose revealed tokens then stay.
-    Unlike the reference, a grid that ends before t = 1 leaves the state where it is, and div_free counts as 0 at t
-    = 0.
+    model: (x, t) -> posterior logits (B, L, vocabulary_size). source_distribution_p: (vocabulary_size,), the law of
+    x_0, needed for div_free > 0. A point mass on the last id is the mask source, where tokens other than the mask stay.
+    It differs from the reference in two points: a grid that ends before t = 1 leaves the state as it is, and div_free
+    counts as 0 at t = 0. Raises ValueError for a law of another length.
     """
 
     _source_known: bool

@@ -1,14 +1,14 @@
-"""What a step of a sampler is: what happens to a token z between two times of the grid, given x_1 ~ posterior.
+"""The base class of sampler steps: what happens to a token z between two times of the grid, given x_1 ~ posterior.
 
-A step is three pure things:
-  plan          the scalars of every step, on the host in float64 (a float32 1 - sigma_s / sigma_t loses digits);
-  needs_x_1     which positions need x_1, from uniforms alone, before any model is run;
-  transition    the new token from (z, x_1, uniforms, a fresh token y); it looks at x_1 only where `needs_x_1` said so;
-and `transition_matrix` states the exact probabilities T(x | z, x_1) that these realise. A position where the mask
-source has already revealed a token has the posterior delta_z: the loop passes x_1 = z there and runs no model.
+A step has three pure functions:
+  plan          the scalars of every step, on the host in float64, as 1 - sigma_s / sigma_t loses digits in float32;
+  needs_x_1     which positions need x_1, from uniforms alone, before the model runs;
+  transition    the new token from z, x_1, uniforms and a fresh token y. It uses x_1 only where `needs_x_1` is True.
+`transition_matrix` states the exact probabilities T(x | z, x_1) of these, for tests. With the mask source a token that
+is not the mask is x_1 itself: the loop passes x_1 = z there and does not run the model.
 
-Notation of mathematics.md, E: one step t -> s, kappa and sigma = 1 - kappa at both, lambda = d kappa / sigma, mu = d
-kappa / kappa.
+Notation (mathematics.md E): a step goes from t to s, `kappa_t` is kappa at t, sigma = 1 - kappa,
+lambda = d kappa / sigma and mu = d kappa / kappa.
 """
 
 import abc
@@ -30,11 +30,11 @@ DivFree = float | Callable[[float], float]
 
 
 class Plan(NamedTuple):
-    """The rows of a trajectory: one model evaluation each, in order.
+    """The M rows of a trajectory, in order. Each row is one model evaluation.
 
-    time (t, r) (M,) float64: where the model is evaluated, on the sampler's own schedule; scalars: name -> (M,)
-    float64; index (M,) int: the grid point reached when the row is done, -1 between grid points; jumps (M,): a
-    probability that a position needs x_1, for the size of the groups.
+    time: (t, r), (M,) float64, the time of the evaluation on the sampler's own schedule. scalars: name -> (M,) float64.
+    index: (M,) int, the grid point that the row reaches; -1 between grid points. jumps: (M,), the probability that a
+    position needs x_1, from which the size of the groups is chosen.
     """
 
     time: Time
@@ -44,9 +44,10 @@ class Plan(NamedTuple):
 
 
 class Knots(NamedTuple):
-    """A schedule on a grid of N steps, float64: values at the N + 1 times, rates at the N starts, step lengths h.
+    """A schedule on a grid of N steps, all float64.
 
-    Where the rate at a start is infinite (t^n with n < 1, at t = 0) it is the mean over the step.
+    kappa and sigma are at the N + 1 times. rate (lambda) and backward (mu) are at the N starts, and h (N,) are the step
+    lengths. A rate that is infinite at a start (t^n with n < 1, at t = 0) is replaced by its mean over the step.
     """
 
     grid: TimeGrid
@@ -58,8 +59,10 @@ class Knots(NamedTuple):
 
     @classmethod
     def of(cls, scheduler: Any, grid: TimeGrid) -> "Knots":
-        """At t = 1 sigma is 0 even for a schedule that stops short of it: what is left is drawn from the
-        posterior."""
+        """The knots of `scheduler` on `grid`.
+
+        sigma is set to 0 at t = 1 even if the schedule does not reach it. All tokens are then drawn from the posterior.
+        """
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             value = scheduler.float64(grid.t, grid.r)
             kappa, sigma, d_kappa = (
@@ -74,20 +77,21 @@ class Knots(NamedTuple):
 
     @property
     def last(self) -> np.ndarray:
-        """(N,) bool: the step arrives at t = 1."""
+        """(N,) bool: whether the step arrives at t = 1."""
         return self.grid.r[1:] == 0
 
     @property
     def index(self) -> np.ndarray:
+        """(N,) int: the grid point that each step reaches."""
         return np.arange(1, self.grid.steps + 1)
 
     @property
     def jump(self) -> np.ndarray:
-        """1 - sigma_s / sigma_t: the integrated hazard, exactly 1 in the step that arrives at t = 1."""
+        """(N,): the probability 1 - sigma_s / sigma_t of a jump; exactly 1 in the step that arrives at t = 1."""
         return 1.0 - self.sigma[1:] / self.sigma[:-1]
 
     def corrector(self, div_free: DivFree) -> np.ndarray:
-        """c_t >= 0 at the N starts. Raises ValueError for a negative one."""
+        """c_t >= 0 at the starts, (N,). Raises ValueError for a negative value."""
         start = self.grid.t[:-1]
         c = np.array([div_free(float(t)) if callable(div_free) else div_free for t in start], np.float64)
         if not (c >= 0).all():
@@ -96,17 +100,17 @@ class Knots(NamedTuple):
 
 
 class Needs(enum.Flag):
-    """What a step asks of the model before it moves the tokens: nothing, or draws of x_1 where `needs_x_1` says so."""
+    """What a step needs from the model: nothing, or draws of x_1 where `needs_x_1` is True."""
 
     NOTHING = 0
     DRAWS = enum.auto()
 
 
 class Step(Tree, abc.ABC):
-    """A step. Attributes that are arrays or paths are named in `leaves` (`flow.Tree`).
+    """A step of a sampler. A subclass names its array and path attributes in `leaves` (`flow.Tree`).
 
-    needs: what is asked of the model. words: uniforms per position. fresh: 'none', 'source' (y ~ p), 'others' (y != z),
-    'data' (a uniform data token) or 'data_others'. Version 0.1 called the methods decide, move and law.
+    needs: what the step needs from the model. words: uniforms per position. fresh: the kind of the fresh token y, see
+    `loop.fresh_tokens`. Version 0.1 called the methods decide, move and law.
     """
 
     needs: ClassVar[Needs] = Needs.DRAWS
@@ -119,14 +123,14 @@ class Step(Tree, abc.ABC):
 
     @abc.abstractmethod
     def plan(self, scheduler: Any, source: Any, grid: TimeGrid) -> Plan:
-        """The rows of a trajectory on `grid`. Raises ValueError for a source that the step does not serve."""
+        """The rows of a trajectory on `grid`. Raises ValueError for a source that the step does not support."""
 
     @abc.abstractmethod
     def transition(self, row: Row, z: jax.Array, x_1: jax.Array, u: jax.Array, y: jax.Array, source: Any) -> jax.Array:
         """The tokens (B, L) after the step, from z, x_1, y (B, L) and uniforms u (words, B, L) in (0, 1)."""
 
     def needs_x_1(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> jax.Array:
-        """(B, L) bool: where `transition` looks at x_1; a step that needs nothing does not say."""
+        """(B, L) bool: where `transition` uses x_1, for z (B, L), u (words, B, L). Not called if `needs` is NOTHING."""
         raise NotImplementedError
 
     def transition_matrix(self, row: Row, source: Any) -> np.ndarray:
@@ -147,7 +151,7 @@ class Step(Tree, abc.ABC):
 
 
 class OtherStep(Step):
-    """A step by a user's own object with `plan`, `words`, `fresh` and the methods under either name."""
+    """A step from a user's own object with `plan`, `words`, `fresh` and the methods, under the new or the old names."""
 
     def __init__(self, kernel: Any) -> None:
         for name, value in {"kernel": kernel, "words": kernel.words, "fresh": kernel.fresh}.items():
@@ -167,7 +171,7 @@ class OtherStep(Step):
 
 
 def source_law(source: Any) -> np.ndarray:
-    """p (S,) float64 of a source, normalised."""
+    """The law p of a source, (S,) float64, with sum 1."""
     if isinstance(source, CategoricalSource):
         return source.law
     p = np.asarray(source.probs(np.arange(source.num_states)), np.float64)
@@ -175,24 +179,25 @@ def source_law(source: Any) -> np.ndarray:
 
 
 def is_uniform(source: Any) -> bool:
+    """Whether `source` is a `UniformSource`."""
     return isinstance(source, UniformSource)
 
 
 def deltas(states: int) -> tuple[np.ndarray, np.ndarray]:
-    """1[x = x_1] and 1[x = z] as (S, S, S) arrays indexed [z, x_1, x]."""
+    """1[x = x_1] and 1[x = z], (S, S, S) float64 indexed [z, x_1, x]."""
     eye, ones = np.eye(states), np.ones((states, 1, 1))
     return eye[None, :, :] * ones, eye[:, None, :] * np.ones((1, states, 1))
 
 
 class FirstOfTwoClocks(Step):
-    """Two clocks start with the step, one for x_1 and one for y; the first to ring before the step ends decides.
+    """A step with two clocks, one for x_1 and one for y. The first to ring before the step ends decides.
 
-    Where x_1 = z the first clock does not exist, and the second may still ring.
+    Where x_1 = z there is no first clock, and the second may still ring.
     """
 
     @abc.abstractmethod
     def clocks(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> tuple[jax.Array, jax.Array]:
-        """When they ring, in steps: exponential times of the uniforms u."""
+        """When the clocks for x_1 and y ring, (B, L) each in units of the step, from uniforms u (words, B, L)."""
 
     def needs_x_1(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> jax.Array:
         clock_x_1, clock_y = self.clocks(row, z, u, source)

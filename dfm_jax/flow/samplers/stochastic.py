@@ -1,7 +1,7 @@
-"""Step kernels whose outcome depends on whether x_1 = z, or on the state of the token (mathematics.md, C.2 and E.1).
+"""Steps of the mixture path whose outcome depends on whether x_1 = z, or on the token (mathematics.md C.2, E.1).
 
-Each starts from fewer than two uniforms per position and looks at x_1 only where `needs_x_1` says so: competing
-events are ordered so that those which do not depend on x_1 are settled first.
+Each uses at most two uniforms per position, and looks at x_1 only where `needs_x_1` says so. Competing events are
+ordered: those that do not depend on x_1 are decided first.
 """
 
 import dataclasses
@@ -18,8 +18,10 @@ REMASKING = ("fb", "cap", "rescale")
 
 
 def others_law(source: Any) -> np.ndarray:
-    """(S, S) [z, y]: law of the 'others' draw: y != z uniformly, the mask, or for a general p simply p (y = z: no
-    move)."""
+    """The law of the 'others' draw (`loop.fresh_tokens`), (S, S) float64 indexed [z, y].
+
+    It is uniform on y != z, the mask, or for a general source p itself, where y = z is no move.
+    """
     states = source.num_states
     if source.mask_id is not None:
         return np.tile(np.eye(states)[source.mask_id], (states, 1))
@@ -30,13 +32,12 @@ def others_law(source: Any) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class DivFreeEuler(FirstOfTwoClocks):
-    """The reference's Euler step with its divergence-free term: clocks of rate A to x_1 and B(1 - p(z)) to the
-    others.
+    """The reference's Euler step with its divergence-free term c = `div_free`.
 
-    A = (1 + c) lambda_t if x_1 != z, B = c mu_t; the first clock to ring within h decides, y ~ p restricted to y
-    != z. The step arriving at t = 1 gives x_1. c = `div_free` >= 0, a number or a function of t, counts as 0 where
-    kappa = 0, where the reference divides by it. A general source law takes y ~ p unrestricted with rate B: same
-    first order.
+    Two clocks run: one of rate A = (1 + c) lambda_t to x_1 (if x_1 != z), one of rate B (1 - p(z)) to y ~ p with y !=
+    z, where B = c mu_t. The first to ring within h decides. The step to t = 1 gives x_1. c >= 0 is a number or a
+    function of t. It counts as 0 where kappa = 0; the reference divides by kappa there. For a general source y ~ p may
+    be z, and the second rate is B, which is the same to first order.
     """
 
     div_free: DivFree = 0.0
@@ -47,12 +48,12 @@ class DivFreeEuler(FirstOfTwoClocks):
         knots = Knots.of(scheduler, grid)
         c = np.where(knots.kappa[:-1] > 0, knots.corrector(self.div_free), 0.0)
         to_x_1 = np.where(knots.last, np.inf, knots.h * (1.0 + c) * knots.rate)
-        # Certain long before 1e30; infinity would meet 1 - p(z) = 0.
+        # At 1e30 the clock surely rings. Infinity times 1 - p(z) = 0 would be NaN.
         back = np.where(knots.last, 0.0, np.minimum(knots.h * c * knots.backward, 1e30))
         return Plan(grid.starts, {"to_x_1": to_x_1, "back": back}, knots.index, -np.expm1(-to_x_1))
 
     def _exit(self, p: Any, source: Any) -> Any:
-        """The share of y ~ p that the 'others' draw keeps: 1 - p(z), or all of it where it may be z."""
+        """The probability that a draw y ~ p counts as a jump: 1 - p(z), or 1 if y may be z."""
         return 1.0 - p if source.mask_id is not None or is_uniform(source) else p * 0 + 1.0
 
     def clocks(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> tuple[jax.Array, jax.Array]:
@@ -76,11 +77,12 @@ class DivFreeEuler(FirstOfTwoClocks):
 
 @dataclasses.dataclass(frozen=True)
 class Multiflow(Step):
-    """Multiflow's detailed-balance noise eta between x_1 and the other states, first order, probabilities cut at
-    1.
+    """Multiflow's detailed-balance noise of strength eta between x_1 and the other states, to first order in h.
 
-    mask: m -> x_1 at lambda + eta kappa / sigma, x_1 -> m at eta. uniform: y -> x_1 at lambda + eta (1 + (V-1)
-    kappa) / sigma, x_1 -> y at eta each. Off in the step arriving at t = 1. Stiff: needs N >> eta V.
+    Mask source: m jumps to x_1 at lambda + eta kappa / sigma, and x_1 to m at eta. Uniform source: y jumps to x_1 at
+    lambda + eta (1 + (V-1) kappa) / sigma, and x_1 to each y at eta. Probabilities are cut at 1, so the number of steps
+    must be far above eta V. The step to t = 1 has no noise.
+    Raises ValueError for eta < 0, and in `plan` for any other source.
     """
 
     eta: float = 1.0
@@ -121,12 +123,11 @@ class Multiflow(Step):
 
 @dataclasses.dataclass(frozen=True)
 class Ancestral(Step):
-    """Time-reversal ancestral step (D3PM, UDLM): T(x | z, x_1) = q(z | x) C_s(x | x_1) / C_t(z | x_1).
+    """The time-reversal ancestral step (D3PM, UDLM): T(x | z, x_1) = q(z | x) C_s(x | x_1) / C_t(z | x_1).
 
-    q(z | x) = a 1[x = z] + (1 - a) p(z), a = kappa_t / kappa_s: the process that the time-reversal bound bounds.
-    Off x_1 the outcomes do not depend on p: x_1 with probability (1-a) kappa_s / sigma_t, fresh y ~ p with (1-a)
-    sigma_s / sigma_t; at z = x_1 only fresh, with (1-a) p(z) sigma_s / (kappa_t + sigma_t p(z)). For the mask
-    source it is `Exact`.
+    q(z | x) = a 1[x = z] + (1 - a) p(z) with a = kappa_t / kappa_s. This is the process of the time-reversal bound.
+    At z != x_1 the token becomes x_1 with probability (1-a) kappa_s / sigma_t, and y ~ p with (1-a) sigma_s / sigma_t.
+    At z = x_1 it becomes y ~ p with (1-a) p(z) sigma_s / (kappa_t + sigma_t p(z)). For the mask source it is `Exact`.
     """
 
     words: int = dataclasses.field(default=1, init=False)
@@ -147,8 +148,7 @@ class Ancestral(Step):
         return Plan(grid.starts, scalars, knots.index, scalars["leave"])
 
     def _refresh(self, row: Row, p: Any) -> Any:
-        """Probability of a fresh token at z = x_1; never above the one at z != x_1, so it can be settled without
-        x_1."""
+        """The probability of y ~ p at z = x_1. It is at most that at z != x_1, so it can be decided without x_1."""
         return row["fresh_flux"] * p / (row["kappa"] + row["sigma"] * p)
 
     def needs_x_1(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> jax.Array:
@@ -172,13 +172,13 @@ class Ancestral(Step):
 
 @dataclasses.dataclass(frozen=True)
 class Remask(Step):
-    """ReMDM for the mask source: a revealed token is masked again with probability sig, a masked one revealed so
-    as to keep C_s.
+    """ReMDM, for the mask source: a token is masked again with probability sig; masks are revealed so that C_s holds.
 
-    Reveal: (kappa_s - (1 - sig) kappa_t) / (1 - kappa_t). sig by `schedule`, with max = min(1, (1 - kappa_s) /
-    kappa_t): 'fb' min(max, (kappa_s - kappa_t) / kappa_t), 0 at kappa_t = 0; 'cap' min(eta, max); 'rescale' eta
-    max. 'fb' is of order 1 in N; a constant eta remasks so often that the order drops to about a half (mathematics.md,
-    E.1).
+    A mask is revealed with probability (kappa_s - (1 - sig) kappa_t) / (1 - kappa_t). `schedule` sets sig, with
+    max = min(1, (1 - kappa_s) / kappa_t): 'fb' is min(max, (kappa_s - kappa_t) / kappa_t), and 0 at kappa_t = 0; 'cap'
+    is min(eta, max); 'rescale' is eta max. The error of 'fb' is of order 1 / N for N steps. A constant eta masks so
+    often that the order drops to about one half (mathematics.md E.1).
+    Raises ValueError for another schedule, eta outside [0, 1], and in `plan` for another source.
     """
 
     schedule: str = "fb"

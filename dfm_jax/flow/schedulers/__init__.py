@@ -1,4 +1,4 @@
-"""Schedulers kappa_t: `base` (what each gives), `polynomial`, `trigonometric`, `noise`, and `names`, their table."""
+"""Schedulers kappa_t: `base` (the base class), `polynomial`, `trigonometric`, `noise`, and `names` (their table)."""
 
 # ruff: noqa: F401
 from dfm_jax.flow.schedulers.base import HostSchedule, Scheduler, SchedulerOutput

@@ -1,7 +1,7 @@
-"""What every scheduler gives: kappa and sigma = 1 - kappa, their rates, the jump rate, and the way back to t.
+"""The base class of schedulers: kappa, sigma = 1 - kappa, their derivatives, the jump rate, and the inverse.
 
-kappa_t rises from 0 (source) to 1 (data). A scheduler states its formulas once, over an array namespace, so that the
-traced float32 values and the host's float64 scalars come from the same lines.
+kappa_t rises from 0 (source) to 1 (data). A scheduler states its formulas once, for jax.numpy and numpy alike. The
+traced float32 values and the host's float64 scalars therefore come from the same lines.
 """
 
 import abc
@@ -28,7 +28,7 @@ class SchedulerOutput(NamedTuple):
 
 
 class HostSchedule(NamedTuple):
-    """kappa, sigma, d kappa / dt and the jump rate in numpy float64."""
+    """kappa, sigma, d kappa / dt and the jump rate, all numpy float64 of t's shape."""
 
     kappa: np.ndarray
     sigma: np.ndarray
@@ -39,29 +39,33 @@ class HostSchedule(NamedTuple):
 class Scheduler(abc.ABC):
     """A convex scheduler: alpha_t + sigma_t = 1, non-decreasing (mathematics.md A).
 
-    A new one states `formulas`; the way back from kappa to t is found by bisection unless it states that too.
+    A new scheduler defines `formulas`. The inverse, from kappa to t, is found by bisection; a scheduler with a closed
+    form overrides `time_from_kappa` and `remainder_from_sigma`.
     """
 
     @abc.abstractmethod
     def formulas(self, xp: Any, t: Any, r: Any) -> tuple[Any, Any, Any]:
-        """(kappa, sigma, d kappa/dt) over the namespace `xp` (jax.numpy or numpy), each in its stable form."""
+        """(kappa, sigma, d kappa / dt) at t and r = 1 - t, of their shape, computed with `xp` (jax.numpy or numpy).
+
+        Each must keep its digits where it is near 0.
+        """
 
     def time_from_kappa(self, xp: Any, kappa: Any) -> Any:
-        """t with kappa_t = kappa, by bisection; a closed form need only be accurate where t <= 1/2."""
+        """The t with kappa_t = kappa, by bisection. A closed form need only be accurate where t <= 1/2."""
         return bisect(xp, lambda t: self.formulas(xp, t, 1.0 - t)[0], kappa)
 
     def remainder_from_sigma(self, xp: Any, sigma: Any) -> Any:
-        """r with sigma = 1 - kappa_{1-r}, by bisection; a closed form need only be accurate where r <= 1/2."""
+        """The r = 1 - t with sigma_t = sigma, by bisection. A closed form need only be accurate where r <= 1/2."""
         return bisect(xp, lambda r: self.formulas(xp, 1.0 - r, r)[1], sigma)
 
     def rate(self, xp: Any, t: Any, r: Any) -> Any:
-        """lambda_t = d kappa / sigma, +inf where sigma = 0."""
+        """The jump rate lambda_t = d kappa / sigma, per unit of t; +inf where sigma = 0."""
         _, sigma, d_kappa = self.formulas(xp, t, r)
         ended = sigma <= 0
         return xp.where(ended, xp.inf, d_kappa / xp.where(ended, xp.ones_like(sigma), sigma))
 
     def invert(self, xp: Any, kappa: Any, sigma: Any) -> Time:
-        """Each half of [0, 1] from the end at which its formula is accurate."""
+        """The `Time` at kappa and sigma. t <= 1/2 comes from kappa and t > 1/2 from sigma, where each is accurate."""
         t, r = self.time_from_kappa(xp, kappa), self.remainder_from_sigma(xp, sigma)
         early = t <= 0.5
         return Time(xp.clip(xp.where(early, t, 1.0 - r), 0.0, 1.0), xp.clip(xp.where(early, 1.0 - t, r), 0.0, 1.0))
@@ -76,30 +80,33 @@ class Scheduler(abc.ABC):
         return self.rate(jnp, *as_time(t))
 
     def kappa_inverse(self, kappa: Any) -> jax.Array:
-        """t with kappa_t = kappa in [0, 1]."""
+        """The t with kappa_t = kappa, of kappa's shape. Raises ValueError for kappa outside [0, 1]."""
         return self.inverse(kappa).t
 
     def inverse(self, kappa: Any, sigma: Any = None) -> Time:
-        """The `Time` at kappa_t = kappa; give `sigma` = 1 - kappa where it is known more exactly."""
+        """The `Time` at kappa_t = kappa. `sigma` = 1 - kappa may be given if it is known with more digits.
+
+        Raises ValueError for kappa outside [0, 1].
+        """
         check_unit_interval("kappa", kappa)
         kappa = floating(kappa)
         return self.invert(jnp, kappa, 1.0 - kappa if sigma is None else floating(sigma))
 
     def snr_inverse(self, snr: Any) -> jax.Array:
-        """t with alpha_t / sigma_t = snr >= 0; +inf gives the end of the path."""
+        """The t with alpha_t / sigma_t = snr >= 0, of snr's shape; snr = +inf gives the end of the path."""
         snr = floating(snr)
         sigma = 1.0 / (1.0 + snr)
         kappa = jnp.where(snr < 1, snr * sigma, 1.0 - sigma)
         return self.invert(jnp, kappa, sigma).t
 
     def integrated_hazard(self, start: TimeLike, end: TimeLike) -> jax.Array:
-        """int_t^s lambda = log(sigma_t / sigma_s) for start t <= end s; +inf when sigma_s = 0."""
+        """The integral of lambda from `start` t to `end` s >= t: log(sigma_t / sigma_s); +inf where sigma_s = 0."""
         return jnp.log(self(start).sigma_t) - jnp.log(self(end).sigma_t)
 
     def step_probability(self, start: TimeLike, end: TimeLike) -> jax.Array:
-        """P(jump in [t, s]) = 1 - exp(-int_t^s lambda) = 1 - sigma_s / sigma_t, finite up to s = 1.
+        """The probability of a jump between `start` t and `end` s: 1 - sigma_s / sigma_t, finite up to s = 1.
 
-        In float32 a short step loses digits (sigma_t - sigma_s cancels); a sampler takes
+        In float32 a short step loses digits, because sigma_t - sigma_s cancels. Samplers use
         `float64_step_probability` on the host instead.
         """
         sigma_t, sigma_s = self(start).sigma_t, self(end).sigma_t
@@ -107,7 +114,7 @@ class Scheduler(abc.ABC):
         return jnp.where(alive, (sigma_t - sigma_s) / jnp.where(alive, sigma_t, 1.0), 1.0)
 
     def float64(self, t: TimeLike, r: Any = None) -> HostSchedule:
-        """The same formulas in numpy float64 on the host; `t` a number, an array or a `Time`."""
+        """The same formulas in numpy float64 on the host. t: a number, an array or a `Time`. r: 1 - t unless given."""
         with np.errstate(divide="ignore", invalid="ignore"):
             time = host_time(t, r)
             return HostSchedule(*self.formulas(np, *time), self.rate(np, *time))

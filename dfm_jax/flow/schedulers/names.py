@@ -42,11 +42,11 @@ AMBIGUOUS = {
 def get_scheduler(name: str, *, exponent: float = 1.0, vocab_size: int | None = None, **parameters: float) -> Scheduler:
     """The scheduler called `name` in a config.
 
-    `exponent` is n of 'polynomial' and p of 'one_minus_power'; the others accept only 1. `vocab_size` is needed by
-    'kinetic_optimal_uniform' and not read by the others. `parameters` are the scheduler's own fields ('cubic': a, b;
+    exponent: n of 'polynomial' and p of 'one_minus_power'; it must be 1 for all others. vocab_size: the number of
+    tokens; only 'kinetic_optimal_uniform' needs it. parameters: the scheduler's own fields ('cubic': a, b;
     'log_linear': eps; 'geometric': smin, smax).
 
-    Raises ValueError for an unknown or ambiguous name ('poly', 'cosine') and for a parameter it does not have.
+    Raises ValueError for an unknown name, an ambiguous one ('poly', 'cosine'), and a parameter it does not have.
     """
     for stem, choice in AMBIGUOUS.items():
         if name == stem or (name.startswith(stem) and name[len(stem) :].isdigit()):

@@ -1,7 +1,7 @@
-"""Schedulers stated through the total noise -log kappa, whose end points are only approached (mathematics.md A).
+"""Schedulers defined by the total noise -log kappa; they do not quite reach their end points (mathematics.md A).
 
-Their kappa_0 > 0 or kappa_1 < 1, so p_0 is not the source or p_1 not the data, and a bound would need further terms.
-They are here to read other codes' models; train with a scheduler that has exact end points.
+Here kappa_0 > 0 or kappa_1 < 1. Then p_0 is not the source or p_1 is not the data, and a bound needs further terms.
+These schedulers serve models that other programs trained. Train with a scheduler that has exact end points.
 """
 
 import dataclasses

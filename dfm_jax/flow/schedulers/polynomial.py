@@ -24,8 +24,8 @@ class CondOTScheduler(Scheduler):
 class PolynomialConvexScheduler(Scheduler):
     """kappa = t^n, sigma = -expm1(n log t), d kappa = n t^(n-1), n > 0.
 
-    Not MD4's `polyN`, whose sigma is r^N: that one is `OneMinusPowerScheduler`. For n < 1 the rate at t = 0 is
-    +inf (integrable).
+    This is not MD4's `polyN`, which has sigma = r^N and is `OneMinusPowerScheduler` here. For n < 1 the rate is
+    infinite at t = 0, but integrable. Raises ValueError unless n > 0.
     """
 
     n: float = 1.0
@@ -45,7 +45,10 @@ class PolynomialConvexScheduler(Scheduler):
 
 @dataclasses.dataclass(frozen=True)
 class OneMinusPowerScheduler(Scheduler):
-    """sigma = r^p, kappa = -expm1(p log r), d kappa = p r^(p-1), lambda = p/r, p > 0 (MD4's `polyP`)."""
+    """sigma = r^p, kappa = -expm1(p log r), d kappa = p r^(p-1), lambda = p/r, p > 0 (MD4's `polyP`).
+
+    Raises ValueError unless p > 0.
+    """
 
     p: float = 1.0
 
@@ -71,6 +74,7 @@ class CubicScheduler(Scheduler):
     """kappa = -2t^3 + 3t^2 + a (t^3 - 2t^2 + t) + b (t^3 - t^2), a = kappa'(0), b = kappa'(1).
 
     (a, b) = (0, 2) is t^2; (0, 0) is smoothstep. sigma is the same polynomial in r with a and b exchanged.
+    Raises ValueError for slopes that make kappa decrease somewhere.
     """
 
     a: float = 0.0

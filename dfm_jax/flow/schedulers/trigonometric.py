@@ -1,4 +1,4 @@
-"""The cosine family, under names of their own, and the kinetic-optimal schedulers (mathematics.md A, C.3)."""
+"""The schedulers that papers call cosine, each under its own name, and kinetic-optimal ones (mathematics.md A, C.3)."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ HALF_PI = math.pi / 2
 
 @dataclasses.dataclass(frozen=True)
 class CosineMD4Scheduler(Scheduler):
-    """kappa = 1 - cos(pi t/2) = 2 sin^2(pi t/4), sigma = sin(pi r/2): MD4's and MaskGIT's cosine, a slow start."""
+    """kappa = 1 - cos(pi t/2) = 2 sin^2(pi t/4), sigma = sin(pi r/2): the cosine of MD4 and MaskGIT, slow at t = 0."""
 
     def formulas(self, xp: Any, t: Any, r: Any) -> tuple[Any, Any, Any]:
         return 2 * xp.sin(HALF_PI / 2 * t) ** 2, xp.sin(HALF_PI * r), HALF_PI * xp.sin(HALF_PI * t)
@@ -25,7 +25,7 @@ class CosineMD4Scheduler(Scheduler):
 
 @dataclasses.dataclass(frozen=True)
 class SineScheduler(Scheduler):
-    """kappa = sin(pi t/2), sigma = 2 sin^2(pi r/4), d kappa = (pi/2) sin(pi r/2): MDLM's `cosine`, a slow end."""
+    """kappa = sin(pi t/2), sigma = 2 sin^2(pi r/4), d kappa = (pi/2) sin(pi r/2): MDLM's `cosine`, slow at t = 1."""
 
     def formulas(self, xp: Any, t: Any, r: Any) -> tuple[Any, Any, Any]:
         return xp.sin(HALF_PI * t), 2 * xp.sin(HALF_PI / 2 * r) ** 2, HALF_PI * xp.sin(HALF_PI * r)
@@ -56,8 +56,8 @@ class SineSquaredScheduler(Scheduler):
 class KineticOptimalUniformScheduler(Scheduler):
     """sigma = sin^2(r W) / sin^2 W, W = acos sqrt(1/V): the geodesic of sqrt(p) for a uniform source over V tokens.
 
-    kappa = sin(t W) sin((1+r) W) / sin^2 W, d kappa = W sin(2 r W) / sin^2 W. Every token has the same p, so one
-    scalar schedule serves all of them. For the mask source W = pi/2, which is `SineSquaredScheduler`.
+    kappa = sin(t W) sin((1+r) W) / sin^2 W, d kappa = W sin(2 r W) / sin^2 W. Every token has the same p, so all
+    share one schedule. For the mask source W = pi/2, which is `SineSquaredScheduler`.
     """
 
     vocab_size: int

@@ -1,4 +1,4 @@
-"""Inverse temperatures beta of the metric path, as functions of its clock: 0 at kappa = 0, infinite at kappa = 1."""
+"""Inverse temperatures beta of the metric path, functions of its clock: 0 at kappa = 0, infinite at kappa = 1 (C.5)."""
 
 import dataclasses
 from typing import Any, Protocol
@@ -10,14 +10,17 @@ from dfm_jax.flow.schedulers.base import log_both, require_positive
 
 
 class Beta(Protocol):
-    """beta and d beta / d kappa over the namespace `xp` (jax.numpy or numpy), at kappa and sigma = 1 - kappa."""
+    """(beta, d beta / d kappa) at kappa and sigma = 1 - kappa, computed with `xp` (jax.numpy or numpy)."""
 
     def __call__(self, xp: Any, kappa: Any, sigma: Any) -> tuple[Any, Any]: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class PowerBeta:
-    """beta = c (kappa / sigma)^a (Shaul et al.; FUDOKI, URSA: c = 3, a = 0.9). Its slope at 0 is infinite for a < 1."""
+    """beta = c (kappa / sigma)^a (Shaul et al.; FUDOKI, URSA: c = 3, a = 0.9). Its slope at 0 is infinite if a < 1.
+
+    Raises ValueError unless c > 0 and a > 0.
+    """
 
     c: float = 3.0
     a: float = 0.9
@@ -35,9 +38,9 @@ class PowerBeta:
 class ConstantSpeedBeta:
     """d beta / d kappa proportional to 1 / sqrt(mean over x_1 of Var[d(., x_1)]): constant Fisher-Rao speed.
 
-    Tabulated once from rows of distances (K, V), one for each of some x_1, each with its zero. Between the nodes beta
-    is a cubic in -log sigma with the exact slopes, after the last one linear. Raises ValueError for rows without a
-    positive distance.
+    rows: distances (K, V) from K tokens x_1 to every token; each row has one 0. panels: intervals of the table.
+    The table is made once. Between its nodes beta is a cubic in -log sigma with the exact slopes, and linear after the
+    last node. Raises ValueError for a row without a positive distance.
     """
 
     rows: np.ndarray
@@ -66,7 +69,7 @@ class ConstantSpeedBeta:
 
     @staticmethod
     def _speed(rows: np.ndarray, betas: np.ndarray) -> np.ndarray:
-        """sqrt(mean Var) at each of `betas`; half of it is the Fisher-Rao speed of the square roots."""
+        """sqrt(mean Var) at each of `betas`, which is twice the Fisher-Rao speed of the square roots."""
         speed = np.empty(len(betas))
         for i, beta in enumerate(betas):
             weight = np.exp(-beta * (rows - rows.min(axis=1, keepdims=True)))
@@ -92,7 +95,7 @@ class ConstantSpeedBeta:
 
 
 def beta_float64(beta: Beta, kappa: Any, sigma: Any) -> tuple[np.ndarray, np.ndarray]:
-    """`beta` on the host; infinite at sigma = 0, slope 0 where it would be infinite at kappa = 0."""
+    """`beta` on the host: (beta, slope), float64. beta is infinite at sigma = 0. An infinite slope becomes 0."""
     kappa, sigma = np.asarray(kappa, np.float64), np.asarray(sigma, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         value, slope = beta(np, kappa, sigma)
@@ -101,5 +104,5 @@ def beta_float64(beta: Beta, kappa: Any, sigma: Any) -> tuple[np.ndarray, np.nda
 
 
 def beta_float32(beta: Beta, kappa: Any, sigma: Any) -> tuple[Any, Any]:
-    """`beta` on the device, finite: the ends are moved in by 1e-12, beyond any time that is drawn."""
+    """`beta` on the device: (beta, slope), finite. kappa and sigma are at least 1e-12, below any that is drawn."""
     return beta(jnp, jnp.maximum(kappa, 1e-12), jnp.maximum(sigma, 1e-12))

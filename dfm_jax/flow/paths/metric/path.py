@@ -1,9 +1,9 @@
-"""The metric-induced path: tokens close to x_1 come before far ones (mathematics.md C.5).
+"""The metric path: x_t moves towards x_1 through tokens that lie close to it (mathematics.md C.5).
 
     C_t(x | x_1) = softmax_x(-beta d(x, x_1)),  d(x, y) = |e_x - e_y|^(2 power),  e the embeddings
 
-beta_0 = 0 gives the uniform source and beta_1 = inf the data. A row of C costs one row of distances, a product with
-the table of embeddings; everything here goes in blocks of rows, so that no (B, L, V) array exists.
+beta_0 = 0 gives the uniform source and beta_1 = inf the data. One row of C takes one row of distances, which is a
+product with the table of embeddings. The functions below work in blocks of rows, so that no (B, L, V) array exists.
 """
 
 import dataclasses
@@ -25,18 +25,19 @@ from dfm_jax.flow.random import by_row
 from dfm_jax.flow.sources import Source, UniformSource
 from dfm_jax.flow.time import Time, TimeLike
 
-# Numbers in one block of rows of distances, over all devices.
+# The most numbers in one block of rows of distances, over all devices.
 BLOCK = 2**27
-# The exact bound costs V^2 a token: beyond this vocabulary it is not among the bounds that are reported.
+# The exact bound takes V^2 operations per token. It is not reported for a larger vocabulary than this.
 MOST_TOKENS_FOR_BOUND = 512
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MetricProbPath(Path):
-    """softmax(-beta d(x, x_1)) with d from `embeddings` (V, D), which must differ from each other.
+    """softmax(-beta d(x, x_1)) with distances d(x, y) = |e_x - e_y|^(2 power) from `embeddings` (V, D).
 
-    power 1 is the squared distance (URSA), 2 its square (FUDOKI). beta: a function of the clock. Embeddings that are a
-    `jax.ShapeDtypeStruct` give the path of a program that is compiled without numbers.
+    power: 1 is the squared distance (URSA), 2 its square (FUDOKI). beta: a function of the clock's kappa and sigma. A
+    `jax.ShapeDtypeStruct` in place of embeddings serves to compile a program. Raises ValueError for embeddings that are
+    not finite or not distinct, and for power <= 0.
     """
 
     embeddings: np.ndarray
@@ -57,16 +58,17 @@ class MetricProbPath(Path):
         if not self.power > 0:
             raise ValueError(f"power={self.power!r}: accepted a number > 0")
         object.__setattr__(self, "embeddings", table)
-        # No distance is larger.
+        # An upper bound of all distances.
         object.__setattr__(self, "farthest", (2 * np.linalg.norm(table, axis=1).max()) ** (2 * self.power))
 
     @property
     def vocab_size(self) -> int:
+        """V, the number of embeddings."""
         return self.embeddings.shape[0]
 
     @property
     def bound_names(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The exact bound, for a vocabulary that it is affordable for."""
+        """`generalized_kl`, the exact bound, if the vocabulary is small enough for it."""
         return ("generalized_kl",) if self.vocab_size <= MOST_TOKENS_FOR_BOUND else ()
 
     def check(self, source: Source, parametrization: str) -> None:
@@ -76,7 +78,7 @@ class MetricProbPath(Path):
             raise ValueError(f"parametrization={parametrization!r}: accepted posterior, for all of C depends on x_1")
 
     def distances(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-        """d(x, ids) for every x, (..., V); exactly 0 at x = ids."""
+        """d(x, y) from tokens y = `ids` (...) to every x, (..., V); exactly 0 at x = y."""
         table = jnp.asarray(self.embeddings, dtype)
         square = (table**2).sum(axis=-1)
         product = jnp.einsum("...d,vd->...v", table[ids], table, precision="highest")
@@ -85,7 +87,7 @@ class MetricProbPath(Path):
         return jnp.where(_last(jnp.arange(self.vocab_size, dtype=ids.dtype), product) == ids[..., None], 0.0, apart)
 
     def sample(self, key: jax.Array, x_0: jax.Array, x_1: jax.Array, t: TimeLike) -> PathSample:
-        """x_t ~ C_t(. | x_1), (B, L); two 32-bit words a token. x_0, which the law does not have, is passed on."""
+        """Draws x_t ~ C_t(. | x_1) from two 32-bit words per token. x_0 is not used. Shapes: see `Path.sample`."""
         kappa, sigma, _ = clock(self, t, x_1.shape)
         beta, _ = beta_float32(self.beta, kappa, sigma)
         words = by_row(lambda k, s: jax.random.bits(k, (*s, 2), jnp.uint32), key, x_1.shape)
@@ -98,7 +100,10 @@ class MetricProbPath(Path):
         return PathSample(x_0, x_1, self.in_blocks(draw, x_1, jnp.broadcast_to(beta, x_1.shape), words), t)
 
     def in_blocks(self, function: Callable[..., jax.Array], *arrays: jax.Array, per_row: int = 1) -> jax.Array:
-        """`function` of arrays (B, L, ...), a few columns at a time; `per_row` vocabularies of numbers a position."""
+        """Applies `function` to arrays (B, L, ...), a few columns at a time, and returns its (B, L) result.
+
+        per_row: how many rows of V numbers `function` needs for each position.
+        """
         batch, length = arrays[0].shape[:2]
         size = int(min(max(BLOCK // (batch * self.vocab_size * per_row), 1), length))
         count = -(-length // size)
@@ -127,10 +132,11 @@ class MetricProbPath(Path):
 
 @dataclasses.dataclass(frozen=True)
 class MetricKL(Objective):
-    """The bound of the kinetic-optimal velocity (mathematics.md D.1, C.5), exact, at V^2 a token.
+    """The exact bound of the kinetic-optimal velocity, in V^2 operations per token (mathematics.md D.1, C.5).
 
-    d beta / dt sum_{x != z} [u_th - u + u log(u / u_th)], u(x, z|v) = C(x|v) [d(z, v) - d(x, v)]_+, u_th its mean over
-    the posterior of v. It asks the head for every token's log-probability.
+    It is d beta / dt sum_{x != z} [u_th - u + u log(u / u_th)], with u(x, z|v) = C(x|v) [d(z, v) - d(x, v)]_+. u is
+    taken at v = x_1, and u_th is its mean over the posterior of v. The query asks for the log-probability of every
+    token.
     """
 
     path: MetricProbPath
@@ -165,7 +171,10 @@ class MetricKL(Objective):
 
 @dataclasses.dataclass(frozen=True)
 class MetricVelocity(Velocity):
-    """A velocity of the flux family of a `MetricProbPath` (`flow.flux`), kinetic-optimal by default; for small V."""
+    """The velocity of a `MetricProbPath` that `flow.flux` gives for a power, for small V.
+
+    power: see `reference_law`; None is kinetic-optimal.
+    """
 
     power: float | None = None
 
@@ -183,5 +192,5 @@ class MetricVelocity(Velocity):
 
 
 def _last(table: jax.Array, like: jax.Array, axes: int = 1) -> jax.Array:
-    """`table`, whose axes are the last ones, with as many axes as `like`."""
+    """`table` with leading axes of size 1, so that it has as many axes as `like`; `axes` is how many it has."""
     return table.reshape((1,) * (like.ndim - axes) + table.shape)

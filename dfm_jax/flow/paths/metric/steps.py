@@ -1,6 +1,7 @@
-"""Step kernels of the metric path: the kinetic-optimal jump and the maximal coupling (mathematics.md E.1).
+"""Sampler steps of the metric path: the kinetic-optimal jump and the maximal coupling (mathematics.md E.1).
 
-Both need a row of distances of every position that may jump, in blocks; the step that arrives at t = 1 gives x_1.
+Both need a row of distances for every position that may jump, and compute them in blocks. The step that arrives at
+t = 1 gives x_1.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from dfm_jax.flow.samplers.step import Knots, Plan, Row, Step, deltas
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _MetricStep(Step):
-    """`path`: the MetricProbPath whose distances and beta are simulated; the clock is the sampler's own."""
+    """path: the MetricProbPath that gives distances and beta. The clock is the sampler's."""
 
     path: Any
     leaves: ClassVar[tuple[str, ...]] = ("path",)
@@ -34,11 +35,11 @@ class _MetricStep(Step):
         return Plan(grid.starts, scalars, knots.index, np.ones(grid.steps))
 
     def increment(self, knots: Knots, start: np.ndarray, end: np.ndarray, slope: np.ndarray) -> np.ndarray:
-        """What multiplies a rate per unit of beta."""
+        """The length of each step in beta (N,) float64, which multiplies a rate per unit of beta."""
         return end - start
 
     def needs_x_1(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> jax.Array:
-        # No rate per unit of beta is above the largest distance, and log C falls by less than that.
+        # A rate per unit of beta is at most the largest distance, and log C falls by less than that.
         most = -jnp.expm1(-row["step"] * jnp.asarray(self.path.farthest, jnp.result_type(row["step"]))) * (1 + 1e-5)
         return (u[0] < most) | (row["last"] > 0)
 
@@ -55,7 +56,7 @@ class _MetricStep(Step):
         return jnp.where(row["last"] > 0, x_1, jnp.where(might, moved, z))
 
     def outcome(self, row: Row, apart: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """P(leave z) (...) and the masses of the targets (..., V), from d(., x_1) (..., V)."""
+        """The probability of leaving z (...) and the masses of the targets (..., V); `apart` is d(., x_1) (..., V)."""
         raise NotImplementedError
 
     def transition_matrix(self, row: Row, source: Any) -> np.ndarray:
@@ -75,9 +76,10 @@ class _MetricStep(Step):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MetricKineticOptimal(_MetricStep):
-    """Jump with 1 - exp(-sum H), H(x) = (beta_s - beta_t) C_t(x|x_1) [d(z, x_1) - d(x, x_1)]_+, to x ~ H: only closer.
+    """Jump with probability 1 - exp(-sum H) to x ~ H, always to a token closer to x_1.
 
-    beta is integrated over the step: where its slope is infinite at t = 0, the first step is no dead one.
+    H(x) = (beta_s - beta_t) C_t(x|x_1) [d(z, x_1) - d(x, x_1)]_+. The step integrates beta, so the first step moves
+    tokens even if the slope of beta is infinite at t = 0.
     """
 
     def outcome(self, row: Row, apart: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -89,7 +91,7 @@ class MetricKineticOptimal(_MetricStep):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MetricEuler(MetricKineticOptimal):
-    """The same with h d beta / dt at the start of the step, as FUDOKI and URSA have it: 0 where that is infinite."""
+    """As `MetricKineticOptimal`, with h d beta / dt at the step's start (FUDOKI, URSA); 0 where that is infinite."""
 
     def increment(self, knots: Knots, start: np.ndarray, end: np.ndarray, slope: np.ndarray) -> np.ndarray:
         return knots.h * knots.rate * knots.sigma[:-1] * slope
@@ -97,7 +99,10 @@ class MetricEuler(MetricKineticOptimal):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MetricMaximal(_MetricStep):
-    """Stay with min(1, C_s(z) / C_t(z)), else draw from [C_s - C_t]_+: the fewest jumps, C_s exactly."""
+    """The maximal coupling: stay with min(1, C_s(z) / C_t(z)), else draw from [C_s - C_t]_+.
+
+    It makes the fewest jumps and gives C_s exactly.
+    """
 
     def outcome(self, row: Row, apart: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         before, after = (jax.nn.log_softmax(-row[name] * apart, axis=-1) for name in ("beta", "end"))

@@ -28,14 +28,14 @@ class MixtureDiscreteProbPath(Path):
     counts_masks: ClassVar[bool] = True
 
     def check(self, source: Source, parametrization: str) -> None:
-        """Any source and parametrisation will do."""
+        """Accepts every source and parametrisation."""
 
     def sample(self, key: jax.Array, x_0: jax.Array, x_1: jax.Array, t: TimeLike) -> PathSample:
-        """x_t of the path: each token is x_1 with probability kappa_t, else x_0.
+        """Draws x_t: each token is x_1 with probability kappa_t, else x_0.
 
-        x_0, x_1 (B, L) int; t (B,) or any leading axes of the tokens; `key` one key, or (B,) keys, one per row.
-        At t = 0 x_t = x_0 and at t = 1 x_t = x_1, surely. Raises ValueError for shapes that differ and tokens that
-        are no integers.
+        x_0, x_1: (B, L) int. t: (B,), or more leading axes of the tokens. key: one key, or (B,) keys, one per row.
+        At t = 0 x_t is x_0, and at t = 1 it is x_1. Raises ValueError for shapes that differ and tokens that are not
+        integers.
         """
         x_0, x_1 = as_pair(x_0, x_1)
         kappa, sigma, *_ = self.scheduler(expand(as_time(t), x_1.shape))
@@ -43,7 +43,7 @@ class MixtureDiscreteProbPath(Path):
         return PathSample(x_0, x_1, jnp.where(keep, x_1, x_0), t)
 
     def loo_logit_shift(self, x_t: jax.Array, t: TimeLike, source: Source) -> jax.Array:
-        """log1p(kappa / (sigma p(x_t)))."""
+        """log1p(kappa / (sigma p(x_t))), nats, of x_t's shape (mathematics.md D.3)."""
         out = self.scheduler(expand(as_time(t), x_t.shape))
         return jnp.log1p(evidence(out.alpha_t, out.sigma_t, source.probs(x_t, out.alpha_t.dtype)).rho)
 
@@ -51,7 +51,7 @@ class MixtureDiscreteProbPath(Path):
         return ("generalized_kl", "time_reversal" if source.mask_id is None else "masked_elbo")
 
     def own_source(self) -> None:
-        """Any law of x_0 will do."""
+        """None: any source will do."""
         return None
 
     def own_velocity(self) -> Velocity:
@@ -60,7 +60,7 @@ class MixtureDiscreteProbPath(Path):
     def posterior_to_velocity(self, logits: jax.Array, x_t: jax.Array, t: TimeLike) -> jax.Array:
         """u_t(x, z) = lambda_t (post(x) - delta_z(x)), z = x_t, of shape (B, L, S), per unit of t; rows sum to 0.
 
-        `logits` (B, L, S) of the posterior. +-inf at t = 1 where the posterior is not yet x_t itself.
+        logits: (B, L, S), of the posterior. At t = 1 the result is infinite unless the posterior is delta_z.
         """
         check_tokens(logits, x_t)
         rate = expand(as_time(t), logits.shape)

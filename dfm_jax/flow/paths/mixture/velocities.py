@@ -1,7 +1,7 @@
-"""Velocities that generate the mixture path, more or less stochastic, for vocabularies small enough to write down.
+"""Velocities that generate the mixture path, more or less stochastic, for small vocabularies.
 
-Each gives u_t(x, z) = sum_v post(v) u_t(x, z | x_1 = v) with z = x_t, (B, L, S), per unit of t: rates >= 0 off the
-diagonal and rows that sum to 0 (mathematics.md C). Samplers take the same laws as token kernels, without the rows.
+Each gives u_t(x, z) = sum_v post(v) u_t(x, z | x_1 = v) with z = x_t, (B, L, S), per unit of t. The rates are >= 0 for
+x != z and rows sum to 0 (mathematics.md C). The sampler steps simulate the same processes without these arrays.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ Schedule = float | Callable[[jax.Array], jax.Array]  # a constant, or a function
 
 @dataclasses.dataclass(frozen=True)
 class ForwardVelocity(Velocity):
-    """lambda (delta_{x_1}(x) - delta_z(x)): one way, from source to data."""
+    """lambda (delta_{x_1}(x) - delta_z(x)): tokens move one way, from source to data."""
 
     def rates(self, post: jax.Array, x_t: jax.Array, time: Time, path: Any, source: Source) -> jax.Array:
         return times_rate(path.scheduler.jump_rate(time), post)
@@ -32,8 +32,9 @@ class ForwardVelocity(Velocity):
 class CorrectorVelocity(Velocity):
     """alpha u^ - beta u_check, u_check = mu (delta_z - p): jumps to x_1 at alpha lambda, renoising at beta mu.
 
-    alpha - beta = 1 generates the path (predictor and corrector); alpha = beta holds p_t still at a fixed t. Each is
-    a number >= 0 or a function of t. mu = d kappa / kappa has a pole at t = 0, where beta must be 0.
+    alpha - beta = 1 generates the path (predictor and corrector). alpha = beta leaves p_t unchanged at a fixed t. Each
+    is a number >= 0 or a function of t. mu = d kappa / kappa is infinite at t = 0, so beta must be 0 there.
+    Raises ValueError for a negative number.
     """
 
     alpha: Schedule
@@ -55,7 +56,7 @@ class CorrectorVelocity(Velocity):
 def divergence_free(c: Schedule) -> CorrectorVelocity:
     """u^ + c (u^ - u_check), c >= 0: rate (1+c) lambda delta_{x_1}(x) + c mu p(x), the reference's `div_free`.
 
-    `c` is a number or a function of t that is 0 at t = 0. Raises ValueError for c < 0.
+    c: a number, or a function of t that is 0 at t = 0. Raises ValueError for c < 0.
     """
     if callable(c):
         return CorrectorVelocity(lambda t: 1.0 + c(t), c)
@@ -66,7 +67,11 @@ def divergence_free(c: Schedule) -> CorrectorVelocity:
 
 @dataclasses.dataclass(frozen=True)
 class DetailedBalanceVelocity(Velocity):
-    """Multiflow's eta: y -> x_1 at lambda + eta C(x_1|x_1)/C(y|x_1), x_1 -> y at eta for each y with p(y) > 0."""
+    """Multiflow's detailed-balance noise of strength eta >= 0.
+
+    y jumps to x_1 at lambda + eta C(x_1|x_1)/C(y|x_1), and x_1 jumps to each y with p(y) > 0 at eta. Raises ValueError
+    for eta < 0.
+    """
 
     eta: float
 
@@ -86,10 +91,10 @@ class DetailedBalanceVelocity(Velocity):
 
 @dataclasses.dataclass(frozen=True)
 class TimeReversalVelocity(Velocity):
-    """mu p(z) C(x|x_1) / C(z|x_1): the reversal of the noising chain. Mask source: the forward velocity.
+    """mu p(z) C(x|x_1) / C(z|x_1): the reversal of the noising chain. For the mask source: the forward velocity.
 
-    z != x_1: lambda delta_{x_1}(x) + mu p(x); z = x_1: mu sigma p(z) p(x) / (kappa + sigma p(z)). +inf at t = 0
-    unless the source is the mask.
+    At z != x_1 it is lambda delta_{x_1}(x) + mu p(x). At z = x_1 it is mu sigma p(z) p(x) / (kappa + sigma p(z)). It is
+    +inf at t = 0 unless the source is the mask.
     """
 
     def rates(self, post: jax.Array, x_t: jax.Array, time: Time, path: Any, source: Source) -> jax.Array:
@@ -105,8 +110,8 @@ class TimeReversalVelocity(Velocity):
 def bound_of(velocity: Velocity, path: Any, source: Source, parametrization: str = "posterior") -> Objective:
     """The objective whose mean bounds -log p of the process with this velocity (mathematics.md D.1).
 
-    Raises ValueError for corrector and detailed-balance velocities: their bound is valid but loose by up to nats a
-    token, and is never what is meant.
+    Raises ValueError for corrector and detailed-balance velocities. Their bound is valid, but loose by up to nats per
+    token.
     """
     if isinstance(velocity, ForwardVelocity):
         return GeneralizedKL(path, source, parametrization)
@@ -120,7 +125,7 @@ def _value(schedule: Schedule, t: jax.Array) -> jax.Array:
 
 
 def _law(source: Source, post: jax.Array) -> jax.Array:
-    """p over the last axis, with as many axes as `post`."""
+    """The source law p over the last axis, with as many axes as `post`."""
     ids = jnp.arange(source.num_states, dtype=jnp.int32)
     return source.probs(ids, post.dtype).reshape((1,) * (post.ndim - 1) + (-1,))
 

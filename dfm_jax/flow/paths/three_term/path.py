@@ -1,9 +1,10 @@
-"""The three-term path: data, uniform noise and mask (mathematics.md C.4), with its one-way and its time-reversal bound.
+"""The three-term path, a mixture of data, uniform noise and mask, and its two bounds (mathematics.md C.4).
 
     C_t = k1 delta_{x_1} + k2 / V + k3 delta_m,  rho = g kappa sigma: k1 = kappa (1-rho), k2 = rho, k3 = sigma (1-rho)
 
-V counts the data tokens, the uniform noise is over them, and kappa is the clock of the path. With a uniform source the
-last two terms are one and the path is a mixture: this one takes the mask source. Derivatives below are in kappa.
+V is the number of data tokens, the uniform noise is over them, and kappa is the clock of the path. The path takes the
+mask source. (With a uniform source the last two terms would be one, and the path a mixture.) Derivatives below are in
+kappa.
 """
 
 import dataclasses
@@ -31,15 +32,16 @@ from dfm_jax.flow.sources import MaskSource, Source
 from dfm_jax.flow.time import Time, TimeLike
 from dfm_jax.flow.tokens import as_pair
 
-# The one-way bound ends here: its s, which grows as 1 / sigma^2, must stay inside float32.
+# The one-way bound uses no smaller sigma: its s grows as 1 / sigma^2 and must not overflow in float32.
 LAST_SIGMA = 1e-14
 
 
 class ThreeTermRates(NamedTuple):
-    """Per unit of kappa. The one-way velocity goes to x_1 at `forward`, to a uniform token at `noise` (C.4: a_1, a_2).
+    """Jump rates per unit of kappa (C.4).
 
-    `mask`, `off`, `on`: n(z) / C(z | x_1), the noising rate into z by the law at z, at z = m, at a token that is not
-    x_1 and at x_1; the first without its factor 1 / kappa.
+    The one-way velocity jumps to x_1 at `forward` (a_1) and to a uniform token at `noise` (a_2). `mask`, `off` and `on`
+    are n(z) / C(z | x_1), the noising rate into z over the law at z: at the mask, at a token that is not x_1, and at
+    x_1. `mask` is given without its factor 1 / kappa.
     """
 
     forward: jax.Array
@@ -53,7 +55,8 @@ class ThreeTermRates(NamedTuple):
 class ThreeTermProbPath(Path):
     """kappa (1 - rho) delta_{x_1} + rho / V + sigma (1 - rho) delta_{x_0}, rho = `noise` kappa sigma.
 
-    0 < noise <= 1. Its one-way bound (`generalized_kl`) has a structural gap, its time-reversal bound is tight.
+    The one-way bound (`generalized_kl`) has a gap even for the exact posterior. The time-reversal bound is tight.
+    Raises ValueError unless 0 < noise <= 1.
     """
 
     vocab_size: int
@@ -71,12 +74,12 @@ class ThreeTermProbPath(Path):
             raise ValueError(f"source={type(source).__name__}: accepted MaskSource({self.vocab_size})")
 
     def coefficients(self, kappa: Any, sigma: Any) -> tuple[Any, Any, Any]:
-        """k1, k2, k3 at the clock's kappa and sigma, jax or numpy."""
+        """k1, k2, k3 at kappa and sigma of the clock, jax or numpy arrays of their shape."""
         rho = self.noise * kappa * sigma
         return kappa * (1 - rho), rho, sigma * (1 - rho)
 
     def rates(self, kappa: jax.Array, sigma: jax.Array) -> ThreeTermRates:
-        """See `ThreeTermRates`; finite for sigma > 0."""
+        """The `ThreeTermRates` at kappa and sigma, of their shape; finite for sigma > 0."""
         g = self.noise
         left = 1 - g * kappa * sigma
         fade = (1 - g * sigma**2) / left
@@ -90,7 +93,7 @@ class ThreeTermProbPath(Path):
         )
 
     def evidence(self, kappa: jax.Array, sigma: jax.Array) -> Evidence:
-        """Of a data token, with k1 and k2 / V divided by kappa: all of it stays finite at t = 0."""
+        """The evidence of a data token. k1 and k2 / V are divided by kappa, which keeps all of it finite at t = 0."""
         return evidence(
             1 - self.noise * kappa * sigma, self.noise * sigma, jnp.asarray(1 / self.vocab_size, kappa.dtype)
         )
@@ -107,7 +110,7 @@ class ThreeTermProbPath(Path):
         return jnp.where(x_t == source.mask_id, 0.0, known)
 
     def sample(self, key: jax.Array, x_0: jax.Array, x_1: jax.Array, t: TimeLike) -> PathSample:
-        """x_1, a uniform token or x_0 with probabilities k1, k2, k3; shapes as in `MixtureDiscreteProbPath.sample`."""
+        """Draws x_t: x_1, a uniform token or x_0, with probabilities k1, k2, k3. Shapes as in `Path.sample`."""
         x_0, x_1 = as_pair(x_0, x_1)
         kappa, sigma, _ = clock(self, t, x_1.shape)
         rho = self.noise * kappa * sigma
@@ -131,8 +134,8 @@ class ThreeTermForwardKL(Objective):
     Per position, s = V a_1 / a_2, z = x_t and sums over data tokens: a_1 times
         1 - post(z) - 1[z != x_1] [1 - (1 + 1/s) log((1 + s) / (1 + s post(x_1)))]
         - (1/s) sum_{x != z, x_1} log1p(s post(x)).
-    At z = x_1 the rounding of log post(z) enters by 6e-8 / sigma: there is no closed form for leave-one-out logits, as
-    the time reversal has one.
+    At z = x_1 the rounding of log post(z) adds an error of 6e-8 / sigma. Unlike the time reversal, this bound has no
+    closed form for leave-one-out logits.
     """
 
     path: ThreeTermProbPath
@@ -147,7 +150,7 @@ class ThreeTermForwardKL(Objective):
         )
 
     def _evidence(self, kappa: jax.Array, sigma: jax.Array) -> Evidence:
-        """Of a jump to x_1 against one to a given uniform token; its rho is s."""
+        """The evidence of a jump to x_1 against a jump to one given uniform token; its rho is s."""
         rates = self.path.rates(kappa, jnp.maximum(sigma, LAST_SIGMA))
         return evidence(rates.forward, rates.noise, jnp.asarray(1 / self.path.vocab_size, kappa.dtype))
 
@@ -168,7 +171,7 @@ class ThreeTermForwardKL(Objective):
 class ThreeTermTimeReversal(Objective):
     """(n(z) / C(z|x_1)) [KL(C(.|x_1) || C(.|xhat)) + D_IS(C(z|x_1), C(z|xhat))]: the tight bound (GIDD).
 
-    It needs xhat: posterior logits are converted by -log1p(rho_z) at x_t, and are then not finite as t -> 1.
+    It needs xhat. Posterior logits are shifted by -log1p(rho_z) at x_t, and the loss is then not finite as t -> 1.
     """
 
     path: ThreeTermProbPath
@@ -188,8 +191,8 @@ class ThreeTermTimeReversal(Objective):
         kappa, sigma, d_kappa = (x.astype(log_1.dtype) for x in clock(self.path, t, x_t.shape))
         e, rates = self.path.evidence(kappa, sigma), self.path.rates(kappa, sigma)
         changed, masked = x_t != x_1, x_t == self.source.mask_id
-        log_z = jnp.where(masked, 0.0, log_z)  # not read there
-        # Divided by kappa, as the evidence is; the mask's own term of the divergence is 0.
+        log_z = jnp.where(masked, 0.0, log_z)  # not used there
+        # Divided by kappa, like the evidence. The mask adds nothing to the divergence.
         divergence = e.noise * (jnp.log1p(e.rho) - reduced) - e.kappa * log_mixture(e, log_1)
         xhat = jnp.exp(log_z)
         known = e.kappa / jnp.maximum(e.noise + e.kappa * xhat, DENOMINATOR_FLOOR)
@@ -201,7 +204,7 @@ class ThreeTermTimeReversal(Objective):
 
 @dataclasses.dataclass(frozen=True)
 class ThreeTermForwardVelocity(Velocity):
-    """a_1 delta_{x_1}(x) + a_2 / V: one way, from the mask and from everywhere."""
+    """a_1 delta_{x_1}(x) + a_2 / V: the one-way velocity, from the mask and from every token."""
 
     def rates(self, post: jax.Array, x_t: jax.Array, time: Time, path: Any, source: Source) -> jax.Array:
         out = path.scheduler(time)
@@ -211,7 +214,7 @@ class ThreeTermForwardVelocity(Velocity):
 
 @dataclasses.dataclass(frozen=True)
 class ThreeTermReversalVelocity(Velocity):
-    """(n(z) / C(z|x_1)) C(x|x_1): the reversal of the chain that turns data into noise and mask. +inf at t = 0."""
+    """(n(z) / C(z|x_1)) C(x|x_1): the reversal of the chain that turns data into noise and mask; +inf at t = 0."""
 
     def rates(self, post: jax.Array, x_t: jax.Array, time: Time, path: Any, source: Source) -> jax.Array:
         out = path.scheduler(time)
@@ -227,7 +230,7 @@ class ThreeTermReversalVelocity(Velocity):
 
 
 def _over_data(source: Source, scale: jax.Array) -> VocabReduction:
-    """sum over data tokens of log1p(scale p_v)."""
+    """The reduction that sums log1p(scale p_v) over data tokens."""
     weights = jnp.where(jnp.arange(source.num_states) == source.mask_id, 0.0, 1.0).astype(scale.dtype)
     return VocabReduction("log1p", weights=weights, scale=scale)
 

@@ -1,7 +1,7 @@
-"""Step kernels of the three-term path, by the `Step` protocol of `flow.Step` (mathematics.md C.4, E.1).
+"""Sampler steps of the three-term path (mathematics.md C.4, E.1).
 
-One step t -> s with k1, k2, k3 the shares of data, uniform noise and mask at both ends. Every kernel decides from
-uniforms which tokens may need x_1 before any model is run.
+A step goes from t to s. k1, k2 and k3 are the shares of data, uniform noise and mask; `k1_t` is the share at t. Every
+step decides from uniforms which tokens may need x_1, before the model runs.
 """
 
 import dataclasses
@@ -17,22 +17,22 @@ from dfm_jax.flow.samplers.step import FirstOfTwoClocks, Knots, Plan, Row, Step,
 
 @dataclasses.dataclass(frozen=True)
 class _ThreeTermStep(Step):
-    """`path`: the ThreeTermProbPath whose noise share is simulated; the clock is the sampler's own."""
+    """path: the ThreeTermProbPath that gives the shares at kappa and sigma. The clock is the sampler's."""
 
     path: Any
     leaves: ClassVar[tuple[str, ...]] = ("path",)
 
     def shares(self, knots: Knots) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-        """(k1, k2, k3) at the starts and at the ends of the steps, float64."""
+        """(k1, k2, k3) at the N starts and at the N ends of the steps, (N,) float64."""
         k = self.path.coefficients(knots.kappa, knots.sigma)
         return tuple(x[:-1] for x in k), tuple(x[1:] for x in k)
 
 
 @dataclasses.dataclass(frozen=True)
 class ThreeTermExact(_ThreeTermStep):
-    """The one-way process with x_1 held: stay with J = k3_s / k3_t, x_1 with k1_s - J k1_t, else a uniform token.
+    """The one-way process for a fixed x_1: stay with J = k3_s / k3_t, go to x_1 with k1_s - J k1_t, else to any token.
 
-    Carries C_t(.|x_1) to C_s(.|x_1) exactly; nothing depends on x_1 but where the token goes.
+    It turns C_t(.|x_1) into C_s(.|x_1) exactly. The probabilities do not depend on x_1.
     """
 
     words: int = dataclasses.field(default=1, init=False)
@@ -60,9 +60,9 @@ class ThreeTermExact(_ThreeTermStep):
 
 @dataclasses.dataclass(frozen=True)
 class ThreeTermEuler(FirstOfTwoClocks, _ThreeTermStep):
-    """The reference's Euler step: leave with probability 1 - exp(-h rate), surely for x_1 in the step to t = 1.
+    """The reference's Euler step: leave z with probability 1 - exp(-h rate); the step to t = 1 always goes to x_1.
 
-    Rates a_1 to x_1 and a_2 / V to each token but z; the first of the two clocks to ring decides.
+    The rates are a_1 to x_1 and a_2 / V to each token other than z. The first of the two clocks to ring decides.
     """
 
     words: int = dataclasses.field(default=2, init=False)
@@ -93,10 +93,10 @@ class ThreeTermEuler(FirstOfTwoClocks, _ThreeTermStep):
 
 @dataclasses.dataclass(frozen=True)
 class ThreeTermMaximal(_ThreeTermStep):
-    """Maximal coupling: stay with min(1, C_s(z) / C_t(z)), else draw from [C_s - C_t]_+: the fewest jumps.
+    """The maximal coupling, with the fewest jumps: stay with min(1, C_s(z) / C_t(z)), else draw from [C_s - C_t]_+.
 
-    While noise grows only the mask is left, for x_1 or a uniform token; while it shrinks the mask and wrong tokens
-    are left, all for x_1, and x_1 itself never is.
+    While the noise share grows, only masks jump, to x_1 or to a uniform token. While it shrinks, masks and wrong tokens
+    jump, all to x_1. A token that is x_1 never jumps.
     """
 
     words: int = dataclasses.field(default=2, init=False)
@@ -133,9 +133,9 @@ class ThreeTermMaximal(_ThreeTermStep):
 class ThreeTermAncestral(_ThreeTermStep):
     """The time-reversal step T(x | z, x_1) = q(z | x) C_s(x | x_1) / C_t(z | x_1): the process of the tight bound.
 
-    q keeps a token with k1_t / k1_s and else redraws it from r(z) = pi_t(z) - (k1_t / k1_s) pi_s(z), pi the law
-    without its data term. A token leaves with r(z) / C_t(z|x_1): to x_1 with k1_s, to the mask with k3_s, else to a
-    uniform token.
+    q keeps a token with probability k1_t / k1_s and otherwise redraws it from r(z) = pi_t(z) - (k1_t / k1_s) pi_s(z),
+    where pi is the law without its data term. A token leaves with probability r(z) / C_t(z|x_1). It then goes to x_1
+    with k1_s, to the mask with k3_s, else to a uniform token.
     """
 
     words: int = dataclasses.field(default=2, init=False)
@@ -169,7 +169,7 @@ class ThreeTermAncestral(_ThreeTermStep):
         leave = jnp.where(masked, row["mask"], jnp.where(z == x_1, row["on"], row["off"]))
         mask = jnp.full(z.shape, source.mask_id, z.dtype)
         away = jnp.where(u[1] < row["data"], x_1, jnp.where(u[1] < row["remask"], mask, y))
-        # Off the mask x_1 is always drawn where the token might leave; at the mask only where it is needed.
+        # A masked token draws x_1 only if it goes there. Any other token draws x_1 whenever it might leave.
         return jnp.where(u[0] < leave, away, z)
 
     def transition_matrix(self, row: Row, source: Any) -> np.ndarray:
@@ -192,7 +192,7 @@ STEPS = {
 
 
 def data_law(source: Any) -> np.ndarray:
-    """1 / V on the data tokens, (S,) float64."""
+    """The uniform law over the data tokens of `source`, (S,) float64; the mask has 0."""
     law = np.ones(source.num_states)
     if source.mask_id is not None:
         law[source.mask_id] = 0.0

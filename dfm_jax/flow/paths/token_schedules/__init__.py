@@ -1,1 +1,1 @@
-"""Paths with a schedule for each token: `base` (what is shared), `kinetic_optimal`, `genmd4` (law, loss), `steps`."""
+"""Paths with one schedule per token: `base` (what they share), `kinetic_optimal` and `genmd4` (law, loss), `steps`."""

@@ -1,9 +1,9 @@
-"""Mixture paths on which every token has its own schedule (mathematics.md C.3): kinetic-optimal, and GenMD4's.
+"""The base class of paths on which every token has its own schedule: kinetic-optimal and GenMD4 (mathematics.md C.3).
 
     C_t(x | x_1) = kappa_t(x_1) delta_{x_1}(x) + sigma_t(x_1) p(x)
 
-A token jumps to x_1 at lambda_t(x_1). Both schedules are functions of the path's clock: below, kappa and sigma without
-a token are the clock's, and rates are per unit of its kappa.
+A token jumps to x_1 at the rate lambda_t(x_1). Every schedule is a function of the path's clock. Below, kappa and sigma
+without a token belong to the clock, and rates are per unit of the clock's kappa.
 """
 
 import abc
@@ -31,26 +31,29 @@ class TokenSchedulePath(Path, abc.ABC):
 
     @abc.abstractmethod
     def schedule(self, ids: jax.Array, kappa: jax.Array, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """kappa(v), sigma(v) at tokens `ids`, each accurate near its own 0; arguments broadcast."""
+        """kappa(v) and sigma(v) of tokens `ids`, at the clock's kappa and sigma; arguments broadcast.
+
+        Each must keep its digits near 0.
+        """
 
     @abc.abstractmethod
     def rate(self, ids: jax.Array, kappa: jax.Array, sigma: jax.Array) -> jax.Array:
-        """lambda(v) at tokens `ids`, per unit of kappa; +inf at sigma = 0."""
+        """lambda(v) of tokens `ids`, per unit of the clock's kappa; +inf at sigma = 0. Arguments broadcast."""
 
     @abc.abstractmethod
     def step_scalars(self, knots: Knots) -> dict[str, np.ndarray]:
-        """What `jump` needs of each step, float64."""
+        """The scalars of each step that `jump` uses: name -> (N,) float64."""
 
     @abc.abstractmethod
     def jump(self, ids: jax.Array, row: Row) -> jax.Array:
-        """1 - sigma_s(v) / sigma_t(v) at tokens `ids`, 1 in the step to t = 1."""
+        """The probability 1 - sigma_s(v) / sigma_t(v) that tokens `ids` jump in a step; 1 in the step to t = 1."""
 
     @abc.abstractmethod
     def most(self, row: Row) -> jax.Array:
-        """The largest of `jump` over the vocabulary."""
+        """The largest value of `jump` over the vocabulary, or a little more."""
 
     def sample(self, key: jax.Array, x_0: jax.Array, x_1: jax.Array, t: TimeLike) -> PathSample:
-        """As `MixtureDiscreteProbPath.sample`, with each token's own kappa_t."""
+        """Draws x_t: x_1 with probability kappa_t(x_1), else x_0. Shapes as in `Path.sample`."""
         x_0, x_1 = as_pair(x_0, x_1)
         kappa, sigma, _ = clock(self, t, x_1.shape)
         keep = bernoulli(key, *self.schedule(x_1, kappa, sigma), x_1.shape)
@@ -65,7 +68,7 @@ class TokenSchedulePath(Path, abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class TokenForwardVelocity(Velocity):
-    """lambda(x_1) (delta_{x_1}(x) - delta_z(x)) of a `TokenSchedulePath`."""
+    """lambda(x_1) (delta_{x_1}(x) - delta_z(x)): the one-way velocity of a `TokenSchedulePath`."""
 
     def rates(self, post: jax.Array, x_t: jax.Array, time: Time, path: Any, source: Source) -> jax.Array:
         out = path.scheduler(time)

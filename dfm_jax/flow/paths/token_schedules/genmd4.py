@@ -1,6 +1,6 @@
-"""GenMD4's path (mathematics.md C.3): every token on a power of the clock, for the mask source.
+"""GenMD4's path, where sigma of each token is a power of the clock's sigma, for the mask source (mathematics.md C.3).
 
-kappa(v) = 1 - sigma^{w_v}, sigma without a token that of the clock
+kappa(v) = 1 - sigma^{w_v}
 """
 
 import dataclasses
@@ -22,9 +22,10 @@ from dfm_jax.flow.time import TimeLike
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GenMD4ProbPath(TokenSchedulePath):
-    """kappa(v) = 1 - sigma^{w_v}, w_v = `exponents` (V,) > 0, for the mask source; all ones: the mixture path.
+    """kappa(v) = 1 - sigma^{w_v} with w = `exponents` (V,) > 0, for the mask source. All ones is the mixture path.
 
-    `learned`: the exponents are a model's, put in place by `with_exponents` where a program has the model.
+    learned: the exponents are parameters of a model. A program that has the model puts them in with `with_exponents`.
+    Raises ValueError for exponents of another shape or <= 0.
     """
 
     vocab_size: int
@@ -45,11 +46,11 @@ class GenMD4ProbPath(TokenSchedulePath):
 
     @property
     def learns(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether the exponents are a model's."""
+        """Whether the exponents are parameters of a model."""
         return self.learned
 
     def with_exponents(self, exponents: jax.Array) -> "GenMD4ProbPath":
-        """The same path with w = `exponents` (V,), which may be traced."""
+        """The same path with w = `exponents` (V,), which may be a traced array."""
         return dataclasses.replace(self, exponents=exponents)
 
     def check(self, source: Source, parametrization: str) -> None:
@@ -57,7 +58,7 @@ class GenMD4ProbPath(TokenSchedulePath):
             raise ValueError(f"source={type(source).__name__}: accepted MaskSource({self.vocab_size})")
 
     def weights(self, ids: jax.Array, dtype: Any) -> jax.Array:
-        """w at tokens `ids`; at the mask that of the last token, which is not used."""
+        """w of tokens `ids`, of their shape. The mask gets the w of the last token, which no caller uses."""
         return jnp.asarray(self.exponents, dtype)[jnp.minimum(ids, self.vocab_size - 1)]
 
     def schedule(self, ids: jax.Array, kappa: jax.Array, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -72,10 +73,10 @@ class GenMD4ProbPath(TokenSchedulePath):
 
     def loo_logit_shift(self, x_t: jax.Array, t: TimeLike, source: Source) -> jax.Array:
         kappa, _, _ = clock(self, t, x_t.shape)
-        return jnp.zeros(x_t.shape, kappa.dtype)  # a mask says nothing, and other tokens are carried over
+        return jnp.zeros(x_t.shape, kappa.dtype)  # a mask tells nothing about x_1; other tokens are carried over
 
     def log_probability(self, x_t: jax.Array, x_1: jax.Array, t: TimeLike) -> jax.Array:
-        """log C_t(x_t | x_1) of each position, (B, L), differentiable in the exponents."""
+        """log C_t(x_t | x_1) of each position, (B, L) nats, differentiable in the exponents."""
         kappa, sigma, _ = clock(self, t, x_1.shape)
         power = self.weights(x_1, kappa.dtype) * log_both(jnp, sigma, kappa)
         masked = x_t == self.vocab_size
@@ -99,9 +100,10 @@ class GenMD4ProbPath(TokenSchedulePath):
 
 @dataclasses.dataclass(frozen=True)
 class GenMD4Bound(Objective):
-    """1[z = m] [sum_v lambda(v) post(v) - lambda(x_1) (1 + log post(x_1))], lambda(v) = w_v / sigma; others carry over.
+    """1[z = m] [sum_v lambda(v) post(v) - lambda(x_1) (1 + log post(x_1))], with lambda(v) = w_v / sigma.
 
-    Equal to the entropy with the exact posterior, for every w.
+    Tokens that are not the mask are carried over and carry no loss. With the exact posterior the bound equals the
+    entropy, for every w (mathematics.md C.3).
     """
 
     path: GenMD4ProbPath

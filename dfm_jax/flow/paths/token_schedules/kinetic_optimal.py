@@ -1,6 +1,6 @@
-"""The kinetic-optimal path (mathematics.md C.3): every token on the geodesic of sqrt(p), for any source law.
+"""The kinetic-optimal path, where every token follows the geodesic of sqrt(p), for any source law (mathematics.md C.3).
 
-sigma(v) = sin^2(sigma W_v) / sin^2 W_v,  W_v = acos sqrt p(v), sigma without a token that of the clock
+sigma(v) = sin^2(sigma W_v) / sin^2 W_v,  W_v = acos sqrt p(v)
 """
 
 import dataclasses
@@ -22,10 +22,11 @@ from dfm_jax.flow.time import TimeLike
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class KineticOptimalProbPath(TokenSchedulePath):
-    """sigma(v) = sin^2(sigma W_v) / sin^2 W_v, W_v = acos sqrt p(v): the geodesic of sqrt(p), for any source law.
+    """sigma(v) = sin^2(sigma W_v) / sin^2 W_v with W_v = acos sqrt p(v): the geodesic of sqrt(p), for any source law.
 
-    `leave_one_out` logits are here those of the law of x_1 given the other tokens and that x_t is noise, to which x_t
-    adds log1p(kappa(z) / (sigma(z) p(z))) at z; that is xhat up to factors sigma(v).
+    On this path `leave_one_out` logits describe the law of x_1 given the other tokens and given that x_t is noise. The
+    posterior logit at z is larger by log1p(kappa(z) / (sigma(z) p(z))). That law is xhat up to factors sigma(v).
+    Raises ValueError for a source law with all its mass on one token.
     """
 
     source: CategoricalSource
@@ -43,7 +44,7 @@ class KineticOptimalProbPath(TokenSchedulePath):
         if not law.max() < 1:
             raise ValueError(f"probs with maximum {law.max()}: accepted a source law of at least two tokens")
         angle = np.arccos(np.sqrt(law))
-        # pi - 2W, and sin^2 W, from p itself: sin((1 + r) W) = sin(pi - 2W + tW) is then exact where t is small.
+        # pi - 2W and sin^2 W come from p itself. sin((1 + r) W) = sin(pi - 2W + tW) then keeps its digits for small t.
         tables = {"_angle": angle, "_short": 2 * np.arcsin(np.sqrt(law)), "_square": 1 - law}
         for name, value in tables.items():
             object.__setattr__(self, name, value)
@@ -53,7 +54,7 @@ class KineticOptimalProbPath(TokenSchedulePath):
             raise ValueError(f"source={type(source).__name__}: accepted the path's own CategoricalSource")
 
     def angles(self, dtype: Any) -> jax.Array:
-        """W (V,)."""
+        """W (V,), radians, in `dtype`."""
         return jnp.asarray(self._angle, dtype)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _at(self, name: str, ids: jax.Array, like: jax.Array) -> jax.Array:
@@ -67,7 +68,7 @@ class KineticOptimalProbPath(TokenSchedulePath):
         return 2 / sigma * (1 - one_minus_y_cot_y(sigma * self._at("_angle", ids, sigma)))
 
     def evidence(self, x_t: jax.Array, kappa: jax.Array, sigma: jax.Array) -> Evidence:
-        """Of the token at x_t, on its own schedule."""
+        """The evidence of the tokens x_t, each on its own schedule, at the clock's kappa and sigma."""
         return evidence(*self.schedule(x_t, kappa, sigma), self.source.probs(x_t, kappa.dtype))
 
     def own_source(self) -> Source:
@@ -88,14 +89,14 @@ class KineticOptimalProbPath(TokenSchedulePath):
         }
 
     def jump(self, ids: jax.Array, row: Row) -> jax.Array:
-        # sin^2 a - sin^2 b = sin(a - b) sin(a + b), and sin(a + b) = sin(pi - a - b) where that is the smaller one.
+        # sin^2 a - sin^2 b = sin(a - b) sin(a + b). The last factor is sin(pi - a - b) where that angle is smaller.
         w, short = (self._at(name, ids, row["sigma"]) for name in ("_angle", "_short"))
         total = jnp.where(row["late"] > 1, jnp.sin(short + row["early"] * w), jnp.sin(row["late"] * w))
         jump = jnp.sin(row["step"] * w) * total / jnp.sin(row["sigma"] * w) ** 2
         return jnp.where(row["last"] > 0, 1.0, jnp.clip(jump, 0.0, 1.0))
 
     def most(self, row: Row) -> jax.Array:
-        # The jump falls with W; a little more than its largest value costs nothing.
+        # The jump probability falls with W. The bound is a little larger, to cover rounding.
         likeliest = jnp.argmax(jnp.asarray(self.source.law, jnp.float32)).astype(jnp.int32)
         return jnp.minimum(self.jump(likeliest, row) * (1 + 1e-5), 1.0)
 
@@ -107,8 +108,9 @@ class KineticOptimalProbPath(TokenSchedulePath):
 class KineticOptimalKL(Objective):
     """sum_{x != z} lambda(x) post(x) - 1[z != x_1] lambda(x_1) (1 + log post(x_1)) (mathematics.md D.2).
 
-    With lambda(x) = (2 / sigma)(1 - e_x), e = 1 - y cot y, y = sigma W_x, one reduction sum_x e_x p_x: what is left of
-    the rates is 1 - post(z), in closed form for leave-one-out logits, which keeps the loss finite at t = 1.
+    lambda(x) = (2 / sigma)(1 - e_x), with e_x = 1 - y cot y and y = sigma W_x. So the sum over x takes one reduction,
+    sum_x e_x p_x, and 1 - post(z). For leave-one-out logits 1 - post(z) has a closed form, which keeps the loss finite
+    at t = 1.
     """
 
     path: KineticOptimalProbPath
@@ -139,7 +141,7 @@ class KineticOptimalKL(Objective):
         share = 1 / (1 + e.rho * xhat)
         post_z = jnp.exp(log_z - log_mixture(e, log_z))
         moved = -post_z - share * slower + at_1 - (1 - at_1) * (log_1 - gain)
-        # noise (1 - xz - slower) / (noise + kappa xz), with noise / sigma taken out of it: it ends with sigma.
+        # noise (1 - xz - slower) / (noise + kappa xz). noise / sigma is taken out, as noise goes to 0 with sigma.
         noise_rate = 2 * e.noise / jnp.maximum(sigma, SIGMA_FLOOR)
         kept = noise_rate * (-jnp.expm1(log_z) - slower) / jnp.maximum(e.noise + e.kappa * xhat, DENOMINATOR_FLOOR)
         return jnp.where(changed, times_rate(rate, jnp.where(changed, moved, 0.0)), times_rate(d_kappa, kept))

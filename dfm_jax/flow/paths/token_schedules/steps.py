@@ -1,4 +1,4 @@
-"""The step of paths on which every token has its own schedule: the exact one, which knows x_1 before it jumps."""
+"""The exact step of paths on which every token has its own schedule. It draws x_1 before it decides to jump."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from dfm_jax.flow.samplers.step import Knots, Plan, Row, Step, deltas
 class TokenExact(Step):
     """x = x_1 with probability 1 - sigma_s(x_1) / sigma_t(x_1), else z: the conditional marginal C_s exactly.
 
-    The maximal coupling of C_t and C_s too. x_1 is drawn where the fastest token of the vocabulary would jump.
+    This is also the maximal coupling of C_t and C_s. x_1 is drawn where the fastest token of the vocabulary would jump.
     """
 
     path: Any
