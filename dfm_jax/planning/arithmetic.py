@@ -56,6 +56,7 @@ class Arithmetic:
     kernel_seconds: float | None  # one kernel after another, each at the chip's arithmetic or memory, the slower
     slowest: tuple[Kernel, ...]  # the first ten, and all above half a millisecond
     shares: tuple[Share, ...] = ()  # by category, in the order of `categories.CATEGORIES`, those that occur
+    host_waits: int = 0  # at least how often the device stops until the host has read which way to go
 
     @property
     def flops(self) -> float:
@@ -64,14 +65,17 @@ class Arithmetic:
 
 def read(module: hlo.Module, chip: Chip) -> Arithmetic:
     matrix = wide = attention = moved = seconds = 0.0
-    workspace, unknown = 0, False
+    workspace, unknown, waits = 0, False, 0.0
     kernels: dict[tuple[str, str, str], list[float]] = {}
     shares: dict[str, list[float]] = {}
     calls: collections.Counter[str] = collections.Counter()
     pallas: collections.Counter[str] = collections.Counter()
     for instruction, computation, times in module.executed():
         work = work_of(module, instruction, computation)
-        unknown |= instruction.opcode == "while" and instruction.trip_count is None
+        open_ended = instruction.opcode == "while" and instruction.trip_count is None
+        unknown |= open_ended
+        # A loop of known length is counted by the host alone.
+        waits += times if open_ended or instruction.opcode == "conditional" else 0
         moved += times * work.bytes
         matrix += times * work.matrix
         wide += times * work.float32
@@ -112,6 +116,7 @@ def read(module: hlo.Module, chip: Chip) -> Arithmetic:
             for i, ((operation, source, kind), row) in enumerate(slowest)
             if chip.peak is not None and (i < SLOWEST or row[3] >= LISTED)
         ),
+        host_waits=round(waits),
         shares=tuple(
             Share(kind, *shares[kind][:3], seconds=None if chip.peak is None else shares[kind][3])
             for kind in categories.CATEGORIES

@@ -191,6 +191,11 @@ def program_lines(name: str, program: dict[str, Any]) -> list[str]:
     ]
     if program["arithmetic"]["unknown_loops"]:
         lines.append("- a loop whose length depends on the data is counted once")
+    if program["arithmetic"]["host_waits"]:
+        lines.append(
+            f"- at least {program['arithmetic']['host_waits']:,} times the device waits for the host, which reads a "
+            "condition: branches, and loops whose length depends on the data"
+        )
     lines.append("")
     rows = [("collective", "devices x nodes", "executions", "array bytes", "sent by each", "link time", "from")]
     rows += [

@@ -61,6 +61,7 @@ def test_a_loop_of_unknown_length_is_said(module):
     unknown = hlo.parse(TEXT.replace(', backend_config={"known_trip_count":{"n":"12"}}', ""))
     counts = arithmetic.read(unknown, targets.load("h100"))
     assert counts.unknown_loops and counts.matrix_flops == PRODUCT
+    assert counts.host_waits == 1 and arithmetic.read(hlo.parse(TEXT), targets.load("h100")).host_waits == 0
 
 
 def test_what_stands_between_start_and_end_hides_a_collective():
