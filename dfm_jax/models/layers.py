@@ -9,6 +9,8 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
+from dfm_jax.models.elementwise import adaptive_norm
+
 TIME_FEATURES = 256
 
 
@@ -41,6 +43,10 @@ class Linear(nnx.Module):
         bias = None if self.bias is None else self.bias[...]
         return checkpoint_name(affine(x.astype(dtype), self.kernel[...], bias), "product")
 
+    def product(self, x: Array, dtype: DTypeLike) -> Array:
+        """Without the bias, where the function after it adds it."""
+        return checkpoint_name(affine(x.astype(dtype), self.kernel[...], None), "product")
+
 
 @jax.custom_vjp
 def affine(x: Array, kernel: Array, bias: Array | None) -> Array:
@@ -72,16 +78,14 @@ affine.defvjp(_affine_forward, _affine_backward)
 
 
 class LayerNorm(nnx.Module):
-    """(x - mean) / sqrt(variance + 1e-5) * scale over the last axis, in float32, without a bias."""
+    """(x - mean) / sqrt(variance + 1e-5) * scale over the last axis, without a bias; then shifted and scaled."""
 
     def __init__(self, size: int):
         self.scale = nnx.Param(jnp.ones((size,), jnp.float32))
 
-    def __call__(self, x: Array) -> Array:
-        x = x.astype(jnp.float32)
-        x = x - jnp.mean(x, -1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-5)
-        return x * jnp.broadcast_to(self.scale[...], x.shape)
+    def __call__(self, x: Array, shift: Array, scale: Array, dtype: DTypeLike) -> Array:
+        """x (B, L, D) -> norm * (1 + scale) + shift, both (B, 1, D): computed in float32, rounded to `dtype`."""
+        return adaptive_norm(x, self.scale[...], shift, scale, dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -158,17 +162,12 @@ def rotary_tables(length: int, head_dim: int) -> tuple[Array, Array]:
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def modulate(x: Array, shift: Array, scale: Array) -> Array:
-    """x (B, L, D) * (1 + scale) + shift, shift and scale (B, 1, D)."""
-    return x * (1.0 + scale) + shift
-
-
-def dropout(x: Array, keys: Array, rate: float) -> Array:
-    """x (B, L, D) with each entry zero with probability `rate`, the others divided by 1 - rate.
+@jax.named_scope("dropout")
+def dropout_mask(keys: Array, shape: tuple[int, ...], rate: float) -> Array:
+    """(B, *shape) bool, each entry False with probability `rate`.
 
     keys: (B,) typed keys. A row's mask depends on its own key alone, hence neither on the batch around it,
     nor on how the batch is cut into microbatches, nor on the mesh.
     """
-    bits = jax.vmap(lambda key: jax.random.bits(key, x.shape[1:], jnp.uint32))(keys)
-    kept = checkpoint_name(bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1)), "mask")
-    return jnp.where(kept, x / (1 - rate), 0.0)
+    bits = jax.vmap(lambda key: jax.random.bits(key, shape, jnp.uint32))(keys)
+    return bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))

@@ -334,3 +334,17 @@ def test_on_a_mesh():
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "ok"
+
+
+def test_maximum_and_sum_in_one_pass():
+    """What a GPU reads once: any row, of -inf alone too, and a logit that is no number makes neither."""
+    from kernels.vocab_head.blocks import peak_and_mass
+
+    logits = 30 * jax.random.normal(jax.random.key(0), (2, 3, 1000))
+    logits = logits.at[..., 900:].set(-jnp.inf).at[0, 0].set(-jnp.inf)
+    peak, mass = jax.jit(peak_and_mass)(logits)
+    np.testing.assert_array_equal(peak, jnp.maximum(logits.max(-1), jnp.finfo(jnp.float32).min))
+    np.testing.assert_allclose(mass, jnp.exp(logits - peak[..., None]).sum(-1), rtol=1e-6)
+    assert mass[0, 0] == 0
+    peak, mass = peak_and_mass(jnp.array([[1.0, jnp.nan, 2.0]]))
+    assert jnp.isnan(peak).all() and jnp.isnan(mass).all()

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfm_jax.models import layers
+from dfm_jax.models.elementwise import add_gated
 from dfm_jax.models.transformer import Block, Transformer, TransformerConfig
 from dfm_jax.optim import make_optimizer
 from kernels.attention.rotary import rotate
@@ -86,7 +87,8 @@ def test_a_new_model_is_its_normed_embedding_and_has_zero_logits():
     model = Transformer(SMALL, rngs=nnx.Rngs(0))
     x_t, t = batch()
     features = model(x_t, t)
-    normed = layers.LayerNorm(32)(model.embedding(x_t))
+    nothing = jnp.zeros((len(x_t), 1, 32))
+    normed = layers.LayerNorm(32)(model.embedding(x_t), nothing, nothing, jnp.float32)
     chex.assert_trees_all_close(features, normed, rtol=1e-6, atol=1e-6)
     assert not evaluate(model, x_t, t).any()
 
@@ -176,8 +178,9 @@ def test_dropout_of_a_row_is_its_own():
 
 def test_dropout_keeps_the_mean_and_its_rate():
     keys = jax.random.split(jax.random.key(0), 4)
-    x = jnp.ones((4, 100, 250))
-    dropped = jax.jit(lambda x: layers.dropout(x, keys, 0.1))(x)
+    kept = jax.jit(lambda: layers.dropout_mask(keys, (100, 250), 0.1))()
+    x = jnp.ones(kept.shape)
+    dropped = add_gated(jnp.zeros_like(x), jnp.ones((4, 1, 250)), x, None, kept, 0.1)
     np.testing.assert_allclose((dropped == 0).mean(), 0.1, atol=4 * (0.09 / x.size) ** 0.5)
     np.testing.assert_allclose(dropped[dropped != 0], 1 / 0.9, rtol=1e-6)
     assert not jnp.array_equal(dropped[0], dropped[1])

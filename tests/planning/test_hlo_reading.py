@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from dfm_jax.planning import targets
-from dfm_jax.planning.hlo import arithmetic, buffers, collectives
+from dfm_jax.planning.hlo import arithmetic, buffers, categories, collectives
 from dfm_jax.planning.hlo import text as hlo
 
 TEXT = (pathlib.Path(__file__).resolve().parent.parent / "fixtures/planning/loop.hlo").read_text()
@@ -63,6 +63,7 @@ def test_a_loop_of_unknown_length_is_said(module):
     unknown = hlo.parse(TEXT.replace(', backend_config={"known_trip_count":{"n":"12"}}', ""))
     counts = arithmetic.read(unknown, targets.load("h100"))
     assert counts.unknown_loops and counts.matrix_flops == PRODUCT
+    assert counts.host_waits == 1 and arithmetic.read(hlo.parse(TEXT), targets.load("h100")).host_waits == 0
 
 
 def test_what_stands_between_start_and_end_hides_a_collective():
@@ -141,6 +142,111 @@ Total bytes used: 22048 (21.5KiB)
     assert found[0].operation == "jit(step)/while/body/dot_general"
     assert found[0].source == "dfm_jax/models/layers.py:42"
     assert found[1].operation == "queries"
+
+
+KERNELS = """\
+HloModule jit_step, is_scheduled=true
+
+FileNames
+1 "/somewhere/dfm_jax/models/transformer.py"
+2 "/somewhere/kernels/vocab_head/blocks.py"
+3 "/somewhere/dfm_jax/training/step.py"
+
+FileLocations
+1 {file_name_id=1 line=10}
+2 {file_name_id=2 line=20}
+3 {file_name_id=3 line=30}
+
+StackFrames
+1 {file_location_id=1}
+2 {file_location_id=2}
+3 {file_location_id=3}
+
+%sums (p0: f32[64,128]) -> (f32[64], f32[64,128]) {
+  %p0 = f32[64,128]{1,0} parameter(0)
+  %zero = f32[] constant(0)
+  %twice = f32[64,128]{1,0} multiply(%p0, %p0), metadata={op_name="jit(step)/jvp(residual)/mul" stack_frame_id=1}
+  %again = f32[64,128]{1,0} add(%twice, %p0)
+  %sum = f32[64]{0} reduce(%twice, %zero), dimensions={1}, metadata={op_name="jit(step)/jvp(norm)/reduce_sum"}
+  ROOT %both = (f32[64]{0}, f32[64,128]{1,0}) tuple(%sum, %again)
+}
+
+%move (q0: f32[64,128]) -> bf16[128,64] {
+  %q0 = f32[64,128]{1,0} parameter(0)
+  %narrow = bf16[64,128]{1,0} convert(%q0), metadata={op_name="jit(step)/jvp(norm)/convert" stack_frame_id=1}
+  ROOT %turned = bf16[128,64]{1,0} transpose(%narrow), dimensions={1,0}
+}
+
+%gemm (r0: bf16[64,128], r1: bf16[128,64]) -> f32[64,64] {
+  %r0 = bf16[64,128]{1,0} parameter(0)
+  %r1 = bf16[128,64]{1,0} parameter(1)
+  ROOT %dot.1 = f32[64,64]{1,0} dot(%r0, %r1), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+%update (s0: f32[64,64]) -> f32[64,64] {
+  %s0 = f32[64,64]{1,0} parameter(0)
+  ROOT %new = f32[64,64]{1,0} add(%s0, %s0), metadata={op_name="jit(step)/select_n" stack_frame_id=3}
+}
+
+%mix (t0: f32[64,128]) -> f32[64,128] {
+  %t0 = f32[64,128]{1,0} parameter(0)
+  %scaled = f32[64,128]{1,0} multiply(%t0, %t0), metadata={op_name="jit(step)/transpose(jvp(norm))/mul"}
+  ROOT %any = f32[64,128]{1,0} add(%scaled, %t0), metadata={op_name="transpose(jvp())/add_any" stack_frame_id=1}
+}
+
+ENTRY %main (x: f32[64,128], w: bf16[128,64], h: bf16[64,128]) -> f32[64,64] {
+  %x = f32[64,128]{1,0} parameter(0)
+  %w = bf16[128,64]{1,0} parameter(1)
+  %h = bf16[64,128]{1,0} parameter(2)
+  %unnamed = (f32[64]{0}, f32[64,128]{1,0}) fusion(%x), kind=kInput, calls=%sums
+  %moved = bf16[128,64]{1,0} fusion(%x), kind=kLoop, calls=%move, metadata={op_name="jit(step)/jvp(norm)/convert"}
+  %grown = f32[64,128]{1,0} fusion(%x), kind=kLoop, calls=%mix
+  %logits = f32[64,64]{1,0} fusion(%h, %w), kind=kCustom, calls=%gemm, metadata={op_name="dot" stack_frame_id=2}
+  %plain = f32[64,64]{1,0} fusion(%h, %w), kind=kCustom, calls=%gemm, metadata={op_name="dot" stack_frame_id=1}
+  %most = f32[64,64]{1,0} exponential(%logits), metadata={op_name="jit(step)/jvp()/exp" stack_frame_id=2}
+  %kept = pred[64,64]{1,0} compare(%most, %plain), direction=GE, metadata={op_name="jit(step)/jvp(dropout)/ge"}
+  %copy.1 = bf16[64,128]{1,0} copy(%h)
+  %lost = f32[64,64]{1,0} negate(%most)
+  ROOT %next = f32[64,64]{1,0} fusion(%plain), kind=kLoop, calls=%update
+}
+"""
+
+
+def test_every_kernel_has_a_name_a_place_and_a_category():
+    module = hlo.parse(KERNELS)
+    found = {}
+    for instruction, computation, _ in module.executed():
+        work = arithmetic.work_of(module, instruction, computation)
+        if work.bytes:
+            found[instruction.name] = categories.category(module, instruction, multiplies=work.matrix > 0)
+    assert found == {
+        "unnamed": "residual",  # its largest result, which the compiler made from a product of the residual's
+        "moved": "copies",
+        "grown": "norms and modulation",  # a sum of gradients, of which one is a norm's
+        "logits": "head",
+        "plain": "matrix products",
+        "most": "head",
+        "kept": "dropout",
+        "copy.1": "copies",
+        "lost": "other",
+        "next": "optimizer",
+    }
+    made = categories.maker(module, module.by_name["unnamed"])
+    assert made.op_name == "jit(step)/jvp(residual)/mul"
+    assert module.source(made) == "dfm_jax/models/transformer.py:10"
+
+
+def test_shares_are_all_there_is():
+    module, chip = hlo.parse(KERNELS), targets.load("h100")
+    counts = arithmetic.read(module, chip)
+    shares = {share.category: share for share in counts.shares}
+    assert sum(s.bytes for s in counts.shares) == counts.bytes_moved
+    assert sum(s.flops for s in counts.shares) == counts.flops == 2 * 2 * 64 * 128 * 64
+    assert sum(s.seconds for s in counts.shares) == pytest.approx(counts.kernel_seconds)
+    # The second of two kernels is the copy of 64 x 128 numbers, read and written.
+    assert shares["copies"].kernels == 2 and shares["copies"].bytes == 64 * 128 * (4 + 2) + 2 * 64 * 128 * 2
+    assert {kernel.category for kernel in counts.slowest} == set(shares)
+    assert all(kernel.operation for kernel in counts.slowest)
 
 
 def test_text_that_is_no_program():

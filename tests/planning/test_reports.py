@@ -31,6 +31,11 @@ def answer(peak=10 * GIB, arguments=2 * GIB, workspace=0, program="train", **mor
         "pallas_calls": {},
         "kernel_seconds": 0.1,
         "slowest": [],
+        "shares": [
+            {"category": "head", "kernels": 48.0, "flops": 5e13, "bytes": 2e11, "seconds": 0.07},
+            {"category": "copies", "kernels": 9.0, "flops": 1e13, "bytes": 1e11, "seconds": None},
+        ],
+        "host_waits": 1024,
     }
     collective = {
         "kind": "all-reduce",
@@ -139,6 +144,10 @@ def test_the_page_says_what_it_should():
         assert text in page
     assert result["training"]["model_flops_per_token"] == pytest.approx(854e6, rel=0.001)
     assert result["training"]["model_flops_per_step"] == flops.training_step(base.get_config(), 50257)
+    assert "| head | 70.00 ms | 48 | 50.00 TFLOP | 200.00 GB |" in page
+    assert "| copies | unknown | 9 | 10.00 TFLOP | 100.00 GB |" in page
+    assert "| all | 100.00 ms | 57 | 60.00 TFLOP | 300.00 GB |" in page
+    assert "at least 1,024 times the device waits" in page
 
 
 def test_sweep_points_and_their_order():

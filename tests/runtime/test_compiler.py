@@ -41,7 +41,7 @@ def notes(monkeypatch):
 
 def test_the_installed_version_knows_one_spelling_of_each(notes):
     # A CPU has the same table of names as a GPU, and no use for these.
-    for group in (compiler.COLLECTIVES, compiler.DETERMINISTIC):
+    for group in (compiler.ROUNDING, compiler.COLLECTIVES, compiler.DETERMINISTIC):
         assert len(compiler.known(group, CPU)) == len(group)
     assert notes == []
 
@@ -79,11 +79,12 @@ def test_what_is_asked_for():
     assert names("cpu", communicates=True, deterministic=True) == set()
     assert names("tpu", communicates=True, deterministic=True) == set()
     for platform in ("gpu", "cuda"):
-        assert names(platform, communicates=False, deterministic=False) == set()
+        always = names(platform, communicates=False, deterministic=False)
+        assert always == {"xla_allow_excess_precision"}
         loops = names(platform, communicates=True, deterministic=False)
         assert DOUBLE in loops and "xla_gpu_pipeline_all_gather" in loops
         fixed = names(platform, communicates=False, deterministic=True)
-        assert fixed == {"xla_gpu_deterministic_ops", "xla_gpu_autotune_level"}
+        assert fixed - always == {"xla_gpu_deterministic_ops", "xla_gpu_autotune_level"}
 
 
 # What may call jax.jit by itself; its docstring has to say why.

@@ -5,11 +5,12 @@ import dataclasses
 import math
 import re
 
-from dfm_jax.planning.hlo import collectives
+from dfm_jax.planning.hlo import categories, collectives
 from dfm_jax.planning.hlo import text as hlo
 from dfm_jax.planning.targets import Chip, Target
 
-SLOWEST = 10
+SLOWEST = 10  # kernels that are listed at least
+LISTED = 0.5e-3  # seconds from which every kernel is
 # Compiled Pallas kernels, by the names of their custom calls.
 PALLAS = ("triton", "mosaic_gpu", "pallas")
 # Matrix products in each of our own attention kernels; those of the vocabulary head have one.
@@ -27,6 +28,18 @@ class Kernel:
     seconds: float  # at the slower of arithmetic and memory
     operation: str
     source: str
+    category: str  # of `categories.CATEGORIES`
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """All kernels of one category, on one device, at the chip's figures."""
+
+    category: str
+    kernels: float  # executions
+    flops: float
+    bytes: float
+    seconds: float | None  # None where the chip's peak is not known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +55,9 @@ class Arithmetic:
     unknown_loops: bool  # a loop of unknown length counted once
     pallas_calls: dict[str, int]  # kernel -> executions; of one that is not ours, the arithmetic is not in the sums
     kernel_seconds: float | None  # one kernel after another, each at the chip's arithmetic or memory, the slower
-    slowest: tuple[Kernel, ...]
+    slowest: tuple[Kernel, ...]  # the first ten, and all above half a millisecond
+    shares: tuple[Share, ...] = ()  # by category, in the order of `categories.CATEGORIES`, those that occur
+    host_waits: int = 0  # at least how often the device stops until the host has read which way to go
 
     @property
     def flops(self) -> float:
@@ -51,13 +66,17 @@ class Arithmetic:
 
 def read(module: hlo.Module, chip: Chip) -> Arithmetic:
     matrix = wide = attention = moved = seconds = 0.0
-    workspace, unknown = 0, False
-    kernels: dict[tuple[str, str], list[float]] = {}
+    workspace, unknown, waits = 0, False, 0.0
+    kernels: dict[tuple[str, str, str], list[float]] = {}
+    shares: dict[str, list[float]] = {}
     calls: collections.Counter[str] = collections.Counter()
     pallas: collections.Counter[str] = collections.Counter()
     for instruction, computation, times in module.executed():
         work = work_of(module, instruction, computation)
-        unknown |= instruction.opcode == "while" and instruction.trip_count is None
+        open_ended = instruction.opcode == "while" and instruction.trip_count is None
+        unknown |= open_ended
+        # A loop of known length is counted by the host alone.
+        waits += times if open_ended or instruction.opcode == "conditional" else 0
         moved += times * work.bytes
         matrix += times * work.matrix
         wide += times * work.float32
@@ -67,12 +86,22 @@ def read(module: hlo.Module, chip: Chip) -> Arithmetic:
             calls[instruction.target] += round(times)
             if any(word in instruction.target.lower() for word in PALLAS):
                 pallas[kernel_name(instruction)] += round(times)
-        if chip.peak is not None:
-            here = times * work.seconds(chip)
-            seconds += here
-            row = kernels.setdefault((instruction.op_name, module.source(instruction)), [0.0] * 4)
-            for i, value in enumerate((times, times * (work.matrix + work.attention), times * work.bytes, here)):
+        if not work.bytes and not work.flops:
+            continue
+        here = 0.0 if chip.peak is None else times * work.seconds(chip)
+        seconds += here
+        made = categories.maker(module, instruction)
+        kind = categories.category(
+            module, instruction, multiplies=work.matrix > 0, attends=work.attention > 0
+        )  # fmt: skip
+        name = made.op_name or f"{instruction.opcode} {instruction.name}"
+        for row in (
+            kernels.setdefault((name, module.source(made), kind), [0.0] * 4),
+            shares.setdefault(kind, [0.0] * 4),
+        ):
+            for i, value in enumerate((times, times * work.flops, times * work.bytes, here)):
                 row[i] += value
+    slowest = sorted(kernels.items(), key=lambda item: (-item[1][3], -item[1][2]))
     return Arithmetic(
         matrix_flops=matrix,
         attention_flops=attention,
@@ -84,8 +113,15 @@ def read(module: hlo.Module, chip: Chip) -> Arithmetic:
         pallas_calls=dict(pallas),
         kernel_seconds=None if chip.peak is None else seconds,
         slowest=tuple(
-            Kernel(*row, operation=operation, source=source)
-            for (operation, source), row in sorted(kernels.items(), key=lambda item: -item[1][3])[:SLOWEST]
+            Kernel(*row, operation=operation, source=source, category=kind)
+            for i, ((operation, source, kind), row) in enumerate(slowest)
+            if chip.peak is not None and (i < SLOWEST or row[3] >= LISTED)
+        ),
+        host_waits=round(waits),
+        shares=tuple(
+            Share(kind, *shares[kind][:3], seconds=None if chip.peak is None else shares[kind][3])
+            for kind in categories.CATEGORIES
+            if kind in shares
         ),
     )
 
@@ -100,10 +136,14 @@ class Work:
     bytes: float = 0.0
     workspace: int = 0
 
+    @property
+    def flops(self) -> float:
+        return self.matrix + self.attention
+
     def seconds(self, chip: Chip) -> float:
         """At the slower of the chip's arithmetic and memory; its peak must be known."""
         assert chip.peak is not None
-        return max((self.matrix + self.attention) / chip.peak, self.bytes / chip.memory_bandwidth)
+        return max(self.flops / chip.peak, self.bytes / chip.memory_bandwidth)
 
 
 def work_of(module: hlo.Module, instruction: hlo.Instruction, computation: hlo.Computation) -> Work:

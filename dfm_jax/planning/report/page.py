@@ -169,12 +169,13 @@ def program_lines(name: str, program: dict[str, Any]) -> list[str]:
         (gib(b["bytes"]), b["shape"], b["kind"], operation(b["operation"]), b["source"]) for b in program["buffers"]
     ]
     lines += [*table(rows), ""]
+    lines += share_lines(name, program["arithmetic"])
     if program["arithmetic"]["slowest"]:
         lines += [f"## {name}: slowest kernels at the chip's figures", ""]
-        rows = [("time", "executions", "products", "memory", "from", "at")]
+        rows = [("time", "executions", "products", "memory", "for", "from", "at")]
         for k in program["arithmetic"]["slowest"]:
             figures = f"{k['executions']:,.0f}", f"{k['flops'] / 1e12:,.2f} TFLOP", f"{k['bytes'] / 1e9:,.2f} GB"
-            rows.append((seconds(k["seconds"]), *figures, operation(k["operation"]), k["source"]))
+            rows.append((seconds(k["seconds"]), *figures, k["category"], operation(k["operation"]), k["source"]))
         lines += [*table(rows), ""]
     lines += [
         f"The largest array over the vocabulary, `{vocabulary['shape'] or 'none'}`, has {share:.1%} of the entries "
@@ -190,6 +191,11 @@ def program_lines(name: str, program: dict[str, Any]) -> list[str]:
     ]
     if program["arithmetic"]["unknown_loops"]:
         lines.append("- a loop whose length depends on the data is counted once")
+    if program["arithmetic"]["host_waits"]:
+        lines.append(
+            f"- at least {program['arithmetic']['host_waits']:,} times the device waits for the host, which reads a "
+            "condition: branches, and loops whose length depends on the data"
+        )
     lines.append("")
     rows = [("collective", "devices x nodes", "executions", "array bytes", "sent by each", "link time", "from")]
     rows += [
@@ -205,6 +211,20 @@ def program_lines(name: str, program: dict[str, Any]) -> list[str]:
         for c in program["collectives"]
     ]
     return lines + ([*table(rows), ""] if len(rows) > 1 else ["No collectives.", ""])
+
+
+def share_lines(name: str, arithmetic: dict[str, Any]) -> list[str]:
+    """The kernels' bytes and times by what they are for, and their sums."""
+    if not arithmetic["shares"]:
+        return []
+    rows = [("for", "time", "executions", "products", "memory")]
+    for share in arithmetic["shares"]:
+        figures = (f"{share['flops'] / 1e12:,.2f} TFLOP", f"{share['bytes'] / 1e9:,.2f} GB")
+        rows.append((share["category"], seconds(share["seconds"]), f"{share['kernels']:,.0f}", *figures))
+    total = {field: sum(share[field] for share in arithmetic["shares"]) for field in ("kernels", "flops", "bytes")}
+    figures = (f"{total['flops'] / 1e12:,.2f} TFLOP", f"{total['bytes'] / 1e9:,.2f} GB")
+    rows.append(("all", seconds(arithmetic["kernel_seconds"]), f"{total['kernels']:,.0f}", *figures))
+    return [f"## {name}: where the bytes go, a kernel counted where its largest result belongs", "", *table(rows), ""]
 
 
 def operation(path: str) -> str:
