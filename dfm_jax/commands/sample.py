@@ -10,6 +10,7 @@ from dfm_jax.evaluation.prompts import parse_prompt
 from dfm_jax.evaluation.report.samples import sample_set, write_samples
 from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.models import implementations
+from dfm_jax.run import sizes
 from dfm_jax.run.load import load_with
 from dfm_jax.runtime import processes
 from dfm_jax.runtime.errors import UsageError, WorldError
@@ -23,6 +24,9 @@ def run(command: Command) -> int:
     trained = load_with(config, workdir, step=command.operands["step"], mesh=get_mesh(command))
     implementations.check(trained.model.config, config.model.head, trained.mesh, losses=False)
     prompts = [] if text is None else [parse_prompt(text, trained.tokenizer, config.model.length)]
+    sizes.check(
+        config, trained.mesh, sizes.generation(config, trained.mesh, "sampling.batch_size", config.sampling.num)
+    )
     settings = EvaluationSettings.from_config(config, trained.tokenizer.vocab_size)
     batch_size = config.sampling.batch_size * trained.mesh.size
     trim = bool(command.operands["trim"])

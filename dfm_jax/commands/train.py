@@ -19,6 +19,7 @@ from dfm_jax.experiment.problem import get_problem
 from dfm_jax.experiment.streams import get_stream
 from dfm_jax.models import implementations
 from dfm_jax.models.transformer import count_parameters
+from dfm_jax.run import sizes
 from dfm_jax.run.load import EVALUATED, Run, check_restorable, split_reference
 from dfm_jax.runtime import files, processes, terminal
 from dfm_jax.runtime.errors import WorldError
@@ -35,6 +36,7 @@ def run(command: Command) -> int:
     config, workdir = command.config, command.workdir
     assert workdir is not None
     mesh = get_mesh(config)
+    sizes.check(config, mesh, sizes.of_training(config, mesh))
     if processes.is_first():
         files.ensure_writable(workdir)
     processes.wait("workdir")
@@ -44,6 +46,7 @@ def run(command: Command) -> int:
         tokenizer = get_tokenizer(config.tokenizer.name)
         stream = get_stream(config, "data.train", tokenizer)
         validation = get_stream(config, "data.valid", tokenizer)
+        sizes.check(config, mesh, sizes.likelihood(config, mesh, validation.num_blocks(config.model.length)))
         check_continues(earlier, config, workdir, stream)
         made_of = tables.of_run(config, tokenizer.vocab_size, workdir)
         problem = get_problem(config, tokenizer.vocab_size, **made_of)
