@@ -1,5 +1,6 @@
 """Several processes as one program: joining, comparing what each was told, waiting for each other, ending together."""
 
+import atexit
 import json
 import logging
 import os
@@ -123,6 +124,7 @@ def _join(*where: Any, host: str | None = None, **options: Any) -> None:
         address = json.loads(_gather(json.dumps(listener.address if listener else {}))[0])
         try:
             _watch = Watch(index, count, address, listener)
+            atexit.register(_watch.done)  # before jax's farewell, in which the processes wait for each other
         except OSError as error:
             warn(f"process {index} cannot watch the others ({error}); who ended is noticed after {HEARTBEAT_SECONDS} s")
     for timer in (waits, ends):
