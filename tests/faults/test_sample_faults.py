@@ -16,7 +16,7 @@ SAMPLES = 24
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    overrides = runs.TINY | {"optim.n_iters": 3, "training.eval_freq": 0}
+    overrides = runs.TINY | {"optim.n_iters": 3, "optim.warmup": 1, "training.eval_freq": 0}
     runs.finish(runs.Run(runs.command(folder / "run", folder / "data", overrides)))
     return folder
 
@@ -60,7 +60,7 @@ def test_a_finished_run_is_started_again_on_a_pipe_that_knows_few_characters(tra
     console = {"PYTHONIOENCODING": encoding, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     for name, value in console.items():
         monkeypatch.setenv(name, value)
-    overrides = runs.TINY | {"optim.n_iters": 3, "training.eval_freq": 0}
+    overrides = runs.TINY | {"optim.n_iters": 3, "optim.warmup": 1, "training.eval_freq": 0}
     run = runs.Run(runs.command(trained / "run", trained / "data", overrides))
     status = run.wait()
     run._told.seek(0)

@@ -19,7 +19,9 @@ import numpy as np
 
 from configs import quickstart
 from dfm_jax import command_line
+from dfm_jax import config as configs
 from dfm_jax.checkpoints import tree_names
+from dfm_jax.config import overrides
 from dfm_jax.data import get_tokenizer
 from dfm_jax.experiment.streams import get_stream
 from dfm_jax.runtime import processes
@@ -30,7 +32,7 @@ from dfm_jax.training.loop import batches_from, make_trainer
 STEPS = 20
 
 
-def make_config(cache: str, mesh: str, overrides: list[str]):
+def make_config(cache: str, mesh: str, words: list[str]):
     config = quickstart.get_config()
     config.data.cache_dir = cache
     config.data.train = config.data.valid = os.path.join(cache, "text.txt")
@@ -38,15 +40,14 @@ def make_config(cache: str, mesh: str, overrides: list[str]):
     config.training.batch_size = 16
     config.optim.update(lr=3e-4, warmup=5, n_iters=STEPS, ema_decay=0.9)
     config.mesh.update(dict(zip(AXES, map(int, mesh.split("x")), strict=True)))
-    words, pairs = command_line.split_overrides(overrides)
-    command_line.apply_overrides(config, pairs)
-    return config, words
+    flags, changes = command_line.read_words(words)
+    settings = overrides.apply(configs.flatten(config.to_dict()), changes, command_line.say)
+    return configs.build(settings), flags
 
 
 def main() -> None:
     out, cache, mesh = sys.argv[1:4]
-    config, words = make_config(cache, mesh, [a for a in sys.argv[4:] if not a.startswith("--devices=")])
-    flags = command_line.parse_flags(words)
+    config, flags = make_config(cache, mesh, [a for a in sys.argv[4:] if not a.startswith("--devices=")])
     processes.initialize(flags["coordinator"], flags["num_processes"], flags["process_id"])
     tokenizer = get_tokenizer("bytes")
     stream = get_stream(config, "data.train", tokenizer)
