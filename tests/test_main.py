@@ -17,8 +17,8 @@ QUICKSTART = f"--config={ROOT}/configs/quickstart.py"
 USAGE, WORLD = 2, 1
 
 
-def run_main(folder: pathlib.Path, *words: str, devices: int = 1) -> subprocess.CompletedProcess:
-    environment = programs.environment(XLA_FLAGS=programs.flags(devices))
+def run_main(folder: pathlib.Path, *words: str, devices: int = 1, **changes: str) -> subprocess.CompletedProcess:
+    environment = programs.environment(XLA_FLAGS=programs.flags(devices), **changes)
     return subprocess.run(
         [sys.executable, str(ROOT / "main.py"), *words],
         cwd=folder,
@@ -65,6 +65,19 @@ def test_a_batch_that_the_mesh_does_not_divide(tmp_path):
     result = run_main(tmp_path, QUICKSTART, "--config.training.batch_size=12", devices=8)
     assert_one_line(result, USAGE, "training.batch_size=12", "multiples of 8")
     assert not (tmp_path / "runs").exists() and not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("size", ["training.batch_size = 2000000000", "model.hidden_size = 2000000000"])
+def test_a_size_that_no_machine_has(tmp_path, size):
+    result = run_main(tmp_path, QUICKSTART, f"--config.{size.replace(' ', '')}")
+    assert_one_line(result, USAGE, size, "GiB on each device", "GiB of memory")
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("platforms", ["rocm", "nonsense", "tpu", "cpu,nonsense"])
+def test_a_platform_that_is_not_here(tmp_path, platforms):
+    result = run_main(tmp_path, QUICKSTART, JAX_PLATFORMS=platforms)
+    assert_one_line(result, USAGE, f"JAX_PLATFORMS = {platforms}: ", "such as cpu")
 
 
 def test_a_mesh_that_does_not_fit_the_devices(tmp_path):

@@ -17,6 +17,7 @@ from dfm_jax.evaluation.judge.perplexity import find_judge
 from dfm_jax.experiment.problem import get_model_config
 from dfm_jax.experiment.streams import get_stream
 from dfm_jax.models import implementations
+from dfm_jax.run import sizes
 from dfm_jax.run.network import check_restorable, split_reference
 from dfm_jax.runtime import files, processes
 from dfm_jax.runtime.errors import UsageError, WorldError
@@ -48,6 +49,7 @@ def training(config: Config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> 
         ):  # else it is made where it is used, in a folder that is right
             writable(workdir / name, "workdir")
     kernels(config, mesh)
+    fits(config, mesh, sizes.of_training(config, mesh))
     if config.logging.enable_wandb and importlib.util.find_spec("wandb") is None:
         raise UsageError(
             "config.logging.enable_wandb = true: expected the wandb package to be there (pip install wandb)"
@@ -57,7 +59,8 @@ def training(config: Config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> 
     if perplexity or 0 < config.training.perplexity_freq <= config.optim.n_iters:
         judge(config)
     train, valid = get_stream(config, "data.train", tokenizer), get_stream(config, "data.valid", tokenizer)
-    corpora(config, tokenizer, elbo=elbo, perplexity=False)
+    fits(config, mesh, sizes.likelihood(config, mesh, valid.num_blocks(config.model.length)))
+    corpora(config, tokenizer, mesh, elbo=elbo, perplexity=False)
     return Needed(tokenizer, train, valid)
 
 
@@ -83,7 +86,8 @@ def evaluation(
     tokenizer = tokenizer_of(config)
     if perplexity:
         judge(config)
-    corpora(config, tokenizer, elbo=elbo, perplexity=perplexity)
+        fits(config, mesh, sizes.generation(config, mesh, "eval.sample_batch_size", config.eval.num_samples))
+    corpora(config, tokenizer, mesh, elbo=elbo, perplexity=perplexity)
 
 
 def sampling(
@@ -93,6 +97,7 @@ def sampling(
     if folder is not None:
         writable(folder / "samples", field)
     kernels(config, mesh, losses=False)
+    fits(config, mesh, sizes.generation(config, mesh, "sampling.batch_size", config.sampling.num))
     return tokenizer_of(config)
 
 
@@ -127,10 +132,16 @@ def judge(config: Config) -> None:
         processes.shared(lambda: find_judge(config.eval.judge, get_tokenizer("gpt2").vocab_size))
 
 
-def corpora(config: Config, tokenizer: Tokenizer, *, elbo: bool, perplexity: bool) -> None:
+def fits(config: Config, mesh: jax.sharding.Mesh, needs: list[sizes.Need]) -> None:
+    """UsageError where a device cannot hold what is needed, see `sizes.check`."""
+    processes.shared(lambda: sizes.check(config, mesh, needs))
+
+
+def corpora(config: Config, tokenizer: Tokenizer, mesh: jax.sharding.Mesh, *, elbo: bool, perplexity: bool) -> None:
     """The texts of an evaluation, prepared, each of one block at least."""
     for corpus in config.eval.corpora if elbo else ():
-        get_stream(config, "eval.corpora", tokenizer, corpus)
+        stream = get_stream(config, "eval.corpora", tokenizer, corpus)
+        fits(config, mesh, sizes.likelihood(config, mesh, stream.num_blocks(config.model.length)))
     if perplexity:
         get_stream(config, "data.valid", tokenizer)  # real text beside the samples
 

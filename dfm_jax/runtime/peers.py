@@ -17,6 +17,7 @@ from typing import NoReturn
 # What ends on every process at about the same time, each with its own line, is no death of another.
 GRACE = 3.0
 CONNECT = 10.0  # seconds for an attempt
+WELCOME = 5.0  # seconds that process 0 waits beyond the attempts of the others
 FAILED, DONE = "failed", "done"
 
 
@@ -66,7 +67,14 @@ class Watch:
         if listener is None:
             self._links[0] = _connect(index, address)
         else:
-            listener.socket.settimeout(CONNECT * len(address["hosts"]) + 5)
+            with listener.socket:
+                self._welcome(listener, count)
+        for other, link in self._links.items():
+            threading.Thread(target=self._follow, args=(other, link), name=f"process {other}", daemon=True).start()
+
+    def _welcome(self, listener: Listener, count: int) -> None:
+        listener.socket.settimeout(CONNECT * len(listener.address["hosts"]) + WELCOME)
+        try:
             while len(self._links) < count - 1:
                 link, _ = listener.socket.accept()
                 other = _greeted(link, listener.token, count)
@@ -74,9 +82,9 @@ class Watch:
                     link.close()
                 else:
                     self._links[other] = link
-            listener.socket.close()
-        for other, link in self._links.items():
-            threading.Thread(target=self._follow, args=(other, link), name=f"process {other}", daemon=True).start()
+        except OSError:
+            self._tell(DONE, 0)  # those that have come are not to take the end of this for the end of process 0
+            raise
 
     def done(self) -> None:
         """This process has done its part: its end is no news to the others."""

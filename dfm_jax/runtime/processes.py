@@ -1,6 +1,8 @@
 """Several processes as one program: joining, comparing what each was told, waiting for each other, ending together."""
 
+import atexit
 import json
+import logging
 import os
 import sys
 import threading
@@ -52,17 +54,38 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
         _join(local_device_ids=range(gpus) if alone and gpus else None)
 
 
+class _PluginFaults(logging.Filter):
+    """Keeps back what jax logs, with its stack, of a plugin that does not load: a line is enough of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            self.lines.append(" ".join(f"{record.getMessage()}: {error}".split()))
+        return error is None
+
+
 def find_devices() -> None:
     """UsageError where JAX_PLATFORMS names what is not there."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
+    faults, logger = _PluginFaults(), logging.getLogger("jax._src.xla_bridge")
+    logger.addFilter(faults)
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # jax asserts that one of those that are named is there
         reason = " ".join(str(error).split("(set JAX_PLATFORMS")[0].split()).rstrip(". ")
+        reason = reason or "; ".join(faults.lines) or "no such device"
         raise UsageError(
-            f"JAX_PLATFORMS = {platforms or '(empty)'}: {reason or 'no such device'}; expected a platform that is "
-            "here, such as cpu, or nothing for the best there is"
+            f"JAX_PLATFORMS = {platforms or '(empty)'}: {reason}; expected a platform that is here, such as cpu, or "
+            "nothing for the best there is"
         ) from None
+    finally:
+        logger.removeFilter(faults)
+    for line in faults.lines:
+        warn(line)
 
 
 def _join(*where: Any, host: str | None = None, **options: Any) -> None:
@@ -101,10 +124,9 @@ def _join(*where: Any, host: str | None = None, **options: Any) -> None:
         address = json.loads(_gather(json.dumps(listener.address if listener else {}))[0])
         try:
             _watch = Watch(index, count, address, listener)
+            atexit.register(_watch.done)  # before jax's farewell, in which the processes wait for each other
         except OSError as error:
-            warn(
-                f"process {index} cannot watch the others ({error}); jax notices after {HEARTBEAT_SECONDS} s who ended"
-            )
+            warn(f"process {index} cannot watch the others ({error}); who ended is noticed after {HEARTBEAT_SECONDS} s")
     for timer in (waits, ends):
         timer.cancel()
 

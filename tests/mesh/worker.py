@@ -32,7 +32,7 @@ from dfm_jax.training.loop import batches_from, make_trainer
 STEPS = 20
 
 
-def make_config(cache: str, mesh: str, overrides: list[str]):
+def make_config(cache: str, mesh: str, words: list[str]):
     config = quickstart.get_config()
     config.data.cache_dir = cache
     config.data.train = config.data.valid = os.path.join(cache, "text.txt")
@@ -40,8 +40,9 @@ def make_config(cache: str, mesh: str, overrides: list[str]):
     config.training.batch_size = 16
     config.optim.update(lr=3e-4, warmup=5, n_iters=STEPS, ema_decay=0.9)
     config.mesh.update(dict(zip(AXES, map(int, mesh.split("x")), strict=True)))
-    flags, changes = command_line.read_words(overrides)
-    return configs.build(overrides_of_words.apply(configs.flatten(config.to_dict()), changes)), flags
+    flags, changes = command_line.read_words(words)
+    settings = overrides_of_words.apply(configs.flatten(config.to_dict()), changes, command_line.say)
+    return configs.build(settings), flags
 
 
 def main() -> None:

@@ -1,4 +1,7 @@
-"""The files of a sample set: text, JSON lines and a page. No file is ever overwritten."""
+"""A sample set's files: text to read, JSON lines to compute with, a page to look at. Nothing is ever overwritten.
+
+A file under its own name is whole. What a call that was killed had made is in files that end in `.part`.
+"""
 
 import json
 import os
@@ -15,7 +18,9 @@ from dfm_jax.evaluation.report.page import render_page
 from dfm_jax.models.transformer import Transformer
 from dfm_jax.runtime import files
 
-PAGE_SAMPLES = 64  # sequences on the page; more would make it slow
+SUFFIXES = (".txt", ".jsonl", ".html")
+PART = ".part"
+PAGE_SAMPLES = 64  # sequences on the page: what a browser shows without effort
 
 
 def sample_set(folder: str | os.PathLike, step: int) -> pathlib.Path:
@@ -25,7 +30,7 @@ def sample_set(folder: str | os.PathLike, step: int) -> pathlib.Path:
     number = 1
     while True:
         stem = folder / (f"step_{step}" if number == 1 else f"step_{step}-{number}")
-        if not any(stem.with_suffix(suffix).exists() for suffix in (".txt", ".jsonl", ".html")):
+        if not any(stem.with_suffix(suffix + part).exists() for suffix in SUFFIXES for part in ("", PART)):
             return stem
         number += 1
 
@@ -45,10 +50,10 @@ def write_samples(
 ) -> np.ndarray:
     """Generates `num` sequences, (num, L) int32, and writes stem.txt, stem.jsonl and stem.html.
 
-    Each batch is appended to stem.txt and stem.jsonl when it is done. A line of stem.jsonl holds `index`, `text`,
-    `tokens` and `settings`. stem.html shows the first PAGE_SAMPLES sequences through time, if the generator keeps
-    frames. stem: None writes nothing, for all processes but one; every process generates. trim: texts end at their
-    first end of text.
+    Each batch is appended as it comes, to stem.txt.part and stem.jsonl.part, which get their names at the end. A line of
+    stem.jsonl holds `index`, `text`, `tokens` and `settings`. stem.html shows the first PAGE_SAMPLES sequences through
+    time, if the generator keeps frames. stem: None writes nothing, for all processes but one; every process generates.
+    trim: texts end at their first end of text.
     """
     described = {**generator.settings.describe(), **(settings or {})}
     tokens: list[np.ndarray] = []
@@ -60,9 +65,9 @@ def write_samples(
             frames.append(batch.frames[:, : PAGE_SAMPLES - first])
         if stem is not None:
             texts = [to_text(row, tokenizer, trim=trim) for row in batch.tokens]
-            with stem.with_suffix(".txt").open("a", encoding="utf-8") as file:
+            with stem.with_suffix(".txt" + PART).open("a", encoding="utf-8") as file:
                 file.writelines(_as_text(first + i, text) for i, text in enumerate(texts))
-            with stem.with_suffix(".jsonl").open("a", encoding="utf-8") as file:
+            with stem.with_suffix(".jsonl" + PART).open("a", encoding="utf-8") as file:
                 for i, (row, text) in enumerate(zip(batch.tokens.tolist(), texts, strict=True)):
                     line = {"index": first + i, "text": text, "tokens": row, "settings": described}
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -82,6 +87,9 @@ def write_samples(
             fixed=np.stack([prompts[i % len(prompts)].fixed for i in range(shown.shape[1])]) if prompts else None,
         )
         files.write_atomically(stem.with_suffix(".html"), page)
+    if stem is not None:
+        for suffix in (".txt", ".jsonl"):
+            os.replace(stem.with_suffix(suffix + PART), stem.with_suffix(suffix))
     return np.concatenate(tokens)
 
 
