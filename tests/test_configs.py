@@ -83,7 +83,7 @@ def test_a_config_trains_evaluates_and_samples(name, text, tmp_path, capsys, mon
     workdir = tmp_path / "runs" / name
     assert main(f"--config={ROOT}/configs/{name}.py", *overrides) == 0
     printed = capsys.readouterr().out
-    assert "next: python main.py --mode=sample" in printed and str(pathlib.Path("runs") / name) in printed
+    assert "next: python -m dfm_jax --mode=sample" in printed and str(pathlib.Path("runs") / name) in printed
 
     lines = metrics.read(workdir / "metrics.jsonl")
     assert [line["step"] for line in lines if "train/loss" in line] == [2, 4, 6]
