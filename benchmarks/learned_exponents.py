@@ -131,7 +131,7 @@ def main() -> None:
     given = parser.parse_args()
     wanted = given.arms.split(",")
     if unknown := set(wanted) - set(ARMS):
-        parser.error(f"--arms={','.join(sorted(unknown))}: accepted {', '.join(ARMS)}")
+        parser.error(f"--arms = {','.join(sorted(unknown))}: expected {', '.join(ARMS)}")
     arms = [arm for arm in ARMS if arm in wanted or any(ARMS[name][1] == arm for name in wanted)]
 
     fields = write_corpus(given.workdir / "corpus")

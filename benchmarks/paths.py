@@ -90,7 +90,7 @@ def main() -> None:
     given = parser.parse_args()
     names, seeds = given.names.split(","), [int(seed) for seed in given.seeds.split(",")]
     if unknown := set(names) - set(PATHS):
-        parser.error(f"--names={','.join(sorted(unknown))}: accepted {', '.join(PATHS)}")
+        parser.error(f"--names = {','.join(sorted(unknown))}: expected {', '.join(PATHS)}")
 
     text = read_text(SAMPLES)  # the bound takes the first BLOCKS of them
     real, judge = text.held_out, text.judge

@@ -24,13 +24,13 @@ from dfm_jax.runtime.errors import in_one_line
 
 def count(word: str) -> int:
     if int(word) < 0:
-        raise argparse.ArgumentTypeError(f"{word}: accepted 0, 1, 2, ...")
+        raise argparse.ArgumentTypeError(f"{word}: expected 0, 1, 2, ...")
     return int(word)
 
 
 def positive(word: str) -> int:
     if count(word) == 0:
-        raise argparse.ArgumentTypeError(f"{word}: accepted 1, 2, ...")
+        raise argparse.ArgumentTypeError(f"{word}: expected 1, 2, ...")
     return int(word)
 
 

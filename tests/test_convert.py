@@ -137,7 +137,7 @@ def test_an_override_beside_no_config_must_agree_too(tmp_path):
     words = ["--mode=import", f"--from={tmp_path / 'a.safetensors'}", "--workdir=run"]
     with pytest.raises(UsageError, match=r"source_distribution = mask: expected uniform, as the file's 50257"):
         main(*words, "--config.flow.source_distribution=mask")
-    with pytest.raises(WorldError, match="n_heads=2 in the config: accepted 1"):
+    with pytest.raises(WorldError, match="n_heads = 2 in the config: expected 1"):
         main(*words, "--config.model.n_heads=2")
 
 

@@ -136,7 +136,7 @@ def test_a_disk_error_anywhere_gives_one_line(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["main.py", QUICKSTART])
     assert __main__.main() == WORLD
     assert capsys.readouterr().err == (
-        "error: runs/quickstart/config.json: No space left on device: accepted a file that can be used\n"
+        "error: runs/quickstart/config.json: No space left on device: expected a file that can be used\n"
     )
 
 

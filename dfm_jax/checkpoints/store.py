@@ -49,7 +49,7 @@ class Checkpoints:
 
     def __init__(self, directory: str | os.PathLike, *, keep_last: int | None = None, keep_every: int = 0):
         if keep_last is not None and keep_last < 1:
-            raise ValueError(f"keep_last={keep_last}: accepted 1 or more")
+            raise ValueError(f"keep_last = {keep_last}: expected 1 or more")
         self.directory = pathlib.Path(directory).absolute()
         self._keep_last = keep_last
         self._keep_every = keep_every
@@ -92,7 +92,7 @@ class Checkpoints:
             )
             step = next(intact, None)
         if step is None:
-            raise WorldError(f"checkpoints={self.directory}: accepted an intact checkpoint, and none is left")
+            raise WorldError(f"checkpoints = {self.directory}: expected an intact checkpoint, and none is left")
         return self._read_metadata(step).custom_metadata or {}
 
     def arrays(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -103,12 +103,12 @@ class Checkpoints:
     def _read_metadata(self, step: int) -> Any:
         path = self.directory / str(step)
         if not path.is_dir():
-            raise WorldError(f"step={step}: accepted {self._describe_steps()}")
+            raise WorldError(f"step = {step}: expected {self._describe_steps()}")
         try:
             with logs.of_the_program():
                 return ocp.checkpointables_metadata(str(path))
         except Exception as error:
-            raise WorldError(f"checkpoint={path}: accepted an intact checkpoint ({first_line(error)})") from error
+            raise WorldError(f"checkpoint = {path}: expected an intact checkpoint ({first_line(error)})") from error
 
     def _describe_steps(self) -> str:
         steps = self.steps()
@@ -181,7 +181,7 @@ class Checkpoints:
         self._settle()
         if self._failed is not None:
             raise WorldError(
-                f"checkpoint={self.directory / str(self._failed)}: accepted a disk with room for it; not saved"
+                f"checkpoint = {self.directory / str(self._failed)}: expected a disk with room for it; not saved"
             )
 
     def _settle(self) -> None:
@@ -269,7 +269,7 @@ class Checkpoints:
         if different := tree_names.differences(stored, wanted, part=bool(prefix)):
             # For a difference orbax's own message only names a missing file.
             few = different[:_FEW] + [f"{len(different) - _FEW} more"] * (len(different) > _FEW)
-            raise WorldError(f"checkpoint={path}: accepted a checkpoint of this model; {'; '.join(few)}")
+            raise WorldError(f"checkpoint = {path}: expected a checkpoint of this model; {'; '.join(few)}")
         loaded = _load(path, wanted, part=bool(prefix))
         if self._writes:
             self._trusted.add(chosen)
@@ -294,10 +294,10 @@ class Checkpoints:
 
     def _explain_none(self, step: int | None, damaged: dict[int, list[str]]) -> str:
         if step is not None and step not in damaged:
-            return f"step={step}: accepted {self._describe_steps()}"
+            return f"step = {step}: expected {self._describe_steps()}"
         reasons = "; ".join(f"{s}: {problem}" for s, found in damaged.items() for problem in found)
         reasons = reasons or ("empty" if processes.is_first() else "see process 0")
-        return f"checkpoints={self.directory}: accepted an intact checkpoint, and none is left ({reasons})"
+        return f"checkpoints = {self.directory}: expected an intact checkpoint, and none is left ({reasons})"
 
     # What only the writer's process 0 does
 
@@ -346,7 +346,7 @@ def _load(path: pathlib.Path, wanted: dict[str, jax.ShapeDtypeStruct], *, part: 
             return ocp.load_checkpointables(str(path), {ITEM: wanted})[ITEM]
     except Exception as error:
         # Its checksums are right, so it is not damaged, and an older checkpoint would fail in the same way.
-        raise WorldError(f"checkpoint={path}: accepted one that orbax can load ({first_line(error)})") from error
+        raise WorldError(f"checkpoint = {path}: expected one that orbax can load ({first_line(error)})") from error
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -17,7 +17,7 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = _name(path, prefix)
         if not name or name in named:
-            raise ValueError(f"leaf name={name!r}: accepted a name of its own for every leaf")
+            raise ValueError(f"leaf name = {name!r}: expected a name of its own for every leaf")
         named[name] = leaf
     return named
 

@@ -163,7 +163,7 @@ def refuse_options(spec: str, field: str, options: Mapping[str, str], refused: S
         if key in options:
             accepted = ", ".join(option for option in OPTIONS if option not in refused) or "none"
             raise UsageError(
-                f"{field} = {spec}: {key}={options[key]} means nothing for {what}: expected options are {accepted}"
+                f"{field} = {spec}: {key}={options[key]} means nothing for {what}: expected the options {accepted}"
             )
 
 

@@ -74,7 +74,7 @@ def eval_batches(
 def _local_rows(batch_size: int, process_index: int, process_count: int) -> range:
     if batch_size < 1 or batch_size % process_count:
         raise UsageError(
-            f"batch_size={batch_size}: accepted a positive multiple of the number of processes, {process_count}"
+            f"batch_size = {batch_size}: expected a positive multiple of the number of processes, {process_count}"
         )
     local = batch_size // process_count
     return range(process_index * local, (process_index + 1) * local)
@@ -84,7 +84,7 @@ class _TrainBatches(Sequence):
     def __init__(self, blocks: Blocks, batch_size: int, rows: range, seed: int):
         self._blocks, self._batch_size, self._rows = blocks, batch_size, rows
         if len(blocks) > 1 << 32:  # the permutation's limit, which grain does not check
-            raise WorldError(f"{len(blocks)} blocks: accepted at most 2^32; a larger model.length gives fewer")
+            raise WorldError(f"{len(blocks)} blocks: expected at most 2^32; a larger model.length gives fewer")
         # An index-based permutation: no array of the corpus's size, and position r costs the same for every r.
         self._order = grain.MapDataset.range(len(blocks)).seed(seed).shuffle().repeat()
 

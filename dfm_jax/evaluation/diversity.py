@@ -46,7 +46,7 @@ def diversity(samples: np.ndarray) -> Diversity:
         ValueError: there is no sample, or it has no token.
     """
     if samples.ndim != 2 or samples.size == 0:
-        raise ValueError(f"samples of shape {samples.shape}: accepted (N, L) with N, L >= 1")
+        raise ValueError(f"samples of shape {samples.shape}: expected (N, L) with N, L >= 1")
     bits = float(np.mean([histogram_entropy(sample) for sample in samples]))
     shares = {
         order: float(np.mean([distinct_share(sample, order) for sample in samples]))

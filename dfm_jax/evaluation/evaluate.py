@@ -212,7 +212,7 @@ class Evaluator:
     def _loaded(self) -> tuple[Judge | None, str]:
         name = self.settings.judge
         if not name:
-            return None, "config.eval.judge= (none): accepted the name or folder of a GPT-2"
+            return None, "config.eval.judge= (none): expected the name or folder of a GPT-2"
         try:
             model, tokenizer = load_judge(name), get_tokenizer("gpt2")
         except WorldError as error:

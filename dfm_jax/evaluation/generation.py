@@ -87,7 +87,9 @@ class Generator:
     def __post_init__(self):
         devices = 1 if self.mesh is None else self.mesh.size
         if self.batch_size % devices:
-            raise UsageError(f"config.sampling.batch_size={self.batch_size}: accepted a multiple of {devices} devices")
+            raise UsageError(
+                f"config.sampling.batch_size = {self.batch_size}: expected a multiple of {devices} devices"
+            )
         try:
             self.problem.path.get_step(self.settings.method)
         except ValueError as error:

@@ -157,7 +157,7 @@ class LikelihoodEstimator:
             if progress is not None:
                 progress(blocks)
         if not blocks:
-            raise ValueError("batches: accepted at least one block of weight 1")
+            raise ValueError("batches: expected at least one block of weight 1")
         if jax.process_count() > 1:
             num_bytes = int(multihost_utils.process_allgather(np.asarray(num_bytes)).sum())
         values, counts = (np.concatenate(part, axis=-1) for part in zip(*rows, strict=True))

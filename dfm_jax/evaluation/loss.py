@@ -55,7 +55,7 @@ class EvaluationLoss:
             first += len(index)
         total, counts = (np.concatenate(x) if x else np.zeros(0) for x in (losses, predicted))
         if not len(total):
-            raise ValueError("batches: accepted at least one block of weight 1")
+            raise ValueError("batches: expected at least one block of weight 1")
         mean = float(total.sum() / counts.sum())
         figures = {"eval/loss": mean, "eval/loss_stderr": standard_error(total / counts.mean())}
         if self.problem.objective.bounds is not None:

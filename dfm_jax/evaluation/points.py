@@ -38,11 +38,11 @@ def kappa_points(keys: jax.Array, points: int, *, sigma: tuple[float, float], la
     """
     high, low = sigma
     if law not in LAWS:
-        raise ValueError(f"law={law!r}: accepted {', '.join(LAWS)}")
+        raise ValueError(f"law = {law!r}: expected {', '.join(LAWS)}")
     if points < 1:
-        raise ValueError(f"points={points}: accepted an integer >= 1")
+        raise ValueError(f"points = {points}: expected an integer >= 1")
     if not (0 <= low < high <= 1) or (law == "log" and low == 0):
-        raise ValueError(f"sigma={sigma}: accepted 1 >= high > low >= 0, low > 0 for law='log'")
+        raise ValueError(f"sigma = {sigma}: expected 1 >= high > low >= 0, low > 0 for law='log'")
     share, left = strata(keys, points)
     if law == "log":
         value = low * jnp.exp(jnp.log(jnp.float32(high / low)) * left)
@@ -83,7 +83,7 @@ def linear_objective(
     path = (path or MIXTURE).on(flow.CondOTScheduler())
     objective = path.get_objective(name, source, parametrization, suppress_mask)
     if objective.bounds is None:
-        raise ValueError(f"bound={name!r}: accepted an objective that bounds a likelihood")
+        raise ValueError(f"bound = {name!r}: expected an objective that bounds a likelihood")
     return objective
 
 

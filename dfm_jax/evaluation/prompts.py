@@ -32,22 +32,22 @@ def parse_prompt(text: str, tokenizer: Tokenizer, length: int) -> Prompt:
             text that is not UTF-8.
     """
     if any("\ud800" <= character <= "\udfff" for character in text):  # what Python makes of other bytes in a command
-        raise UsageError(f"prompt={text!r}: accepted text in UTF-8")
+        raise UsageError(f"prompt = {text!r}: expected text in UTF-8")
     pieces: list[np.ndarray | int | None] = []
     start, free = 0, 0
     for gap in GAP.finditer(text):
         pieces.append(_encode(text[start : gap.start()], tokenizer, before_gap=True))
         if gap[1] is not None and not (gap[1].isdecimal() and int(gap[1]) > 0):
-            raise UsageError(f"prompt={text!r}: {gap[0]}: accepted gaps of one token or more, as <gap:40>")
+            raise UsageError(f"prompt = {text!r}: {gap[0]}: expected gaps of one token or more, as <gap:40>")
         pieces.append(int(gap[1]) if gap[1] else None)
         free += gap[1] is None
         start = gap.end()
     pieces.append(_encode(text[start:], tokenizer, before_gap=free == 0))
     if free > 1:
-        raise UsageError(f"prompt={text!r}: accepted one <gap> without a size")
+        raise UsageError(f"prompt = {text!r}: expected one <gap> without a size")
     known = sum(len(p) if isinstance(p, np.ndarray) else p or 0 for p in pieces)
     if known + free > length:
-        raise UsageError(f"prompt={text!r}: {known + free} tokens: accepted at most {length}")
+        raise UsageError(f"prompt = {text!r}: {known + free} tokens: expected at most {length}")
 
     tokens, fixed, at = np.zeros(length, np.int32), np.zeros(length, bool), 0
     for piece in pieces:

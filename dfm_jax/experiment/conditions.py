@@ -2,8 +2,9 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from dfm_jax.config.checks import refuse
 from dfm_jax.data import vocabulary_size
 from dfm_jax.experiment.problem import get_path, get_sampling_scheduler, get_scheduler, get_source
 from dfm_jax.flow.paths.metric.path import MOST_TOKENS_FOR_BOUND
+from dfm_jax.flow.prediction import PARAMETRIZATIONS
 from dfm_jax.runtime.errors import UsageError
 
 # Modes that run the training step.
@@ -101,8 +103,9 @@ def check_problem(config: Config) -> None:
     source = get_source(config, 2, law=np.full(2, 0.5))
     with naming("flow.path", config):
         path = get_path(config, scheduler, source, exponents=np.ones(2), embeddings=np.eye(2))
-        path.check(source, config.model.parametrization)
+    check_path(config, path, source)
     check_name("flow.loss_function", config)
+    check_loss(config, path, source)
     with naming("flow.loss_function", config):
         objective = flow.get_objective(
             config.flow.loss_function, path=path, source=source, parametrization=config.model.parametrization
@@ -115,6 +118,54 @@ def check_problem(config: Config) -> None:
         step = path.get_step(config.sampling.method)
         check_options(step, config.sampling.steps or config.flow.sampling_steps)
         flow.MixtureDiscreteSolver(lambda x, t: x, path, source, step=step)
+
+
+def fits(check: Callable[[], Any]) -> bool:
+    """Whether a check of the mathematics passes."""
+    try:
+        check()
+    except ValueError:
+        return False
+    return True
+
+
+def check_path(config: Config, path: flow.Path, source: flow.Source) -> None:
+    """The path goes with the source and the parametrization; what would go with it is found by trying."""
+    name, parametrization = config.flow.path, config.model.parametrization
+    if fits(lambda: path.check(source, parametrization)):
+        return
+    sources = {
+        "uniform": flow.UniformSource(2),
+        "mask": flow.MaskSource(2),
+        "unigram": flow.get_source("categorical", 2, np.full(2, 0.5)),
+    }
+    good = [
+        n
+        for n, other in sources.items()
+        if any(fits(functools.partial(path.check, other, p)) for p in PARAMETRIZATIONS)
+    ]
+    if good and config.flow.source_distribution not in good:
+        refuse("flow.source_distribution", config.flow.source_distribution,
+               f"{' or '.join(good)} with flow.path = {name}")  # fmt: skip
+    better = [p for p in PARAMETRIZATIONS if fits(functools.partial(path.check, source, p))]
+    if better:
+        refuse("model.parametrization", parametrization, f"{' or '.join(better)} with flow.path = {name}")
+    with naming("flow.path", config):
+        path.check(source, parametrization)
+
+
+def check_loss(config: Config, path: flow.Path, source: flow.Source) -> None:
+    """The loss goes with the path and the source; those that do are found by trying."""
+
+    def get(name: str) -> Any:
+        return flow.get_objective(name, path=path, source=source, parametrization=config.model.parametrization)
+
+    if not fits(lambda: get(config.flow.loss_function)):
+        good = [name for name in flow.OBJECTIVES if fits(functools.partial(get, name))]
+        refuse("flow.loss_function", config.flow.loss_function,
+               f"{', '.join(good)} with flow.path = {config.flow.path}, "
+               f"flow.source_distribution = {config.flow.source_distribution} and "
+               f"model.parametrization = {config.model.parametrization}")  # fmt: skip
 
 
 def check_schedule(config: Config, scheduler: flow.Scheduler) -> None:

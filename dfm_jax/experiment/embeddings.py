@@ -29,13 +29,13 @@ def embeddings(config: Config, vocab_size: int) -> np.ndarray:
             table = np.load(name, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise WorldError(
-                f"config.flow.embeddings={name}: accepted a .npy file that can be read ({error})"
+                f"config.flow.embeddings = {name}: expected a .npy file that can be read ({error})"
             ) from None
     else:
         table = of_run(name)[:vocab_size]
     if table.ndim != 2 or len(table) != vocab_size or table.dtype.kind != "f" or not np.isfinite(table).all():
         raise WorldError(
-            f"config.flow.embeddings={name}: {table.dtype} of shape {table.shape}: accepted ({vocab_size}, width) "
+            f"config.flow.embeddings = {name}: {table.dtype} of shape {table.shape}: expected ({vocab_size}, width) "
             "finite numbers"
         )
     length = np.linalg.norm(table.astype(np.float64), axis=1, keepdims=True)

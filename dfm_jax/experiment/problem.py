@@ -168,7 +168,7 @@ def get_path(
         return flow.ThreeTermProbPath(scheduler, vocab_size, config.flow.noise)
     if name == "kinetic_optimal":
         if not isinstance(source, flow.CategoricalSource):
-            raise ValueError("flow.source_distribution: accepted is unigram (the others have scalar schedulers)")
+            raise ValueError("flow.source_distribution: expected unigram (the others have scalar schedulers)")
         return flow.KineticOptimalProbPath(scheduler, source)
     if name == "genmd4":
         if config.flow.exponents.endswith(".npy") and exponents is None:

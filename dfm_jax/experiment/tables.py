@@ -73,7 +73,7 @@ def keep(tables: dict[str, np.ndarray], config: Config, folder: pathlib.Path) ->
 
 def _copy(file: pathlib.Path, sha256: str) -> np.ndarray:
     if not file.is_file() or _sha256(file) != sha256:
-        raise WorldError(f"{file}: accepted the file that the run wrote, with sha256 {sha256}")
+        raise WorldError(f"{file}: expected the file that the run wrote, with sha256 {sha256}")
     return np.load(file, allow_pickle=False)
 
 

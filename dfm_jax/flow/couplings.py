@@ -74,7 +74,7 @@ class ConditionalCoupling(Coupling):
     def __post_init__(self) -> None:
         for name, value in (("prompt_rate", self.prompt_rate), ("max_fraction", self.max_fraction)):
             if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value!r}: accepted values in [0, 1]")
+                raise ValueError(f"{name} = {value!r}: expected values in [0, 1]")
 
     def fixed(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         rows, length = shape
@@ -120,5 +120,5 @@ def get_coupling(name: str) -> Coupling:
     """The coupling called `name` in a config: 'independent' or 'conditional'. Raises ValueError otherwise."""
     couplings = {"independent": IndependentCoupling, "conditional": ConditionalCoupling}
     if name not in couplings:
-        raise ValueError(f"coupling={name!r}: accepted {', '.join(couplings)}")
+        raise ValueError(f"coupling = {name!r}: expected {', '.join(couplings)}")
     return couplings[name]()

@@ -121,4 +121,4 @@ class PathLike(Protocol):
 def check_parametrization(name: str) -> None:
     """Raises ValueError unless `name` is one of PARAMETRIZATIONS."""
     if name not in PARAMETRIZATIONS:
-        raise ValueError(f"parametrization={name!r}: accepted {', '.join(PARAMETRIZATIONS)}")
+        raise ValueError(f"parametrization = {name!r}: expected {', '.join(PARAMETRIZATIONS)}")

@@ -31,7 +31,7 @@ def by_row(draw: Callable[..., jax.Array], key: jax.Array, shape: tuple[int, ...
     if not is_batch_of_keys(key):
         return draw(key, shape)
     if not shape or shape[0] != key.shape[0]:
-        raise ValueError(f"key of shape {key.shape}: accepted one key, or one for each row of shape {shape}")
+        raise ValueError(f"key of shape {key.shape}: expected one key, or one for each row of shape {shape}")
     return jax.vmap(lambda k: draw(k, shape[1:]))(key)
 
 

@@ -115,7 +115,7 @@ class CategoricalSource(Source):
             return
         law = np.asarray(probs, dtype=np.float64)
         if law.ndim != 1 or len(law) < 1 or not (law >= 0).all() or abs(law.sum() - 1) > 1e-5:
-            raise ValueError(f"probs with sum {law.sum()}: accepted one vector of values >= 0 that sum to 1")
+            raise ValueError(f"probs with sum {law.sum()}: expected one vector of values >= 0 that sum to 1")
         self.vocab_size = len(law)
         self.law = law / law.sum()
         self._keep, self._alias = _alias_table(self.law)
@@ -165,13 +165,13 @@ def get_source(name: str, vocab_size: int, probs: Any = None) -> Source:
     if name == "uniform":
         return UniformSource(vocab_size)
     if name != "categorical":
-        raise ValueError(f"source={name!r}: accepted mask, uniform, categorical")
+        raise ValueError(f"source = {name!r}: expected mask, uniform, categorical")
     shape = None if probs is None else probs.shape if hasattr(probs, "shape") else np.shape(probs)
     if shape != (vocab_size,):
-        raise ValueError(f"probs of shape {shape}: accepted ({vocab_size},) for source='categorical'")
+        raise ValueError(f"probs of shape {shape}: expected ({vocab_size},) for source='categorical'")
     return CategoricalSource(probs)
 
 
 def _check_vocab_size(vocab_size: int) -> None:
     if not (isinstance(vocab_size, (int, np.integer)) and vocab_size >= 1):
-        raise ValueError(f"vocab_size={vocab_size!r}: accepted an integer >= 1")
+        raise ValueError(f"vocab_size = {vocab_size!r}: expected an integer >= 1")

@@ -49,7 +49,7 @@ def expand(time: Time, shape: tuple[int, ...]) -> Time:
 
     def reshape(x: jax.Array) -> jax.Array:
         if x.ndim > len(shape) or any(size not in (1, shape[axis]) for axis, size in enumerate(x.shape)):
-            raise ValueError(f"t of shape {x.shape}: accepted leading axes of {shape}")
+            raise ValueError(f"t of shape {x.shape}: expected leading axes of {shape}")
         return x.reshape(x.shape + (1,) * (len(shape) - x.ndim))
 
     return Time(reshape(time.t), reshape(time.r))
@@ -85,7 +85,7 @@ def check_unit_interval(name: str, x: Any) -> None:
     values = np.asarray(x)
     good = (values >= 0) & (values <= 1)
     if not good.all():
-        raise ValueError(f"{name}={values[~good].ravel()[0]}: accepted values in [0, 1]")
+        raise ValueError(f"{name} = {values[~good].ravel()[0]}: expected values in [0, 1]")
 
 
 def sample_times(
@@ -112,9 +112,9 @@ def sample_times(
     """
     for name, value, accepted in (("law", law, LAWS), ("method", method, METHODS)):
         if value not in accepted:
-            raise ValueError(f"{name}={value!r}: accepted {', '.join(accepted)}")
+            raise ValueError(f"{name} = {value!r}: expected {', '.join(accepted)}")
     if not 0 <= epsilon < 1:
-        raise ValueError(f"epsilon={epsilon!r}: accepted values in [0, 1)")
+        raise ValueError(f"epsilon = {epsilon!r}: expected values in [0, 1)")
     u, left = unit_samples(key, batch, method)
     if law == "uniform":
         return Time(u * (1 - epsilon), left + epsilon * u), jnp.ones_like(u)

@@ -11,7 +11,7 @@ def check_tokens(logits: jax.Array, tokens: jax.Array, num_states: int | None = 
     check_integers("tokens", tokens)
     states: Any = logits.shape[-1] if num_states is None else num_states
     if logits.shape != (*tokens.shape, states):
-        raise ValueError(f"logits of shape {logits.shape}: accepted {(*tokens.shape, states)}")
+        raise ValueError(f"logits of shape {logits.shape}: expected {(*tokens.shape, states)}")
 
 
 def as_pair(other: jax.Array, x_1: jax.Array, name: str = "x_0") -> tuple[jax.Array, jax.Array]:
@@ -19,7 +19,7 @@ def as_pair(other: jax.Array, x_1: jax.Array, name: str = "x_0") -> tuple[jax.Ar
     check_integers(name, other)
     check_integers("x_1", x_1)
     if other.shape != x_1.shape:
-        raise ValueError(f"{name} of shape {other.shape}: accepted that of x_1, {x_1.shape}")
+        raise ValueError(f"{name} of shape {other.shape}: expected that of x_1, {x_1.shape}")
     x_1 = jnp.asarray(x_1)
     return jnp.asarray(other).astype(x_1.dtype), x_1
 
@@ -27,7 +27,7 @@ def as_pair(other: jax.Array, x_1: jax.Array, name: str = "x_0") -> tuple[jax.Ar
 def check_integers(name: str, tokens: jax.Array) -> None:
     """Raises ValueError unless `tokens` are integers."""
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise ValueError(f"{name} of {tokens.dtype}: accepted integers")
+        raise ValueError(f"{name} of {tokens.dtype}: expected integers")
 
 
 def one_hot_like(ids: jax.Array, probs: jax.Array) -> jax.Array:

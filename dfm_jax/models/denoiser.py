@@ -40,9 +40,9 @@ class TransformerDenoiser:
 
     def __post_init__(self):
         if not callable(self.temperature) and not self.temperature >= 0:
-            raise ValueError(f"temperature={self.temperature}: accepted a number >= 0, or a function of t")
+            raise ValueError(f"temperature = {self.temperature}: expected a number >= 0, or a function of t")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p}: accepted 0 < top_p <= 1")
+            raise ValueError(f"top_p = {self.top_p}: expected 0 < top_p <= 1")
 
     def features(self, x: Array, t: Array) -> Array:
         """(B, L, D) in the network's compute_dtype, from x (B, L) int32 and t (B,) float32."""

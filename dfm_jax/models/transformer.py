@@ -60,14 +60,16 @@ class TransformerConfig:
     def __post_init__(self):
         for name in ("vocab_size", "hidden_size", "cond_dim", "length", "n_blocks", "n_heads", "mlp_ratio"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: accepted a positive integer")
+                raise ValueError(f"{name} = {getattr(self, name)}: expected a positive integer")
         if self.hidden_size % (2 * self.n_heads):
-            raise ValueError(f"n_heads={self.n_heads}: accepted n with hidden_size={self.hidden_size} a multiple of 2n")
+            raise ValueError(
+                f"n_heads = {self.n_heads}: expected n with hidden_size={self.hidden_size} a multiple of 2n"
+            )
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout}: accepted 0 <= dropout < 1")
+            raise ValueError(f"dropout = {self.dropout}: expected 0 <= dropout < 1")
         for name, accepted in (("remat", _REMAT), ("compute_dtype", _DTYPES), ("residual_dtype", _DTYPES)):
             if getattr(self, name) not in accepted:
-                raise ValueError(f"{name}={getattr(self, name)}: accepted {', '.join(accepted)}")
+                raise ValueError(f"{name} = {getattr(self, name)}: expected {', '.join(accepted)}")
 
     @property
     def head_dim(self) -> int:
@@ -173,7 +175,7 @@ class Transformer(nnx.Module):
         keeps the variance of the loss, which at squared times is infinite for w <= 1/2.
         """
         if self.log_exponents is None:
-            raise ValueError("token_exponents=False: accepted True for a model that learns its schedules")
+            raise ValueError("token_exponents = False: expected True for a model that learns its schedules")
         half = LARGEST_LOG_EXPONENT / 2
         log_w = half * jnp.tanh(self.log_exponents[...] / half)
         return jnp.exp(log_w - jax.lax.stop_gradient(log_w.min()))
@@ -204,9 +206,9 @@ class Transformer(nnx.Module):
             ValueError: a shape is another one, or the sequence is longer than the model's.
         """
         if x_t.ndim != 2 or t.shape != x_t.shape[:1]:
-            raise ValueError(f"x_t={x_t.shape}, t={t.shape}: accepted x_t (B, L) and t (B,)")
+            raise ValueError(f"x_t={x_t.shape}, t = {t.shape}: expected x_t (B, L) and t (B,)")
         if x_t.shape[1] > self.config.length:
-            raise ValueError(f"x_t={x_t.shape}: accepted a length of at most {self.config.length}")
+            raise ValueError(f"x_t = {x_t.shape}: expected a length of at most {self.config.length}")
         c = self.time_embedding(t if self.config.time_conditioning else jnp.zeros_like(t))
         rotary = rotary_tables(x_t.shape[1], self.config.head_dim)
 

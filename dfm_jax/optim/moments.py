@@ -12,7 +12,7 @@ def get_moments(opt_state: optax.OptState) -> optax.ScaleByAdamState:
     for state in _parts(opt_state):
         if isinstance(state, optax.ScaleByAdamState):
             return state
-    raise ValueError("optim.name: accepted adamw, the only one with Adam's moments")
+    raise ValueError("optim.name: expected adamw, the only one with Adam's moments")
 
 
 def set_moments(opt_state: optax.OptState, moments: optax.ScaleByAdamState) -> optax.OptState:

@@ -59,9 +59,9 @@ def make_optimizer(
         ValueError: an unknown name or decay.
     """
     if name not in _DIRECTIONS:
-        raise ValueError(f"optim.name={name}: accepted {', '.join(_DIRECTIONS)}")
+        raise ValueError(f"optim.name = {name}: expected {', '.join(_DIRECTIONS)}")
     if decay not in _DECAY:
-        raise ValueError(f"optim.decay={decay}: accepted {', '.join(_DECAY)}")
+        raise ValueError(f"optim.decay = {decay}: expected {', '.join(_DECAY)}")
     chain = optax.chain(
         optax.stateless(functools.partial(clipped, largest=grad_clip)) if grad_clip else optax.identity(),
         _DIRECTIONS[name](beta1, beta2, eps),

@@ -123,13 +123,13 @@ def raise_for(answer: dict[str, Any], job: Job) -> None:
         return
     if "GpuTargetConfigProto" in answer["text"]:
         raise UsageError(
-            f"target={job.target}: accepted is a GpuTargetConfigProto in text form, such as those in "
+            f"target = {job.target}: expected a GpuTargetConfigProto in text form, such as those in "
             "dfm_jax/planning/chips; XLA cannot read this one"
         )
     if answer["error"] == "UsageError" and answer["text"].startswith("config."):
         raise UsageError(f"{answer['text']} (target {job.target})")
     text = f"target={job.target}: the {job.program} program could not be compiled ({answer['error']}: {answer['text']})"
     if answer["error"] in ("UsageError", "ValueError"):
-        raise UsageError(f"{text}; accepted is a config and a target description that can")
+        raise UsageError(f"{text}; expected a config and a target description that can")
     hint = "; is cuDNN installed? pip install --no-deps nvidia-cudnn-cu12 nvidia-cuda-runtime-cu12"
     raise WorldError(text + (hint if "cudnn" in answer["text"].lower() else ""))

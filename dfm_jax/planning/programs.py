@@ -122,7 +122,7 @@ def get_evaluator(trainer: Trainer) -> Evaluator:
 
 
 def _no_corpus(name: str) -> TokenStream:
-    raise ValueError(f"corpus {name}: accepted none while planning")
+    raise ValueError(f"corpus {name}: expected none while planning")
 
 
 def tokens(rows: int, config: Config, mesh: Mesh) -> jax.ShapeDtypeStruct:

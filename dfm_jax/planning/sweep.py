@@ -41,7 +41,7 @@ def choices(config: Config, target: Target, axes: str) -> list[Choice]:
     known = ("mesh", "batch", "remat")
     wanted = known if axes in ("", "all") else tuple(part.strip() for part in axes.split(","))
     if not set(wanted) <= set(known):
-        raise UsageError(f"sweep={axes}: accepted is all, or some of {', '.join(known)} with commas")
+        raise UsageError(f"sweep = {axes}: expected all, or some of {', '.join(known)} with commas")
     own = driver.check_fits_mesh(config, target)
     own_rows = config.training.batch_size // (own.data * own.fsdp * config.training.grad_accum)
     meshes = meshes_of(config, target) if "mesh" in wanted else [own]

@@ -51,19 +51,18 @@ class Target:
 def parse(text: str | None) -> Target:
     """`h100:8`, `h100:2x8`, `path/to/card.txtpb:8`; UsageError otherwise."""
     if not text:
-        raise UsageError(f"target=(missing): accepted is {FORM}, of {', '.join(known())}")
+        raise UsageError(f"target = (missing): expected {FORM}, of {', '.join(known())}")
     name, colon, shape = text.rpartition(":")
     if not colon:
         name, shape = text, "1"
     match = re.fullmatch(r"(?:([1-9]\d*)x)?([1-9]\d*)", shape)
     if match is None:
-        raise UsageError(f"target={text}: accepted is {FORM}")
+        raise UsageError(f"target = {text}: expected {FORM}")
     chip = load(name, text)
     nodes, per_node = int(match[1] or 1), int(match[2])
     if chip.per_node and per_node > chip.per_node:
         raise UsageError(
-            f"target={text}: accepted are at most {chip.per_node} GPUs of {chip.name} in a node, "
-            f"and NODESxGPUS for more"
+            f"target = {text}: expected at most {chip.per_node} GPUs of {chip.name} in a node, and NODESxGPUS for more"
         )
     return Target(chip, nodes, per_node)
 
@@ -80,22 +79,24 @@ def load(name: str, target: str | None = None) -> Chip:
         return read(name, (_shipped() / f"{name}.txtpb").read_text(encoding="utf-8"))
     file = pathlib.Path(name)
     if not file.is_file():
-        raise UsageError(f"target={target}: accepted chips are {', '.join(known())}, or the path of a description")
+        raise UsageError(
+            f"target = {target}: expected one of the chips {', '.join(known())}, or the path of a description"
+        )
     try:
         return read(file.stem, file.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
-        raise UsageError(f"target={target}: accepted is a text file; {name} is none") from error
+        raise UsageError(f"target = {target}: expected a text file; {name} is none") from error
 
 
 def read(name: str, text: str) -> Chip:
     """Parses a description; UsageError names the line that is missing or wrong."""
     if text.count("{") != text.count("}") or "gpu_device_info" not in text:
-        raise UsageError(f"target={name}: accepted is a GpuTargetConfigProto in text form, with its gpu_device_info")
+        raise UsageError(f"target = {name}: expected a GpuTargetConfigProto in text form, with its gpu_device_info")
 
     def field(key: str) -> float:
         match = re.search(rf"^\s*{key}:\s*([\d.eE+]+)\s*$", text, re.MULTILINE)
         if match is None:
-            raise UsageError(f"target={name}: accepted is a description with a line '{key}: NUMBER'")
+            raise UsageError(f"target = {name}: expected a description with a line '{key}: NUMBER'")
         return float(match[1])
 
     capability = re.search(r"^\s*cuda_compute_capability\s*\{([^}]*)\}", text, re.MULTILINE)
@@ -110,9 +111,9 @@ def read(name: str, text: str) -> Chip:
         try:
             key, value = words[0], float(words[1])
         except (IndexError, ValueError) as error:
-            raise UsageError(f"target={name}: accepted is '# figure: NAME NUMBER', not '{line.strip()}'") from error
+            raise UsageError(f"target = {name}: expected '# figure: NAME NUMBER', not '{line.strip()}'") from error
         if key not in FIGURES or value <= 0:
-            raise UsageError(f"target={name}: accepted figures are {', '.join(FIGURES)}, above 0, not '{line.strip()}'")
+            raise UsageError(f"target = {name}: expected {', '.join(FIGURES)}, above 0, not '{line.strip()}'")
         figures[key] = value
     per_node = figures.get("gpus_per_node")
     return Chip(

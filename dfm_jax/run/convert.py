@@ -182,7 +182,7 @@ def export(
         if config[field] != value:
             raise UsageError(
                 f"format={kind}: the reference would compute other numbers with {field}={config[field]}; "
-                "accepted is --format=safetensors"
+                "expected --format=safetensors"
             )
     where = pathlib.Path(output) if output else workdir / "export"
     if output and where.is_dir():

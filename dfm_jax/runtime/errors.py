@@ -1,4 +1,4 @@
-"""The errors that end a command with one line on stderr: what is wrong, and what would be accepted."""
+"""The errors that end a command with one line on stderr: what is wrong, and what was expected."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from collections.abc import Callable
 class UsageError(Exception):
     """The command or the config is wrong: `in_one_line` prints the line and gives status 2.
 
-    The text has the form `FIELD=VALUE: accepted ...`.
+    The text has the form `FIELD = VALUE: expected ...`.
     """
 
 
@@ -34,7 +34,7 @@ def in_one_line(command: Callable[[], int]) -> int:
     except OSError as error:
         # A disk that is full, a folder that went away: what every part of the program may meet at any time.
         reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
-        print(f"error: {error.filename or 'disk'}: {reason}: accepted a file that can be used", file=sys.stderr)
+        print(f"error: {error.filename or 'disk'}: {reason}: expected a file that can be used", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         # Training and its saving have their own answer to a signal; this is one before or after them.

@@ -74,7 +74,7 @@ def read_json(path: str | os.PathLike) -> Any:
     try:
         return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise WorldError(f"{path}: accepted a readable JSON file ({error})") from None
+        raise WorldError(f"{path}: expected a readable JSON file ({error})") from None
 
 
 def load_array(path: str | os.PathLike, shape: tuple[int, ...], field: str) -> np.ndarray:
@@ -86,9 +86,9 @@ def load_array(path: str | os.PathLike, shape: tuple[int, ...], field: str) -> n
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise WorldError(f"{field}={path}: accepted a .npy file that can be read ({error})") from None
+        raise WorldError(f"{field} = {path}: expected a .npy file that can be read ({error})") from None
     if array.shape != shape or array.dtype.kind not in "iuf":
-        raise WorldError(f"{field}={path}: {array.dtype} of shape {array.shape}: accepted numbers of shape {shape}")
+        raise WorldError(f"{field} = {path}: {array.dtype} of shape {array.shape}: expected numbers of shape {shape}")
     return array
 
 
@@ -112,7 +112,7 @@ def ensure_writable(folder: str | os.PathLike, *, field: str = "workdir") -> pat
             file.write(b"0")
     except OSError as error:
         reason = error.strerror or error
-        raise WorldError(f"{field}={folder}: accepted a folder that can be written to ({reason})") from None
+        raise WorldError(f"{field} = {folder}: expected a folder that can be written to ({reason})") from None
     return folder
 
 

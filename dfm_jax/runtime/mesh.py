@@ -36,12 +36,12 @@ class MeshShape:
         if free:
             if num_devices % known:
                 raise UsageError(
-                    f"config.mesh={self.describe()}: accepted are axes whose product divides the {num_devices} devices"
+                    f"config.mesh = {self.describe()}: expected axes whose product divides the {num_devices} devices"
                 )
             sizes[free[0]] = num_devices // known
         elif known != num_devices:
             raise UsageError(
-                f"config.mesh={self.describe()}: accepted are axes whose product is {num_devices}, as many as devices"
+                f"config.mesh = {self.describe()}: expected axes whose product is {num_devices}, as many as devices"
             )
         return MeshShape(**sizes)
 
@@ -61,11 +61,11 @@ def check_mesh(mesh: Mesh | AbstractMesh, *, batch_size: int, grad_accum: int, n
     rows, tensor = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
     if batch_size % (rows * grad_accum):
         raise UsageError(
-            f"config.training.batch_size={batch_size}: accepted are multiples of {rows * grad_accum}, "
+            f"config.training.batch_size = {batch_size}: expected multiples of {rows * grad_accum}, "
             f"mesh.data * mesh.fsdp * training.grad_accum"
         )
     if n_heads % tensor:
-        raise UsageError(f"config.mesh.tensor={tensor}: accepted are divisors of model.n_heads={n_heads}")
+        raise UsageError(f"config.mesh.tensor = {tensor}: expected divisors of model.n_heads={n_heads}")
 
 
 def axis_size(mesh: Mesh | AbstractMesh, axis: str | tuple[str, ...]) -> int:

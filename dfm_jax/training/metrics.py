@@ -203,7 +203,7 @@ class _WandB:
             import wandb  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise UsageError(
-                "config.logging.enable_wandb=True: accepted with the wandb package (pip install wandb)"
+                "config.logging.enable_wandb = True: expected with the wandb package (pip install wandb)"
             ) from None
         id_file = workdir / "wandb_id"
         if not id_file.exists():
@@ -214,7 +214,7 @@ class _WandB:
             )
         except (wandb.Error, OSError) as error:
             raise WorldError(
-                "config.logging.enable_wandb=True: accepted with a W&B login, or WANDB_MODE=offline "
+                "config.logging.enable_wandb = True: expected with a W&B login, or WANDB_MODE=offline "
                 f"({str(error).splitlines()[0]})"
             ) from None
 

@@ -138,11 +138,11 @@ def test_leftovers_of_a_killed_save_are_removed_and_the_step_saved_again(saved):
 def test_nothing_there_is_an_error(tmp_path, saved):
     with pytest.raises(WorldError, match="none is left"):
         Checkpoints(tmp_path / "empty", keep_last=1).restore(abstract(make_state(0)))
-    with pytest.raises(WorldError, match=r"step=15: accepted a checkpoint in .*run: 10, 20"):
+    with pytest.raises(WorldError, match=r"step = 15: expected a checkpoint in .*run: 10, 20"):
         Checkpoints(saved).restore(abstract(make_state(0)), step=15)
     with pytest.raises(WorldError, match="none is left"):
         Checkpoints(tmp_path / "empty").metadata()
-    with pytest.raises(WorldError, match="step=15: accepted"):
+    with pytest.raises(WorldError, match="step = 15: expected"):
         Checkpoints(saved).metadata(15)
 
 
@@ -213,7 +213,7 @@ def test_a_failed_save_warns_and_the_next_one_succeeds(saved, monkeypatch, capfd
         patch.setattr(checksums, "write", no_room)
         assert checkpoints.save(30, make_state(30))
         assert checkpoints.save(40, make_state(40))  # the failure before it does not raise
-        with pytest.raises(WorldError, match=r"40: accepted a disk with room for it"):
+        with pytest.raises(WorldError, match=r"40: expected a disk with room for it"):
             checkpoints.wait()
         with pytest.raises(WorldError, match="50"):
             checkpoints.save(50, make_state(50), block=True)
@@ -234,7 +234,7 @@ def test_names_must_be_unique(tmp_path):
 
 def test_an_unwritable_folder_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(WorldError, match=r"checkpoints=.*: accepted a folder that can be written to"):
+    with pytest.raises(WorldError, match=r"checkpoints = .*: expected a folder that can be written to"):
         Checkpoints(tmp_path / "file" / "checkpoints", keep_last=1)
 
 
@@ -249,7 +249,7 @@ def test_one_array_is_read_by_its_name_without_a_model(saved, capfd):
     )
     with pytest.raises(WorldError, match=r"has no array model\.tail; expected one of model\.blocks\.kernel, "):
         checkpoints.array("model.tail")
-    with pytest.raises(WorldError, match="step=15: accepted"):
+    with pytest.raises(WorldError, match="step = 15: expected"):
         checkpoints.array("model.head.kernel", step=15)
     damage_byte(largest_file(saved / "20"))
     np.testing.assert_array_equal(checkpoints.array("model.head.kernel"), make_state(10)["model"]["head"]["kernel"])

@@ -116,9 +116,9 @@ def test_a_dataset_saved_to_disk(tmp_path):
         ("fineweb-edu:dump=CC-MAIN-2024-10", "dump=CC-MAIN-2024-10: expected config=..., split=..., revision=..., "),
         (
             "fineweb-edu:documents=lines",
-            "documents=lines means nothing for a dataset of the hub: expected options are config, ",
+            "documents=lines means nothing for a dataset of the hub: expected the options config, ",
         ),
-        ("HERE:config=x", "config=x means nothing for local files: expected options are column, documents"),
+        ("HERE:config=x", "config=x means nothing for local files: expected the options column, documents"),
         ("HERE:documents=pages", "documents=pages: expected file, lines"),
         ("ptb", "the hub serves this corpus only as a script: expected ptb@PATH"),
     ],

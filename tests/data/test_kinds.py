@@ -183,7 +183,7 @@ def test_a_wide_window_of_zstd(tmp_path):
         ("a.txt", "column=text", "expected documents="),
         ("a.jsonl", "documents=lines", "expected column="),
         ("a.parquet", "documents=file", "expected column="),
-        (".", "config=x", "expected options are column, documents"),
+        (".", "config=x", "expected the options column, documents"),
     ],
 )
 def test_an_option_that_means_nothing_for_a_file_is_refused(tmp_path, name, option, accepted):

@@ -48,12 +48,12 @@ def test_gaps(text, expected):
     [
         ("a<gap>b<gap>c", "one <gap> without a size"),
         ("a<gap:0>b", "one token or more"),
-        ("a<gap:-1>b", "<gap:-1>: accepted gaps of one token or more"),
+        ("a<gap:-1>b", "<gap:-1>: expected gaps of one token or more"),
         ("a<gap:>b", "one token or more"),
         ("a<gap:x>b", "one token or more"),
         ("a\udcffb", "UTF-8"),
-        ("abcdefghijkl<gap:1>", "13 tokens: accepted at most 12"),
-        ("abcdefghijkl<gap>", "13 tokens: accepted at most 12"),
+        ("abcdefghijkl<gap:1>", "13 tokens: expected at most 12"),
+        ("abcdefghijkl<gap>", "13 tokens: expected at most 12"),
     ],
 )
 def test_what_cannot_be_is_refused(text, complaint):

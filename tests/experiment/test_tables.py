@@ -90,5 +90,5 @@ def test_a_copy_that_was_changed_is_refused_and_another_origin_is_read(tmp_path)
     np.testing.assert_array_equal(tables.of_run(config, 257, tmp_path)["exponents"], np.load(other))
     config.flow.exponents = str(origin)
     files.save_array(tmp_path / "tables/exponents.npy", np.full(257, 4.0))
-    with pytest.raises(WorldError, match=r"exponents\.npy: accepted the file that the run wrote, with sha256"):
+    with pytest.raises(WorldError, match=r"exponents\.npy: expected the file that the run wrote, with sha256"):
         tables.of_run(config, 257, tmp_path)

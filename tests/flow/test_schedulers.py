@@ -141,7 +141,7 @@ def test_names_as_configs_write_them():
 
 @pytest.mark.parametrize("name", ["poly", "cosine", "poly3", "cosine2"])
 def test_ambiguous_names_are_refused(name):
-    with pytest.raises(ValueError, match="ambiguous: accepted"):
+    with pytest.raises(ValueError, match="ambiguous: expected"):
         flow.get_scheduler(name)
 
 

@@ -187,7 +187,7 @@ BAD = [
     ({}, {"steps": 4, "div_free": 1.0}, "div_free=1.0"),
     ({"step": "euler"}, {"steps": 4, "div_free": -1.0}, "div_free=-1"),
     ({"step": "two_stage"}, {"steps": 4, "div_free": lambda t: t - 0.5}, "accepted c >= 0"),
-    ({"step": "first_hitting"}, {"steps": 4, "div_free": 1.0}, "div_free=1.0: accepted 0 with step='first_hitting'"),
+    ({"step": "first_hitting"}, {"steps": 4, "div_free": 1.0}, "div_free = 1.0: expected 0 with step='first_hitting'"),
     ({}, {"steps": 4, "fixed": jnp.zeros((3, 3), bool)}, "fixed of shape"),
 ]
 
@@ -207,7 +207,7 @@ def test_bad_inputs_and_steps():
         mask_solver().sample(jax.random.split(jax.random.key(0), 3), masked(2, 3), steps=4)
     with pytest.raises(ValueError, match="key of shape"):
         mask_solver().sample(jax.random.PRNGKey(0), masked(2, 3), steps=4)
-    with pytest.raises(ValueError, match="step='heun': accepted exact"):
+    with pytest.raises(ValueError, match="step = 'heun': expected exact"):
         mask_solver(step="heun")
     with pytest.raises(ValueError, match="group_size=0"):
         mask_solver(group_size=0)
@@ -230,7 +230,7 @@ def test_bad_inputs_and_steps():
         ("corrector", {"iterations": -1}, "iterations=-1"),
         ("exact", {"eta": 1.0}, "options"),
         ("first_hitting", {"eta": 1.0}, "options"),
-        ("thinning", {"delta": 0.0}, "delta=0.0: accepted 0 < delta <= 1"),
+        ("thinning", {"delta": 0.0}, "delta = 0.0: expected 0 < delta <= 1"),
     ):
         with pytest.raises(ValueError, match=line):
             flow.get_step(name, **options)
@@ -238,8 +238,8 @@ def test_bad_inputs_and_steps():
         ("two_stage:div_free", "NAME=VALUE"),
         ("two_stage:eta=1", "options"),
         ("no:a=1", "'no'"),
-        ("two_stage:div_free=abc", "div_free='abc': accepted a number"),
-        ("remask:schedule=1", "schedule=1: accepted a word"),
+        ("two_stage:div_free=abc", "div_free = 'abc': expected a number"),
+        ("remask:schedule=1", "schedule = 1: expected a word"),
     ):
         with pytest.raises(ValueError, match=line):
             flow.get_step(written)

@@ -117,17 +117,17 @@ def test_an_optimizer_without_updates(tmp_path):
 def test_the_source_is_inferred_for_gpt2_vocabularies_only():
     assert pytorch.infer_source(50257) == "uniform"
     assert pytorch.infer_source(50258) == "mask"
-    with pytest.raises(ValueError, match="38 rows: accepted 50257"):
+    with pytest.raises(ValueError, match="38 rows: expected 50257"):
         pytorch.infer_source(38)
 
 
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"n_heads": 4}, "n_heads=4 in the config: accepted 2, as the file says"),
-        ({"hidden_size": 768}, "hidden_size=768 in the config: accepted 32, as the file"),
-        ({"vocab_size": 37}, "vocab_size=37 in the config: accepted 38, as the file"),
-        ({"qk_norm": True}, "qk_norm=True in the config: accepted False, as the file says"),
+        ({"n_heads": 4}, "n_heads = 4 in the config: expected 2, as the file says"),
+        ({"hidden_size": 768}, "hidden_size = 768 in the config: expected 32, as the file"),
+        ({"vocab_size": 37}, "vocab_size = 37 in the config: expected 38, as the file"),
+        ({"qk_norm": True}, "qk_norm = True in the config: expected False, as the file says"),
     ],
 )
 def test_a_config_that_says_otherwise(option, message):
@@ -159,11 +159,11 @@ ZEROS = np.zeros((32, 32), np.float32)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_drop("model"), "key model is missing: accepted optimizer, model"),
+        (_drop("model"), "key model is missing: expected optimizer, model"),
         (_drop("step"), "key step is missing"),
         (_put("scaler", value={}), "key scaler is unknown"),
-        (_put("step", value="7"), "step=7: accepted a number"),
-        (_put("model", value=[]), "model is a list: accepted a dict"),
+        (_put("step", value="7"), "step = 7: expected a number"),
+        (_put("model", value=[]), "model is a list: expected a dict"),
         (_drop("model", "blocks.1.qw.weight"), "blocks.1.qw.weight is missing"),
         (_drop("model", "vocab_embed.weight"), "vocab_embed.weight is missing"),
         (_drop("model", "blocks.0.norm1.weight"), "blocks.0.norm1.weight is missing"),
@@ -173,21 +173,21 @@ ZEROS = np.zeros((32, 32), np.float32)
         (_put("model", "blocks.999999.qw.weight", value=ZEROS), "blocks.999999.qw.weight is unknown"),
         (
             _put("model", "blocks.0.qw.weight", value=ZEROS[1:]),
-            r"blocks.0.qw.weight=float32\[31, 32\]: accepted float32\[32, 32\]",
+            r"blocks.0.qw.weight = float32\[31, 32\]: expected float32\[32, 32\]",
         ),
         (_put("model", "blocks.0.qw.weight", value=ZEROS.astype(np.float64)), r"blocks.0.qw.weight=float64"),
-        (_put("model", "vocab_embed.weight", value=ZEROS[0]), r"vocab_embed.weight=\[32\]: accepted 2 axes"),
+        (_put("model", "vocab_embed.weight", value=ZEROS[0]), r"vocab_embed.weight = \[32\]: expected 2 axes"),
         (_put("model", "module.vocab_embed.weight", value=ZEROS), "vocab_embed.weight appears twice"),
         (_put("model", "blocks.0.qw.weight", value=3.0), "blocks.0.qw.weight is a float"),
         (_put("model", "rotary_emb.inv_freq", value=np.ones(8, np.float32)), "rotary_emb.inv_freq=.*accepted 10000"),
         (_put("model", "rotary_emb.inv_freq", value=np.ones(7, np.float32)), "rotary_emb.inv_freq.*accepted"),
-        (_drop("optimizer", "state", 3), "optimizer.state: accepted a state for each of the 34"),
-        (_put("optimizer", "param_groups", value=[]), "param_groups: accepted one group"),
+        (_drop("optimizer", "state", 3), "optimizer.state: expected a state for each of the 34"),
+        (_put("optimizer", "param_groups", value=[]), "param_groups: expected one group"),
         (_put("optimizer", "param_groups", 0, "params", value=[0]), "accepted the 34 parameters in the model's order"),
         (_drop("optimizer", "state", 0, "exp_avg"), "of vocab_embed.weight: .*accepted step, exp_avg"),
-        (_put("optimizer", "state", 0, "step", value=2.0), r"steps \[1.0, 2.0\]: accepted one number"),
+        (_put("optimizer", "state", 0, "step", value=2.0), r"steps \[1.0, 2.0\]: expected one number"),
         (_put("optimizer", "state", 0, "exp_avg", value=ZEROS), "vocab_embed.weight=.*accepted"),
-        (_put("optimizer", "state", 0, "exp_avg", value=0.0), "of vocab_embed.weight: exp_avg: accepted a tensor"),
+        (_put("optimizer", "state", 0, "exp_avg", value=0.0), "of vocab_embed.weight: exp_avg: expected a tensor"),
     ],
 )
 def test_a_damaged_state_is_refused_by_name(change, message, tmp_path):
@@ -247,7 +247,7 @@ def test_safetensors_have_the_references_names_and_say_what_they_are(tmp_path):
     assert_same_bits(tensors, dict(expected))
     metadata = read_metadata(path)
     assert metadata["step"] == "7" and TransformerConfig(**json.loads(metadata["config"])) == state.config
-    with pytest.raises(ValueError, match=r"model.safetensors: n_heads=4 in the config: accepted 2, as the file says"):
+    with pytest.raises(ValueError, match=r"model.safetensors: n_heads = 4 in the config: expected 2, as the file says"):
         pytorch.read_weights(path, {"n_heads": 4})
     assert pytorch.read_weights(path, {"length": 12, "dropout": 0.0}).config == reference.config("mask", dropout=0.0)
 

@@ -82,7 +82,7 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused(axes, devices):
 def test_batch_and_heads_have_to_be_divided():
     fits = {"batch_size": 16, "grad_accum": 2, "n_heads": 4}
     check_mesh(mesh(4, 2, 2), **fits)
-    with pytest.raises(UsageError, match=r"batch_size=24: accepted are multiples of 16"):
+    with pytest.raises(UsageError, match=r"batch_size = 24: expected multiples of 16"):
         check_mesh(mesh(4, 2, 2), **(fits | {"batch_size": 24}))
-    with pytest.raises(UsageError, match=r"mesh.tensor=2: accepted are divisors of model.n_heads=3"):
+    with pytest.raises(UsageError, match=r"mesh.tensor = 2: expected divisors of model.n_heads=3"):
         check_mesh(mesh(4, 2, 2), **(fits | {"n_heads": 3}))

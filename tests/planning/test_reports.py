@@ -168,17 +168,17 @@ def test_sweep_points_and_their_order():
     assert [row["verdict"] for row in ranked] == ["fits", "does not fit", "ValueError: no"]
     cells = sweep.render(ranked)
     assert all(len(row) == len(cells[0]) for row in cells)
-    with pytest.raises(UsageError, match="sweep=colour: accepted is all"):
+    with pytest.raises(UsageError, match="sweep = colour: expected all"):
         sweep.choices(config, TARGET, "colour")
 
 
 @pytest.mark.parametrize(
     ("field", "value", "target", "said"),
     [
-        ("mesh.fsdp", 3, "h100:8", "config.mesh=-1x3x1: accepted are axes whose product divides the 8 devices"),
-        ("mesh.data", 4, "h100:8", "config.mesh=4x1x1: accepted are axes whose product is 8"),
-        ("training.batch_size", 12, "h100:8", "config.training.batch_size=12: accepted are multiples of 8"),
-        ("mesh.tensor", 8, "h100:8", "config.mesh.tensor=8: accepted are divisors of model.n_heads=12"),
+        ("mesh.fsdp", 3, "h100:8", "config.mesh = -1x3x1: expected axes whose product divides the 8 devices"),
+        ("mesh.data", 4, "h100:8", "config.mesh = 4x1x1: expected axes whose product is 8"),
+        ("training.batch_size", 12, "h100:8", "config.training.batch_size = 12: expected multiples of 8"),
+        ("mesh.tensor", 8, "h100:8", "config.mesh.tensor = 8: expected divisors of model.n_heads=12"),
     ],
 )
 def test_a_mesh_that_does_not_match_is_one_line(tmp_path, field, value, target, said):

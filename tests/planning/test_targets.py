@@ -52,14 +52,14 @@ def test_a_description_by_path(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "target=(missing): accepted is CHIP:GPUS"),
-        ("h100:0", "target=h100:0: accepted is CHIP:GPUS"),
-        ("h100:2x", "target=h100:2x: accepted is"),
-        ("h100:-8", "target=h100:-8: accepted is"),
-        ("h100:1x2x8", "target=h100:1x2x8: accepted is"),
-        ("v9000:8", "target=v9000:8: accepted chips are a100, b200, h100, h200, or the path"),
-        ("h100:16", "target=h100:16: accepted are at most 8 GPUs of h100 in a node"),
-        (":8", "target=:8: accepted chips are"),
+        (None, "target = (missing): expected CHIP:GPUS"),
+        ("h100:0", "target = h100:0: expected CHIP:GPUS"),
+        ("h100:2x", "target = h100:2x: expected"),
+        ("h100:-8", "target = h100:-8: expected"),
+        ("h100:1x2x8", "target = h100:1x2x8: expected"),
+        ("v9000:8", "target = v9000:8: expected one of the chips a100, b200, h100, h200, or the path"),
+        ("h100:16", "target = h100:16: expected at most 8 GPUs of h100 in a node"),
+        (":8", "target = :8: expected one of the chips"),
     ],
 )
 def test_wrong_targets_are_one_line(text, said):
@@ -77,7 +77,7 @@ def test_wrong_targets_are_one_line(text, said):
         (lambda s: re.sub(r".*device_memory_size.*\n", "", s), "'device_memory_size: NUMBER'"),
         (lambda s: "# figure: nvlink_bytes_per_second fast\n" + s, "# figure: NAME NUMBER"),
         (lambda s: s.replace("cuda_compute_capability", "capability"), "'cuda_compute_capability { major: 9 }'"),
-        (lambda s: "# figure: speed 3\n" + s, "accepted figures are bfloat16_flops_per_second"),
+        (lambda s: "# figure: speed 3\n" + s, "expected bfloat16_flops_per_second"),
     ],
 )
 def test_malformed_descriptions_are_one_line(tmp_path, change, said):

@@ -48,7 +48,7 @@ def test_what_is_written_in_parts_appears_whole_or_not_at_all(tmp_path):
 
 
 def test_reading_what_is_not_there_or_no_json(tmp_path):
-    with pytest.raises(WorldError, match=r"a\.json: accepted a readable JSON file"):
+    with pytest.raises(WorldError, match=r"a\.json: expected a readable JSON file"):
         files.read_json(tmp_path / "a.json")
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(WorldError, match="accepted a readable JSON file"):
@@ -61,7 +61,7 @@ def test_ensure_writable(tmp_path):
     assert files.ensure_writable(tmp_path / "a" / "b").is_dir()
     assert os.listdir(tmp_path / "a" / "b") == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(WorldError, match=r"workdir=.*file/x: accepted a folder that can be written to \("):
+    with pytest.raises(WorldError, match=r"workdir = .*file/x: expected a folder that can be written to \("):
         files.ensure_writable(tmp_path / "file" / "x")
     with pytest.raises(WorldError, match=r"data\.cache_dir=/proc/x"):
         files.ensure_writable("/proc/x", field="data.cache_dir")

@@ -125,7 +125,7 @@ def test_only_one_process_writes(tmp_path):
 
 def test_wandb_missing_is_said_in_a_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UsageError, match=r"^config\.logging\.enable_wandb=True: accepted .*pip install wandb"):
+    with pytest.raises(UsageError, match=r"^config\.logging\.enable_wandb = True: expected .*pip install wandb"):
         MetricsWriter(tmp_path, wandb={"project": "p"})
 
 

@@ -40,25 +40,25 @@ class _Reader:
         self.storages: dict[str, np.ndarray] = {}
         pickles = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise ValueError("a zip without one data.pkl: accepted a file of torch.save")
+            raise ValueError("a zip without one data.pkl: expected a file of torch.save")
         self.root = pickles[0].removesuffix("data.pkl")
 
     def read(self) -> Any:
         if self.root + "byteorder" in self.archive.namelist() and self._member("byteorder") != b"little":
-            raise ValueError("byteorder=big: accepted little")
+            raise ValueError("byteorder = big: expected little")
         return restricted_pickle.loads(self._member("data.pkl"), self._storage)
 
     def _member(self, name: str) -> bytes:
         info = self.archive.getinfo(self.root + name)
         if info.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(f"{info.filename} is compressed: accepted stored, as torch.save writes")
+            raise ValueError(f"{info.filename} is compressed: expected stored, as torch.save writes")
         return self.archive.read(info)
 
     def _storage(self, key: str, dtype: np.dtype, size: int) -> np.ndarray:
         if key not in self.storages:
             data = self._member(f"data/{key}")
             if len(data) != size * dtype.itemsize:
-                raise ValueError(f"storage {key} of {len(data)} bytes: accepted {size} of {dtype}")
+                raise ValueError(f"storage {key} of {len(data)} bytes: expected {size} of {dtype}")
             self.storages[key] = np.frombuffer(data, dtype)
         return self.storages[key]
 

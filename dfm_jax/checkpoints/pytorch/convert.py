@@ -98,7 +98,7 @@ def from_tensors(tensors: Mapping[str, np.ndarray], config: TransformerConfig) -
         shape = _reference_shape(name, path, target.shape, config)
         tensor = tensors[name]
         if tensor.shape != shape or tensor.dtype != np.float32:
-            raise ValueError(f"{name}={tensor.dtype}{list(tensor.shape)}: accepted float32{list(shape)}")
+            raise ValueError(f"{name} = {tensor.dtype}{list(tensor.shape)}: expected float32{list(shape)}")
         if path.endswith(".kernel"):
             tensor = tensor.T
         if name in VOCABULARY:
@@ -133,11 +133,11 @@ def infer_config(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
     head_dim = 2 * _shape(tensors, INV_FREQ, 1)[0]
     if head_dim == 0 or hidden % head_dim:
         raise ValueError(
-            f"{INV_FREQ}=[{head_dim // 2}]: accepted a length n with hidden_size={hidden} a multiple of 2n"
+            f"{INV_FREQ} = [{head_dim // 2}]: expected a length n with hidden_size={hidden} a multiple of 2n"
         )
     mlp = _shape(tensors, "blocks.0.mlp.0.weight", 2)[0]
     if mlp % hidden:
-        raise ValueError(f"blocks.0.mlp.0.weight=[{mlp}, ...]: accepted a multiple of hidden_size={hidden}")
+        raise ValueError(f"blocks.0.mlp.0.weight = [{mlp}, ...]: expected a multiple of hidden_size={hidden}")
     # Up to the first gap. A block number after a gap is an unknown tensor and does not raise the number of blocks.
     blocks = {match[1] for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))}
     n_blocks = next(i for i in itertools.count() if str(i) not in blocks)
@@ -153,9 +153,9 @@ def infer_config(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
 
 def _shape(tensors: Mapping[str, np.ndarray], name: str, ndim: int) -> tuple[int, ...]:
     if name not in tensors:
-        raise ValueError(f"{name} is missing: accepted a checkpoint of the reference's text model")
+        raise ValueError(f"{name} is missing: expected a checkpoint of the reference's text model")
     if tensors[name].ndim != ndim:
-        raise ValueError(f"{name}={list(tensors[name].shape)}: accepted {ndim} axes")
+        raise ValueError(f"{name} = {list(tensors[name].shape)}: expected {ndim} axes")
     return tensors[name].shape
 
 

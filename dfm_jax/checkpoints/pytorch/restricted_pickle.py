@@ -99,7 +99,7 @@ class _Machine:
             elif name not in ("PROTO", "FRAME"):
                 handler = getattr(self, "_" + name.lower(), None)
                 if handler is None:
-                    raise ValueError(f"pickle opcode {name}: accepted those of tensors, dicts, lists and scalars")
+                    raise ValueError(f"pickle opcode {name}: expected those of tensors, dicts, lists and scalars")
                 handler()
         raise ValueError("damaged pickle (no end)")
 
@@ -180,7 +180,7 @@ class _Machine:
         elif function.name == _PARAMETER:
             self.stack.append(_expect(arguments[0], np.ndarray))
         else:
-            raise ValueError(f"a call of {function.name} with {len(arguments)} arguments: accepted tensors")
+            raise ValueError(f"a call of {function.name} with {len(arguments)} arguments: expected tensors")
 
     def _build(self) -> None:
         """Drops the attributes of a state dict (`_metadata`, the versions of modules), which are not needed."""
@@ -190,7 +190,7 @@ class _Machine:
 
 def _allowed(name: str) -> _Name:
     if name not in _NAMES:
-        raise ValueError(f"{name} in the pickle: accepted only tensors, dicts, lists and scalars")
+        raise ValueError(f"{name} in the pickle: expected only tensors, dicts, lists and scalars")
     return _Name(name)
 
 
@@ -204,7 +204,7 @@ def _tensor(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tup
     _expect(storage, np.ndarray)
     numbers = [_expect(n, int) for n in (offset, *_expect(size, tuple), *_expect(stride, tuple))]
     if min(numbers) < 0 or len(size) != len(stride):
-        raise ValueError(f"tensor of size {size}, stride {stride}, offset {offset}: accepted non-negative ones")
+        raise ValueError(f"tensor of size {size}, stride {stride}, offset {offset}: expected non-negative ones")
     if 0 in size:
         return np.zeros(size, storage.dtype)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
@@ -252,13 +252,13 @@ def _dump(value: Any, save: Callable[[np.ndarray], str]) -> list[bytes]:
         return [empty, b"(", *items, b"u"]
     if isinstance(value, np.ndarray):
         return _dump_tensor(value, save)
-    raise ValueError(f"{type(value).__name__}: accepted dicts, lists, tuples, scalars and arrays")
+    raise ValueError(f"{type(value).__name__}: expected dicts, lists, tuples, scalars and arrays")
 
 
 def _dump_tensor(array: np.ndarray, save: Callable[[np.ndarray], str]) -> list[bytes]:
     kinds = {dtype: name for name, dtype in STORAGES.items()}
     if array.dtype not in kinds:
-        raise ValueError(f"array of {array.dtype}: accepted {', '.join(map(str, kinds))}")
+        raise ValueError(f"array of {array.dtype}: expected {', '.join(map(str, kinds))}")
     stride = tuple(math.prod(array.shape[i + 1 :]) for i in range(array.ndim))
     storage = [_dump(part, save) for part in ("storage", save(array), "cpu", array.size)]
     storage.insert(1, [_global(kinds[array.dtype])])

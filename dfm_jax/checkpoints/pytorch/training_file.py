@@ -64,7 +64,7 @@ def infer_source(vocab_size: int) -> str:
     """
     if vocab_size not in (50257, 50258):
         raise ValueError(
-            f"vocab_embed.weight has {vocab_size} rows: accepted 50257 (uniform) or 50258 (mask), "
+            f"vocab_embed.weight has {vocab_size} rows: expected 50257 (uniform) or 50258 (mask), "
             "else flow.source_distribution from --config"
         )
     return "uniform" if vocab_size == 50257 else "mask"
@@ -75,7 +75,7 @@ def check_exportable(config: TransformerConfig) -> None:
     for name, value in _OURS_ONLY.items():
         if getattr(config, name) != value:
             raise ValueError(
-                f"model.{name}={getattr(config, name)}: accepted {value} in the reference's format; "
+                f"model.{name} = {getattr(config, name)}: expected {value} in the reference's format; "
                 "--format=safetensors takes every model"
             )
 
@@ -150,10 +150,10 @@ def _training_state(content: Any, options: dict[str, Any]) -> ImportedCheckpoint
     content = _dict(content, "the file")
     for key in _KEYS[:3]:
         if key not in content:
-            raise ValueError(f"key {key} is missing: accepted {', '.join(_KEYS)}")
+            raise ValueError(f"key {key} is missing: expected {', '.join(_KEYS)}")
     for key in content:
         if key not in _KEYS:
-            raise ValueError(f"key {key} is unknown: accepted {', '.join(_KEYS)}")
+            raise ValueError(f"key {key} is unknown: expected {', '.join(_KEYS)}")
     tensors = state_dict(content["model"])
     config = agreed_config(convert.infer_config(tensors) | _OURS_ONLY, options)
     check_frequencies(tensors.pop(convert.INV_FREQ), config)
@@ -161,7 +161,7 @@ def _training_state(content: Any, options: dict[str, Any]) -> ImportedCheckpoint
     count, first, second = _moments(content["optimizer"], tensors, config)
     step = content["step"]
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
-        raise ValueError(f"step={step}: accepted a number of updates")
+        raise ValueError(f"step = {step}: expected a number of updates")
     return ImportedCheckpoint(
         config,
         model,
@@ -182,7 +182,7 @@ def state_dict(value: Any) -> dict[str, np.ndarray]:
         while isinstance(name, str) and name.startswith(_PREFIXES):
             name = name.split(".", 1)[1]
         if not isinstance(tensor, np.ndarray) or not isinstance(name, str):
-            raise ValueError(f"model: {name} is a {type(tensor).__name__}: accepted tensors")
+            raise ValueError(f"model: {name} is a {type(tensor).__name__}: expected tensors")
         if name in tensors:
             raise ValueError(f"model: {name} appears twice, with and without a prefix")
         tensors[name] = tensor
@@ -193,7 +193,7 @@ def agreed_config(told: Mapping[str, Any], options: Mapping[str, Any]) -> Transf
     """The config from `told` (by the file) and `options` (by the user). Raises ValueError where they disagree."""
     for name, value in told.items():
         if options.get(name, value) != value:
-            raise ValueError(f"{name}={options[name]} in the config: accepted {value}, as the file says")
+            raise ValueError(f"{name} = {options[name]} in the config: expected {value}, as the file says")
     return TransformerConfig(**{**options, **told})
 
 
@@ -201,7 +201,7 @@ def check_frequencies(buffer: np.ndarray, config: TransformerConfig) -> None:
     """Raises ValueError unless `buffer` (head_dim / 2,) float32 holds the rotary frequencies of our model."""
     expected = convert.inverse_frequencies(config)
     if buffer.dtype != np.float32 or not np.allclose(buffer, expected, rtol=1e-5, atol=0):
-        raise ValueError(f"{convert.INV_FREQ}={buffer.tolist()}: accepted 10000^(-2i/head_dim) in float32")
+        raise ValueError(f"{convert.INV_FREQ} = {buffer.tolist()}: expected 10000^(-2i/head_dim) in float32")
 
 
 def _moments(
@@ -212,30 +212,30 @@ def _moments(
     groups, states = optimizer.get("param_groups"), _dict(optimizer.get("state"), "optimizer.state")
     names = convert.parameter_names(config)
     if not isinstance(groups, list) or len(groups) != 1:
-        raise ValueError("optimizer.param_groups: accepted one group, as the reference's")
+        raise ValueError("optimizer.param_groups: expected one group, as the reference's")
     if _dict(groups[0], "optimizer.param_groups").get("params") != list(range(len(names))):
-        raise ValueError(f"optimizer.param_groups: accepted the {len(names)} parameters in the model's order")
+        raise ValueError(f"optimizer.param_groups: expected the {len(names)} parameters in the model's order")
     if not states:  # no update yet
         zeros = {name: np.zeros_like(tensors[name]) for name in names}
         return 0, zeros, zeros
     if set(states) != set(range(len(names))):
-        raise ValueError(f"optimizer.state: accepted a state for each of the {len(names)} parameters")
+        raise ValueError(f"optimizer.state: expected a state for each of the {len(names)} parameters")
     counts, moments = set(), ({}, {})
     for i, name in enumerate(names):
         state = _dict(states[i], f"optimizer.state of {name}")
         if set(state) != {"step", "exp_avg", "exp_avg_sq"}:
-            raise ValueError(f"optimizer.state of {name}: {sorted(state)}: accepted step, exp_avg, exp_avg_sq")
+            raise ValueError(f"optimizer.state of {name}: {sorted(state)}: expected step, exp_avg, exp_avg_sq")
         counts.add(float(np.asarray(state["step"], np.float64)))
         for kind, target in zip(("exp_avg", "exp_avg_sq"), moments, strict=True):
             if not isinstance(state[kind], np.ndarray):
-                raise ValueError(f"optimizer.state of {name}: {kind}: accepted a tensor")
+                raise ValueError(f"optimizer.state of {name}: {kind}: expected a tensor")
             target[name] = state[kind]
     if len(counts) != 1 or not min(counts).is_integer():
-        raise ValueError(f"optimizer.state: steps {sorted(counts)}: accepted one number for all parameters")
+        raise ValueError(f"optimizer.state: steps {sorted(counts)}: expected one number for all parameters")
     return int(counts.pop()), *moments
 
 
 def _dict(value: Any, name: str) -> dict:
     if not isinstance(value, dict):
-        raise ValueError(f"{name} is a {type(value).__name__}: accepted a dict")
+        raise ValueError(f"{name} is a {type(value).__name__}: expected a dict")
     return value

@@ -55,7 +55,7 @@ class GPT2Config:
         for name, accepted in computed.items():
             accepted = accepted if isinstance(accepted, tuple) else (accepted,)
             if given.get(name, accepted[0]) not in accepted:
-                raise ValueError(f"{path}: {name}={given[name]!r}: accepted {accepted[0]!r}")
+                raise ValueError(f"{path}: {name} = {given[name]!r}: expected {accepted[0]!r}")
         sizes = {field.name for field in dataclasses.fields(cls)} - {"dtype"}
         return cls(**{name: value for name, value in given.items() if name in sizes}, dtype=dtype)
 
@@ -102,7 +102,7 @@ class GPT2(nnx.Module):
     def features(self, tokens: jax.Array) -> jax.Array:
         """(B, L) int32 tokens -> (B, L, n_embd) float32 final-layer features. Raises ValueError for too long rows."""
         if tokens.shape[1] > self.config.n_positions:
-            raise ValueError(f"length={tokens.shape[1]}: accepted at most {self.config.n_positions}")
+            raise ValueError(f"length = {tokens.shape[1]}: expected at most {self.config.n_positions}")
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
         x = self.wte(tokens).astype(jnp.float32) + self.wpe(positions).astype(jnp.float32)[None]
         x, _ = jax.lax.scan(lambda x, block: (block(x), None), x, self.blocks)
@@ -165,7 +165,7 @@ def load_gpt2(folder: str | os.PathLike, dtype: str = "float32") -> GPT2:
             raise ValueError(f"{folder}: tensor {missing[0]} is missing")
         value = np.stack([tensors[name] for name in names]) if stacked else tensors[source]
         if value.shape != leaf.shape:
-            raise ValueError(f"{folder}: {source} has shape {value.shape}: accepted {leaf.shape}")
+            raise ValueError(f"{folder}: {source} has shape {value.shape}: expected {leaf.shape}")
         return jnp.asarray(value.astype(leaf.dtype))
 
     abstract = jax.eval_shape(lambda key: GPT2(config, rngs=nnx.Rngs(key)), jax.random.key(0))

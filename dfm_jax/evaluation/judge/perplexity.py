@@ -64,7 +64,7 @@ class Judge:
         deterministic: bool = False,
     ):
         if mesh is not None and batch_size % mesh.size:
-            raise ValueError(f"eval.perplexity_batch_size={batch_size}: accepted a multiple of {mesh.size} devices")
+            raise ValueError(f"eval.perplexity_batch_size = {batch_size}: expected a multiple of {mesh.size} devices")
         self.tokenizer, self.batch_size = tokenizer, batch_size
         self._rows: NamedSharding | None = None
         self._copy: NamedSharding | None = None
@@ -85,7 +85,7 @@ class Judge:
         """
         vocab_size = self.model.config.vocab_size
         if tokens.min(initial=0) < 0 or tokens.max(initial=0) >= vocab_size:
-            raise ValueError(f"token {tokens.max()}: accepted ids in [0, {vocab_size}), the judge's vocabulary")
+            raise ValueError(f"token {tokens.max()}: expected ids in [0, {vocab_size}), the judge's vocabulary")
         # Few widths, so that few programs are compiled. Causal attention ignores the padding.
         width = min(-(-tokens.shape[1] // WIDTHS) * WIDTHS, self.model.config.n_positions)
         tokens, weights = (np.pad(x, ((0, 0), (0, width - tokens.shape[1]))) for x in (tokens, weights))
@@ -105,7 +105,7 @@ class Judge:
             ValueError: no sample, a sample of fewer than two tokens, or ids outside the vocabulary.
         """
         if samples.ndim != 2 or len(samples) == 0:
-            raise ValueError(f"samples of shape {samples.shape}: accepted (N, L) with N >= 1")
+            raise ValueError(f"samples of shape {samples.shape}: expected (N, L) with N >= 1")
         if tokenizer.name == self.tokenizer.name:
             longest = self.model.config.n_positions
             whole, counted = samples[:, :longest], np.ones(samples[:, 1:longest].shape, bool)
@@ -113,7 +113,7 @@ class Judge:
             whole, counted = self._translate(list(samples), tokenizer)
         counts = counted.sum(axis=1)
         if counts.min() == 0:
-            raise ValueError(f"sample {counts.argmin()}: accepted at least two tokens of the judge's")
+            raise ValueError(f"sample {counts.argmin()}: expected at least two tokens of the judge's")
         perplexities = np.exp(self.nll_sums(whole, counted) / counts)
         several = len(samples) > 1
         stderr = perplexities.std(ddof=1) / np.sqrt(len(samples)) if several else np.nan
@@ -196,4 +196,4 @@ def load_judge(name: str, dtype: str = "float32") -> GPT2:
     try:
         return load_gpt2(find_gpt2(name), dtype)
     except (FileNotFoundError, ValueError) as error:
-        raise WorldError(f"config.eval.judge={name}: accepted {error}") from error
+        raise WorldError(f"config.eval.judge = {name}: expected {error}") from error

@@ -107,7 +107,7 @@ def read_report(path: str | os.PathLike) -> Report:
         render_markdown(report)
         return report
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise WorldError(f"{path}: accepted an evaluation that this program wrote ({error})") from None
+        raise WorldError(f"{path}: expected an evaluation that this program wrote ({error})") from None
 
 
 def newest_report(workdir: str | os.PathLike) -> Report:

@@ -44,9 +44,9 @@ def render_page(
     """
     count, samples, length = frames.shape
     if len(times) != count or len(steps) != count:
-        raise ValueError(f"times of {len(times)} and steps of {len(steps)}: accepted {count}, one per frame")
+        raise ValueError(f"times of {len(times)} and steps of {len(steps)}: expected {count}, one per frame")
     if fixed is not None and fixed.shape != (samples, length):
-        raise ValueError(f"fixed of shape {fixed.shape}: accepted {(samples, length)}")
+        raise ValueError(f"fixed of shape {fixed.shape}: expected {(samples, length)}")
     used = np.unique(frames)
     index = {int(token): number for number, token in enumerate(used)}
     data = {

@@ -208,7 +208,7 @@ OBJECTIVES = {
 def mixture_objective(name: str, path: Any, source: Source, parametrization: str, suppress_mask: bool) -> Objective:
     """The loss that OBJECTIVES calls `name`, on `path` from `source`. Raises ValueError for an unknown name."""
     if name not in OBJECTIVES:
-        raise ValueError(f"loss={name!r}: accepted {', '.join(OBJECTIVES)}")
+        raise ValueError(f"loss = {name!r}: expected {', '.join(OBJECTIVES)}")
     if name == "cross_entropy_corrupted":
         return CrossEntropy(path, source, parametrization, suppress_mask, corrupted_only=True)
     return OBJECTIVES[name](path, source, parametrization, suppress_mask)
@@ -216,4 +216,4 @@ def mixture_objective(name: str, path: Any, source: Source, parametrization: str
 
 def _require_mask(name: str, source: Source) -> None:
     if not isinstance(source, MaskSource):
-        raise ValueError(f"source={type(source).__name__} for loss={name!r}: accepted MaskSource")
+        raise ValueError(f"source={type(source).__name__} for loss = {name!r}: expected MaskSource")

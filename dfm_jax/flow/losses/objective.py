@@ -84,7 +84,7 @@ class Objective(Tree, abc.ABC):
     def _reduced(self, answer: HeadAnswer) -> jax.Array:
         """The answer's reduction. Raises ValueError where it has none."""
         if answer.reduced is None:
-            raise ValueError("answer.reduced=None: accepted the reduction that this objective's query asks for")
+            raise ValueError("answer.reduced = None: expected the reduction that this objective's query asks for")
         return answer.reduced
 
 

@@ -58,7 +58,7 @@ class Path(Tree, abc.ABC):
 
     def __post_init__(self) -> None:
         if not isinstance(self.scheduler, Scheduler):
-            raise ValueError(f"scheduler={self.scheduler!r}: accepted a convex Scheduler (alpha_t + sigma_t = 1)")
+            raise ValueError(f"scheduler = {self.scheduler!r}: expected a convex Scheduler (alpha_t + sigma_t = 1)")
 
     @abc.abstractmethod
     def check(self, source: Source, parametrization: str) -> None:
@@ -82,7 +82,7 @@ class Path(Tree, abc.ABC):
         It is log(C_t(x_t | x_1 = x_t) / C_t(x_t | another x_1)). t has the leading axes of x_t. Raises ValueError for a
         path on which this depends on the other x_1.
         """
-        raise ValueError("parametrization='leave_one_out': accepted posterior, for all of C depends on x_1")
+        raise ValueError("parametrization = 'leave_one_out': expected posterior, for all of C depends on x_1")
 
     def log_evidence(self, x_t: jax.Array, t: TimeLike, source: Source) -> jax.Array:
         """`loo_logit_shift`, as version 0.1 called it."""
@@ -111,11 +111,11 @@ class Path(Tree, abc.ABC):
 
     def own_source(self) -> Source | None:
         """The source that the path starts from; None if any will do. Raises ValueError if that is not defined."""
-        raise ValueError(f"path={type(self).__name__}: accepted a path with own_source()")
+        raise ValueError(f"path = {type(self).__name__}: expected a path with own_source()")
 
     def own_velocity(self) -> Velocity:
         """The velocity whose process `generalized_kl` bounds. Raises ValueError for a path that does not define it."""
-        raise ValueError(f"path={type(self).__name__}: accepted a path with own_velocity()")
+        raise ValueError(f"path = {type(self).__name__}: expected a path with own_velocity()")
 
     def on(self, scheduler: Scheduler) -> Self:
         """The same path on another clock."""
@@ -128,7 +128,7 @@ class Path(Tree, abc.ABC):
         """
         source = self.own_source()
         if source is None:
-            raise ValueError(f"path={type(self).__name__}: accepted a path with own_source()")
+            raise ValueError(f"path = {type(self).__name__}: expected a path with own_source()")
         return self.own_velocity()(logits, x_t, t, self, source)
 
 
@@ -147,7 +147,7 @@ def find_objective(
     if name in CROSS_ENTROPIES:
         return PosteriorCrossEntropy(path, source, parametrization, suppress_mask, CROSS_ENTROPIES[name])
     if name not in losses:
-        raise ValueError(f"loss={name!r} on {type(path).__name__}: accepted {', '.join([*CROSS_ENTROPIES, *losses])}")
+        raise ValueError(f"loss = {name!r} on {type(path).__name__}: expected {', '.join([*CROSS_ENTROPIES, *losses])}")
     return losses[name](path, source, parametrization, suppress_mask)
 
 
@@ -157,7 +157,7 @@ def find_step(path: Path, steps: Mapping[str, Any], name: str) -> Any:
     Raises ValueError for an unknown name.
     """
     if name not in steps:
-        raise ValueError(f"step={name!r} on {type(path).__name__}: accepted {', '.join(steps)}")
+        raise ValueError(f"step = {name!r} on {type(path).__name__}: expected {', '.join(steps)}")
     return steps[name](path)
 
 

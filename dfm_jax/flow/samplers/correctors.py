@@ -27,9 +27,9 @@ class Corrector(JumpThenRenoise):
 
     def __post_init__(self):
         if self.iterations < 0:
-            raise ValueError(f"iterations={self.iterations}: accepted an integer >= 0")
+            raise ValueError(f"iterations = {self.iterations}: expected an integer >= 0")
         if not 0 < self.strength <= 1:
-            raise ValueError(f"strength={self.strength}: accepted 0 < strength <= 1")
+            raise ValueError(f"strength = {self.strength}: expected 0 < strength <= 1")
 
     @property
     def renoises(self) -> bool:

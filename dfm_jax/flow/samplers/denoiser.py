@@ -43,16 +43,16 @@ class DenseDenoiser:
 
     def __post_init__(self):
         if not callable(self.temperature) and not self.temperature >= 0:
-            raise ValueError(f"temperature={self.temperature}: accepted a number >= 0, or a function of t")
+            raise ValueError(f"temperature = {self.temperature}: expected a number >= 0, or a function of t")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p}: accepted 0 < top_p <= 1")
+            raise ValueError(f"top_p = {self.top_p}: expected 0 < top_p <= 1")
 
     def features(self, x: jax.Array, t: jax.Array) -> jax.Array:
         """The logits (B, L, S) of x (B, L) int32 at t (B,). Raises ValueError for logits of another shape."""
         logits = self.logits(x, t)
         states = logits.shape[-1] if self.num_states is None else self.num_states
         if logits.shape != (*x.shape, states):
-            raise ValueError(f"logits of shape {logits.shape}: accepted (B, L, S) = {(*x.shape, states)}")
+            raise ValueError(f"logits of shape {logits.shape}: expected (B, L, S) = {(*x.shape, states)}")
         return logits
 
     def draw(self, keys: jax.Array, features: jax.Array, x_t: jax.Array, t: jax.Array) -> jax.Array:

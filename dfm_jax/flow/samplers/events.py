@@ -29,7 +29,7 @@ class FirstHitting:
         """Raises ValueError for a path other than the mixture, and for a source without a mask."""
         check_path(self.name, path)
         if source.mask_id is None:
-            raise ValueError("step='first_hitting': accepted a mask source only")
+            raise ValueError("step = 'first_hitting': expected a mask source only")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Thinning:
 
     def __post_init__(self):
         if not 0 < self.delta <= 1:
-            raise ValueError(f"delta={self.delta}: accepted 0 < delta <= 1")
+            raise ValueError(f"delta = {self.delta}: expected 0 < delta <= 1")
 
     def check(self, path: PathLike, source: Any) -> None:
         """Raises ValueError for a path other than the mixture. Every source is accepted."""
@@ -57,7 +57,7 @@ Events = FirstHitting | Thinning
 def check_path(name: str, path: PathLike) -> None:
     """Raises ValueError unless every token of the path jumps to x_1 at the clock's rate (`Path.jumps_alike`)."""
     if not path.jumps_alike:
-        raise ValueError(f"step={name!r}: accepted the mixture path only")
+        raise ValueError(f"step = {name!r}: expected the mixture path only")
 
 
 def simulate(

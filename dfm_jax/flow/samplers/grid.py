@@ -31,15 +31,15 @@ class TimeGrid(NamedTuple):
         """The index of the grid point nearest to each of `times`. Raises ValueError for a time outside the grid."""
         asked = np.asarray(times, np.float64).reshape(-1)
         if not ((asked >= self.t[0] - 1e-9) & (asked <= self.t[-1] + 1e-9)).all():
-            raise ValueError(f"intermediate times {asked.tolist()}: accepted times in [{self.t[0]:g}, {self.t[-1]:g}]")
+            raise ValueError(f"intermediate times {asked.tolist()}: expected times in [{self.t[0]:g}, {self.t[-1]:g}]")
         return np.abs(self.t[None, :] - asked[:, None]).argmin(1)
 
 
 def _checked(t: np.ndarray, r: np.ndarray) -> TimeGrid:
     if t.ndim != 1 or len(t) < 2 or not (np.diff(t) > 0).all():
-        raise ValueError(f"time_grid={t.tolist()}: accepted at least two times, strictly increasing")
+        raise ValueError(f"time_grid = {t.tolist()}: expected at least two times, strictly increasing")
     if not (t[0] >= 0 and t[-1] <= 1):
-        raise ValueError(f"time_grid from {t[0]:g} to {t[-1]:g}: accepted times in [0, 1]")
+        raise ValueError(f"time_grid from {t[0]:g} to {t[-1]:g}: expected times in [0, 1]")
     return TimeGrid(t, r)
 
 
@@ -67,7 +67,7 @@ def step_size_grid(step_size: float, start: float = 0.0, end: float = 1.0) -> Ti
     Raises ValueError unless step_size > 0 and 0 <= start < end <= 1.
     """
     if not step_size > 0:
-        raise ValueError(f"step_size={step_size}: accepted step_size > 0")
+        raise ValueError(f"step_size = {step_size}: expected step_size > 0")
     _checked(np.array([start, end]), np.zeros(2))
     # A quotient within rounding of an integer is that integer: no sliver of a step at the end.
     quotient = (end - start) / step_size
@@ -109,14 +109,14 @@ def adaptive_grid(
     starts. Raises ValueError for step_size <= 0 and c < 0.
     """
     if not step_size > 0:
-        raise ValueError(f"step_size={step_size}: accepted step_size > 0")
+        raise ValueError(f"step_size = {step_size}: expected step_size > 0")
     times = [float(start)]
     while end - times[-1] > step_size * (1 + 1e-9):
         t = times[-1]
         rates = scheduler.float64(t, 1.0 - t)
         c = float(div_free(t)) if callable(div_free) else float(div_free)
         if c < 0:
-            raise ValueError(f"div_free={c} at t={t:g}: accepted c >= 0")
+            raise ValueError(f"div_free={c} at t = {t:g}: expected c >= 0")
         hazard = (1.0 + c) * rates.d_kappa / rates.sigma
         if rates.kappa > 0:
             hazard += c * rates.d_kappa / rates.kappa
@@ -142,12 +142,12 @@ def make_grid(
     Raises ValueError for arguments that contradict each other or are out of range.
     """
     if step_size is not None and steps is not None:
-        raise ValueError(f"step_size={step_size}, steps={steps}: accepted one of them")
+        raise ValueError(f"step_size={step_size}, steps = {steps}: expected one of them")
     if isinstance(time_grid, str):
         if time_grid not in GRIDS:
-            raise ValueError(f"time_grid={time_grid!r}: accepted {', '.join(GRIDS)}, or increasing times")
+            raise ValueError(f"time_grid = {time_grid!r}: expected {', '.join(GRIDS)}, or increasing times")
         if steps is None:
-            raise ValueError(f"steps={steps}: accepted a positive integer with time_grid={time_grid!r}")
+            raise ValueError(f"steps = {steps}: expected a positive integer with time_grid={time_grid!r}")
         if time_grid == "cosine":
             grid = cosine_grid(steps)
         elif time_grid == "kappa_uniform":
@@ -165,7 +165,7 @@ def make_grid(
     elif steps is not None:
         grid = uniform_grid(steps, start, end)
     else:
-        raise ValueError("steps=None: accepted one of steps, step_size, time_grid")
+        raise ValueError("steps = None: expected one of steps, step_size, time_grid")
     return grid, grid.nearest(times.tolist())
 
 
@@ -175,5 +175,5 @@ def _times(time_grid: TimeGrid | Sequence[float]) -> Sequence[float] | np.ndarra
 
 def _count(steps: int) -> int:
     if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-        raise ValueError(f"steps={steps}: accepted a positive integer")
+        raise ValueError(f"steps = {steps}: expected a positive integer")
     return int(steps)

@@ -37,14 +37,14 @@ def get_step(name: str, **options: Any) -> Step | Events:
     name, _, written = name.partition(":")
     options = {**_written_options(written), **options}
     if name not in STEPS:
-        raise ValueError(f"step={name!r}: accepted {', '.join(STEPS)}")
+        raise ValueError(f"step = {name!r}: expected {', '.join(STEPS)}")
     defaults = {field.name: field.default for field in dataclasses.fields(STEPS[name]) if field.init}
     if not set(options) <= set(defaults):
-        raise ValueError(f"step={name!r} with options {sorted(options)}: accepted options {list(defaults)}")
+        raise ValueError(f"step = {name!r} with options {sorted(options)}: expected options {list(defaults)}")
     for option, value in options.items():
         if isinstance(value, str) != isinstance(defaults[option], str):
             kind = "a word" if isinstance(defaults[option], str) else "a number"
-            raise ValueError(f"step={name!r} with option {option}={value!r}: accepted {kind}")
+            raise ValueError(f"step={name!r} with option {option} = {value!r}: expected {kind}")
     return STEPS[name](**options)
 
 
@@ -54,7 +54,7 @@ def _written_options(text: str) -> dict[str, Any]:
     for part in filter(None, text.split(",")):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not (key and equals and value):
-            raise ValueError(f"step option {part!r}: accepted NAME=VALUE")
+            raise ValueError(f"step option {part!r}: expected NAME=VALUE")
         options[key] = value
         for kind in (int, float):
             try:

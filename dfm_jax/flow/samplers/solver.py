@@ -64,7 +64,7 @@ class Solver:
         else:
             step.plan(self.path.scheduler, self.source, uniform_grid(1))
         if self.group_size is not None and self.group_size < 1:
-            raise ValueError(f"group_size={self.group_size}: accepted a positive integer")
+            raise ValueError(f"group_size = {self.group_size}: expected a positive integer")
         model = self.model if isinstance(self.model, Denoiser) else from_logits(self.model)
         if isinstance(model, DenseDenoiser):
             suppress = self.source.mask_id if model.suppress is None else model.suppress
@@ -122,7 +122,7 @@ class Solver:
         slots, back = np.unique(asked, return_inverse=True)
         if isinstance(self.step, Events):
             if callable(div_free) or div_free != 0:
-                raise ValueError(f"div_free={div_free}: accepted 0 with step={self.step.name!r}")
+                raise ValueError(f"div_free = {div_free}: expected 0 with step={self.step.name!r}")
             sigma = Knots.of(own, grid).sigma
             ends = np.array([sigma[0], sigma[-1]], np.float32)
             # All tokens that are left at `delta` may jump in one step.
@@ -144,11 +144,11 @@ class Solver:
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         x = jnp.asarray(x_init)
         if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
-            raise ValueError(f"x_init of shape {x.shape}, {x.dtype}: accepted integers (B, L)")
+            raise ValueError(f"x_init of shape {x.shape}, {x.dtype}: expected integers (B, L)")
         if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape not in ((), (x.shape[0],)):
-            raise ValueError(f"key of shape {key.shape}, {key.dtype}: accepted jax.random.key, one or (B,)")
+            raise ValueError(f"key of shape {key.shape}, {key.dtype}: expected jax.random.key, one or (B,)")
         if fixed is not None and (fixed.shape != x.shape or fixed.dtype != jnp.bool_):
-            raise ValueError(f"fixed of shape {fixed.shape}, {fixed.dtype}: accepted bool {x.shape}")
+            raise ValueError(f"fixed of shape {fixed.shape}, {fixed.dtype}: expected bool {x.shape}")
         if key.ndim == 0:
             key = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(x.shape[0]))
         fixed = jnp.zeros(x.shape, jnp.bool_) if fixed is None else fixed
@@ -166,7 +166,7 @@ class Solver:
             return DivFreeEuler(div_free)
         if isinstance(step, TwoStage):
             return TwoStage(div_free)
-        raise ValueError(f"div_free={div_free}: accepted 0 unless step is 'euler' or 'two_stage'")
+        raise ValueError(f"div_free = {div_free}: expected 0 unless step is 'euler' or 'two_stage'")
 
     def _rows(self, own: Any, plan: Plan, slots: np.ndarray) -> dict[str, np.ndarray]:
         """What the scan runs over, name -> (M,): scalars in float32, the network's time, and the slot of each state."""
@@ -206,7 +206,7 @@ class MixtureDiscreteEulerSolver(Solver):
         law = None if source_distribution_p is None else np.asarray(source_distribution_p, np.float64)
         if law is not None and law.shape != (vocabulary_size,):
             raise ValueError(
-                f"source_distribution_p of shape {law.shape}: accepted ({vocabulary_size},) = (vocabulary_size,)"
+                f"source_distribution_p of shape {law.shape}: expected ({vocabulary_size},) = (vocabulary_size,)"
             )
         if law is None or np.allclose(law, 1.0 / vocabulary_size, rtol=1e-6, atol=0.0):
             source: Any = UniformSource(vocabulary_size)
@@ -219,5 +219,7 @@ class MixtureDiscreteEulerSolver(Solver):
 
     def _with_div_free(self, div_free: DivFree) -> Step:
         if not self._source_known and (callable(div_free) or div_free != 0):
-            raise ValueError("source_distribution_p=None: accepted the source law (vocabulary_size,) with div_free > 0")
+            raise ValueError(
+                "source_distribution_p = None: expected the source law (vocabulary_size,) with div_free > 0"
+            )
         return super()._with_div_free(div_free)

@@ -95,7 +95,7 @@ class Knots(NamedTuple):
         start = self.grid.t[:-1]
         c = np.array([div_free(float(t)) if callable(div_free) else div_free for t in start], np.float64)
         if not (c >= 0).all():
-            raise ValueError(f"div_free={c.min():g}: accepted c >= 0 at every time of the grid")
+            raise ValueError(f"div_free = {c.min():g}: expected c >= 0 at every time of the grid")
         return c
 
 

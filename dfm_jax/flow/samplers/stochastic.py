@@ -91,11 +91,11 @@ class Multiflow(Step):
 
     def __post_init__(self):
         if not self.eta >= 0:
-            raise ValueError(f"eta={self.eta}: accepted eta >= 0")
+            raise ValueError(f"eta = {self.eta}: expected eta >= 0")
 
     def plan(self, scheduler: Any, source: Any, grid: TimeGrid) -> Plan:
         if source.mask_id is None and not is_uniform(source):
-            raise ValueError("step='multiflow': accepted a mask or uniform source")
+            raise ValueError("step = 'multiflow': expected a mask or uniform source")
         knots = Knots.of(scheduler, grid)
         kappa, sigma = knots.kappa[:-1], knots.sigma[:-1]
         if source.mask_id is None:
@@ -188,13 +188,13 @@ class Remask(Step):
 
     def __post_init__(self):
         if self.schedule not in REMASKING:
-            raise ValueError(f"schedule={self.schedule!r}: accepted {', '.join(REMASKING)}")
+            raise ValueError(f"schedule = {self.schedule!r}: expected {', '.join(REMASKING)}")
         if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta={self.eta}: accepted 0 <= eta <= 1")
+            raise ValueError(f"eta = {self.eta}: expected 0 <= eta <= 1")
 
     def plan(self, scheduler: Any, source: Any, grid: TimeGrid) -> Plan:
         if source.mask_id is None:
-            raise ValueError("step='remask': accepted a mask source only")
+            raise ValueError("step = 'remask': expected a mask source only")
         knots = Knots.of(scheduler, grid)
         kappa_t, kappa_s = knots.kappa[:-1], knots.kappa[1:]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

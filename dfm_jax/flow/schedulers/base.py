@@ -175,4 +175,4 @@ def slope_of_power(xp: Any, x: Any, n: float) -> Any:
 def require_positive(name: str, value: float) -> None:
     """Raises ValueError unless `value` is a finite number above 0."""
     if not (isinstance(value, (int, float)) and 0 < value < float("inf")):
-        raise ValueError(f"{name}={value!r}: accepted a finite number > 0")
+        raise ValueError(f"{name} = {value!r}: expected a finite number > 0")

@@ -50,19 +50,21 @@ def get_scheduler(name: str, *, exponent: float = 1.0, vocab_size: int | None = 
     """
     for stem, choice in AMBIGUOUS.items():
         if name == stem or (name.startswith(stem) and name[len(stem) :].isdigit()):
-            raise ValueError(f"scheduler={name!r} is ambiguous: accepted {choice}")
+            raise ValueError(f"scheduler = {name!r} is ambiguous: expected {choice}")
     if name not in SCHEDULERS:
-        raise ValueError(f"scheduler={name!r}: accepted {', '.join(SCHEDULERS)}")
+        raise ValueError(f"scheduler = {name!r}: expected {', '.join(SCHEDULERS)}")
     if name in WITH_EXPONENT:
         parameters[WITH_EXPONENT[name]] = exponent
     elif exponent != 1:
-        raise ValueError(f"exponent={exponent!r}: accepted only 1 for scheduler={name!r}")
+        raise ValueError(f"exponent = {exponent!r}: expected only 1 for scheduler={name!r}")
     if name == "kinetic_optimal_uniform":
         if vocab_size is None:
-            raise ValueError("vocab_size=None: accepted the number of tokens, for 'kinetic_optimal_uniform'")
+            raise ValueError("vocab_size = None: expected the number of tokens, for 'kinetic_optimal_uniform'")
         return KineticOptimalUniformScheduler(vocab_size)
     accepted = [field.name for field in dataclasses.fields(SCHEDULERS[name])]
     unknown = sorted(set(parameters) - set(accepted))
     if unknown:
-        raise ValueError(f"{unknown[0]}={parameters[unknown[0]]!r}: accepted for scheduler={name!r}: {accepted}")
+        raise ValueError(
+            f"{unknown[0]} = {parameters[unknown[0]]!r}: expected, with scheduler={name!r}, some of {accepted}"
+        )
     return SCHEDULERS[name](**parameters)

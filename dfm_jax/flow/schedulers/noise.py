@@ -19,7 +19,7 @@ class LogLinearScheduler(Scheduler):
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps < 1:
-            raise ValueError(f"eps={self.eps!r}: accepted values in [0, 1)")
+            raise ValueError(f"eps = {self.eps!r}: expected values in [0, 1)")
 
     def formulas(self, xp: Any, t: Any, r: Any) -> tuple[Any, Any, Any]:
         scale = 1 - self.eps
@@ -43,7 +43,7 @@ class GeometricScheduler(Scheduler):
         require_positive("smin", self.smin)
         require_positive("smax", self.smax)
         if self.smin >= self.smax:
-            raise ValueError(f"smin={self.smin!r}: accepted values below smax={self.smax!r}")
+            raise ValueError(f"smin = {self.smin!r}: expected values below smax={self.smax!r}")
 
     def formulas(self, xp: Any, t: Any, r: Any) -> tuple[Any, Any, Any]:
         span = math.log(self.smax / self.smin)

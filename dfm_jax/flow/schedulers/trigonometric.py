@@ -64,7 +64,7 @@ class KineticOptimalUniformScheduler(Scheduler):
 
     def __post_init__(self) -> None:
         if not (isinstance(self.vocab_size, int) and self.vocab_size >= 2):
-            raise ValueError(f"vocab_size={self.vocab_size!r}: accepted an integer >= 2")
+            raise ValueError(f"vocab_size = {self.vocab_size!r}: expected an integer >= 2")
 
     @property
     def _angles(self) -> tuple[float, float, float]:

@@ -49,7 +49,7 @@ class ConstantSpeedBeta:
     def __post_init__(self) -> None:
         rows = np.asarray(self.rows, np.float64)
         if rows.ndim != 2 or not (rows >= 0).all() or not (rows.max(axis=1) > 0).all():
-            raise ValueError(f"rows of shape {rows.shape}: accepted distances (K, V) >= 0, some > 0 in each row")
+            raise ValueError(f"rows of shape {rows.shape}: expected distances (K, V) >= 0, some > 0 in each row")
         nearest = np.where(rows > 0, rows, np.inf).min()
         largest, scale = 60.0 / nearest, 0.25 / rows.max()
         edges = scale * np.expm1(np.linspace(0.0, np.log1p(largest / scale), self.panels + 1))

@@ -54,9 +54,9 @@ class MetricProbPath(Path):
         table = np.asarray(self.embeddings)
         table = table if table.dtype in (np.float32, np.float64) else table.astype(np.float64)
         if table.ndim != 2 or not np.isfinite(table).all() or len(np.unique(table, axis=0)) < len(table):
-            raise ValueError(f"embeddings of shape {table.shape}: accepted (V, D) finite numbers, no two rows alike")
+            raise ValueError(f"embeddings of shape {table.shape}: expected (V, D) finite numbers, no two rows alike")
         if not self.power > 0:
-            raise ValueError(f"power={self.power!r}: accepted a number > 0")
+            raise ValueError(f"power = {self.power!r}: expected a number > 0")
         object.__setattr__(self, "embeddings", table)
         # An upper bound of all distances.
         object.__setattr__(self, "farthest", (2 * np.linalg.norm(table, axis=1).max()) ** (2 * self.power))
@@ -73,9 +73,9 @@ class MetricProbPath(Path):
 
     def check(self, source: Source, parametrization: str) -> None:
         if not isinstance(source, UniformSource) or source.vocab_size != self.vocab_size:
-            raise ValueError(f"source={type(source).__name__}: accepted UniformSource({self.vocab_size})")
+            raise ValueError(f"source = {type(source).__name__}: expected UniformSource({self.vocab_size})")
         if parametrization != "posterior":
-            raise ValueError(f"parametrization={parametrization!r}: accepted posterior, for all of C depends on x_1")
+            raise ValueError(f"parametrization = {parametrization!r}: expected posterior, for all of C depends on x_1")
 
     def distances(self, ids: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
         """d(x, y) from tokens y = `ids` (...) to every x, (..., V); exactly 0 at x = y."""

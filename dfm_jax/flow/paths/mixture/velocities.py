@@ -43,7 +43,7 @@ class CorrectorVelocity(Velocity):
     def __post_init__(self) -> None:
         for name, value in (("alpha", self.alpha), ("beta", self.beta)):
             if isinstance(value, (int, float)) and not value >= 0:
-                raise ValueError(f"{name}={value!r}: accepted a corrector strength >= 0, or a function of t")
+                raise ValueError(f"{name} = {value!r}: expected a corrector strength >= 0, or a function of t")
 
     def rates(self, post: jax.Array, x_t: jax.Array, time: Time, path: Any, source: Source) -> jax.Array:
         out = path.scheduler(time)
@@ -61,7 +61,7 @@ def divergence_free(c: Schedule) -> CorrectorVelocity:
     if callable(c):
         return CorrectorVelocity(lambda t: 1.0 + c(t), c)
     if not c >= 0:
-        raise ValueError(f"c={c!r}: accepted a divergence-free strength >= 0, or a function of t")
+        raise ValueError(f"c = {c!r}: expected a divergence-free strength >= 0, or a function of t")
     return CorrectorVelocity(1.0 + c, c)
 
 
@@ -77,7 +77,7 @@ class DetailedBalanceVelocity(Velocity):
 
     def __post_init__(self) -> None:
         if not self.eta >= 0:
-            raise ValueError(f"eta={self.eta!r}: accepted a detailed-balance strength >= 0")
+            raise ValueError(f"eta = {self.eta!r}: expected a detailed-balance strength >= 0")
 
     def rates(self, post: jax.Array, x_t: jax.Array, time: Time, path: Any, source: Source) -> jax.Array:
         out = path.scheduler(time)
@@ -117,7 +117,7 @@ def bound_of(velocity: Velocity, path: Any, source: Source, parametrization: str
         return GeneralizedKL(path, source, parametrization)
     if isinstance(velocity, TimeReversalVelocity):
         return TimeReversal(path, source, parametrization)
-    raise ValueError(f"velocity={velocity!r}: accepted ForwardVelocity or TimeReversalVelocity for a bound")
+    raise ValueError(f"velocity = {velocity!r}: expected ForwardVelocity or TimeReversalVelocity for a bound")
 
 
 def _value(schedule: Schedule, t: jax.Array) -> jax.Array:

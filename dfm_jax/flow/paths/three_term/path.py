@@ -67,11 +67,11 @@ class ThreeTermProbPath(Path):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.noise <= 1:
-            raise ValueError(f"noise={self.noise!r}: accepted values in (0, 1]")
+            raise ValueError(f"noise = {self.noise!r}: expected values in (0, 1]")
 
     def check(self, source: Source, parametrization: str) -> None:
         if source.mask_id != self.vocab_size:
-            raise ValueError(f"source={type(source).__name__}: accepted MaskSource({self.vocab_size})")
+            raise ValueError(f"source = {type(source).__name__}: expected MaskSource({self.vocab_size})")
 
     def coefficients(self, kappa: Any, sigma: Any) -> tuple[Any, Any, Any]:
         """k1, k2, k3 at kappa and sigma of the clock, jax or numpy arrays of their shape."""

@@ -41,7 +41,7 @@ class GenMD4ProbPath(TokenSchedulePath):
         w = np.ones(self.vocab_size) if self.exponents is None else self.exponents
         shape = w.shape if hasattr(w, "shape") else np.shape(w)
         if shape != (self.vocab_size,) or (isinstance(w, np.ndarray) and not (w > 0).all()):
-            raise ValueError(f"exponents of shape {shape}: accepted ({self.vocab_size},) numbers > 0")
+            raise ValueError(f"exponents of shape {shape}: expected ({self.vocab_size},) numbers > 0")
         object.__setattr__(self, "exponents", w)
 
     @property
@@ -55,7 +55,7 @@ class GenMD4ProbPath(TokenSchedulePath):
 
     def check(self, source: Source, parametrization: str) -> None:
         if not isinstance(source, MaskSource) or source.vocab_size != self.vocab_size:
-            raise ValueError(f"source={type(source).__name__}: accepted MaskSource({self.vocab_size})")
+            raise ValueError(f"source = {type(source).__name__}: expected MaskSource({self.vocab_size})")
 
     def weights(self, ids: jax.Array, dtype: Any) -> jax.Array:
         """w of tokens `ids`, of their shape. The mask gets the w of the last token, which no caller uses."""

@@ -42,7 +42,7 @@ class KineticOptimalProbPath(TokenSchedulePath):
                 object.__setattr__(self, name, law)
             return
         if not law.max() < 1:
-            raise ValueError(f"probs with maximum {law.max()}: accepted a source law of at least two tokens")
+            raise ValueError(f"probs with maximum {law.max()}: expected a source law of at least two tokens")
         angle = np.arccos(np.sqrt(law))
         # pi - 2W and sin^2 W come from p itself. sin((1 + r) W) = sin(pi - 2W + tW) then keeps its digits for small t.
         tables = {"_angle": angle, "_short": 2 * np.arcsin(np.sqrt(law)), "_square": 1 - law}
@@ -51,7 +51,7 @@ class KineticOptimalProbPath(TokenSchedulePath):
 
     def check(self, source: Source, parametrization: str) -> None:
         if not isinstance(source, CategoricalSource) or not source.may_equal(self.source):
-            raise ValueError(f"source={type(source).__name__}: accepted the path's own CategoricalSource")
+            raise ValueError(f"source = {type(source).__name__}: expected the path's own CategoricalSource")
 
     def angles(self, dtype: Any) -> jax.Array:
         """W (V,), radians, in `dtype`."""
