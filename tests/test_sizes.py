@@ -7,7 +7,8 @@ import pytest
 
 import dfm_jax.run.sizes as sizes
 from configs import quickstart
-from dfm_jax import command_line, config
+from dfm_jax import config
+from dfm_jax.cli import command_line
 from dfm_jax.data import vocabulary_size
 from dfm_jax.experiment.problem import get_model_config
 from dfm_jax.models.transformer import count_parameters
