@@ -51,8 +51,9 @@ def write_samples(
     """Generates `num` sequences, (num, L) int32, and writes stem.txt, stem.jsonl and stem.html.
 
     Each batch is appended as it comes, to stem.txt.part and stem.jsonl.part, which get their names at the end. A line
-    of stem.jsonl holds `index`, `text`, `tokens` and `settings`. stem.html shows the first PAGE_SAMPLES sequences through
-    time, if the generator keeps frames. stem: None writes nothing, for all processes but one; every process generates.
+    of stem.jsonl holds `index`, `text`, `tokens` and `settings`. stem.html shows the first PAGE_SAMPLES sequences
+    through time, if the generator keeps frames. stem: None writes nothing, for all
+    processes but one; every process generates.
     trim: texts end at their first end of text.
     """
     described = {**generator.settings.describe(), **(settings or {})}
