@@ -9,8 +9,8 @@ no array of shape (B, L, S) exists. The types come from `kernels.vocab_head`; th
 - `VocabReduction`: one weighted sum over the S states, of a function of their probabilities
 - `HeadAnswer`: `at_ids` (B, L, K) log-probabilities in nats; `reduced` (B, L), the sum
 - `answer_from_logits`: the definition of the answer, from logits (B, L, S)
-- `one_minus_y_cot_y`: 1 - y cot y at y = sigma W_v; on the kinetic-optimal path the jump rate of token v is
-  (2 / sigma) (1 - that)
+- `one_minus_y_cot_y`: e_v = 1 - y cot y at y = sigma W_v. On the kinetic-optimal path token v jumps at the rate
+  (2 / sigma) (1 - e_v).
 """
 
 from dfm_jax.kernels import vocab_head

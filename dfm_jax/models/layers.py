@@ -43,9 +43,10 @@ class Linear(nnx.Module):
         bias = None if self.bias is None else self.bias[...]
         return checkpoint_name(affine(x.astype(dtype), self.kernel[...], bias), "product")
 
-    def product(self, x: Array, dtype: DTypeLike) -> Array:
-        """Without the bias, where the function after it adds it."""
-        return checkpoint_name(affine(x.astype(dtype), self.kernel[...], None), "product")
+    def parts(self, x: Array, dtype: DTypeLike) -> tuple[Array, Array]:
+        """The product alone, and the bias (*out,) float32, for the function after it to add."""
+        assert self.bias is not None
+        return checkpoint_name(affine(x.astype(dtype), self.kernel[...], None), "product"), self.bias[...]
 
 
 @jax.custom_vjp

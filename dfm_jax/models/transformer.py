@@ -122,9 +122,9 @@ class Block(nnx.Module):
         shift_attention, scale_attention, gate_attention, shift_mlp, scale_mlp, gate_mlp = self.modulation(c)
         h = self._attention(self.attention_norm(x, shift_attention, scale_attention, dtype), rotary, mesh)
         x = add_gated(x, gate_attention, h, None, kept(0), rate)
-        h = self.mlp_up.product(self.mlp_norm(x, shift_mlp, scale_mlp, dtype), dtype)
-        h = self.mlp_down.product(biased_gelu(h, self.mlp_up.bias[...]), dtype)
-        return add_gated(x, gate_mlp, h, self.mlp_down.bias[...], kept(1), rate)
+        h, bias = self.mlp_up.parts(self.mlp_norm(x, shift_mlp, scale_mlp, dtype), dtype)
+        h, bias = self.mlp_down.parts(biased_gelu(h, bias), dtype)
+        return add_gated(x, gate_mlp, h, bias, kept(1), rate)
 
     @jax.named_scope("attention")
     def _attention(self, h: Array, rotary: tuple[Array, Array], mesh: Mesh | None) -> Array:

@@ -30,5 +30,6 @@ def hold() -> logging.Handler | None:
 
 
 def release(handler: logging.Handler | None) -> None:
+    """Removes the handler that `hold` returned; None removes nothing."""
     if handler is not None:
         logging.root.removeHandler(handler)

@@ -35,9 +35,9 @@ class Solver:
     group_size: rows per call of the vocabulary head; None chooses.
 
     The trajectory is one program, a scan over the steps. Each step first draws which positions jump. It runs the model
-    only if some do, and draws x_1 only there, in groups of a fixed size. With the mask source, tokens that are not the
-    mask never jump, and the mask is never drawn. All noise has a key per sequence, position and step, so a sequence
-    does not depend on its batch.
+    only if some do, and draws x_1 only there, in groups of a fixed size. With the mask source the mask is
+    never drawn, and on a path that carries tokens over only masks draw x_1. All noise has a key per sequence, position
+    and step, so a sequence does not depend on its batch.
 
     The program is compiled with XLA's default options. Generation calls it inside another jitted function, and jax
     takes options only for the outer one (`runtime.compiler`).

@@ -4,8 +4,8 @@ A step has three pure functions:
   plan          the scalars of every step, on the host in float64, as 1 - sigma_s / sigma_t loses digits in float32;
   needs_x_1     which positions need x_1, from uniforms alone, before the model runs;
   transition    the new token from z, x_1, uniforms and a fresh token y. It uses x_1 only where `needs_x_1` is True.
-`transition_matrix` states the exact probabilities T(x | z, x_1) of these, for tests. With the mask source a token that
-is not the mask is x_1 itself: the loop passes x_1 = z there and does not run the model.
+`transition_matrix` states the exact probabilities T(x | z, x_1) of these, for tests. On a path that carries tokens over
+(`Path.carries_over`) a token that is not the mask is x_1: the loop passes x_1 = z there and does not run the model.
 
 Notation (mathematics.md E): a step goes from t to s, `kappa_t` is kappa at t, sigma = 1 - kappa,
 lambda = d kappa / sigma and mu = d kappa / kappa.
