@@ -129,7 +129,8 @@ def tokenizer_of(config: Config) -> Tokenizer:
 def judge(config: Config) -> None:
     """The judge's weights and tokenizer: a folder, or a name of the hub, downloaded where it is not cached."""
     if config.eval.judge:
-        processes.shared(lambda: find_judge(config.eval.judge, get_tokenizer("gpt2").vocab_size))
+        processes.shared(lambda: find_judge(config.eval.judge, vocabulary_size("gpt2")))
+        processes.shared(lambda: get_tokenizer("gpt2"))
 
 
 def fits(config: Config, mesh: jax.sharding.Mesh, needs: list[sizes.Need]) -> None:
