@@ -101,6 +101,9 @@ def check_problem(config: Config) -> None:
     with naming("sampling.scheduler", config):
         get_sampling_scheduler(config, 2)
     source = get_source(config, 2, law=np.full(2, 0.5))
+    if config.flow.path == "kinetic_optimal" and config.flow.source_distribution != "unigram":
+        refuse("flow.source_distribution", config.flow.source_distribution,
+               "unigram with flow.path = kinetic_optimal (the others have scalar schedulers)")  # fmt: skip
     with naming("flow.path", config):
         path = get_path(config, scheduler, source, exponents=np.ones(2), embeddings=np.eye(2))
     check_path(config, path, source)
@@ -131,7 +134,7 @@ def fits(check: Callable[[], Any]) -> bool:
 
 def check_path(config: Config, path: flow.Path, source: flow.Source) -> None:
     """The path goes with the source and the parametrization; what would go with it is found by trying."""
-    name, parametrization = config.flow.path, config.model.parametrization
+    parametrization = config.model.parametrization
     if fits(lambda: path.check(source, parametrization)):
         return
     sources = {
@@ -146,10 +149,10 @@ def check_path(config: Config, path: flow.Path, source: flow.Source) -> None:
     ]
     if good and config.flow.source_distribution not in good:
         refuse("flow.source_distribution", config.flow.source_distribution,
-               f"{' or '.join(good)} with flow.path = {name}")  # fmt: skip
+               f"{' or '.join(good)} with flow.path = {config.flow.path}")  # fmt: skip
     better = [p for p in PARAMETRIZATIONS if fits(functools.partial(path.check, source, p))]
     if better:
-        refuse("model.parametrization", parametrization, f"{' or '.join(better)} with flow.path = {name}")
+        refuse("model.parametrization", parametrization, f"{' or '.join(better)} with flow.path = {config.flow.path}")
     with naming("flow.path", config):
         path.check(source, parametrization)
 
