@@ -1,6 +1,7 @@
 """What stands between the matrix products: autodiff's values and gradients, and little kept for the backward pass."""
 
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,9 @@ from dfm_jax.models.elementwise import statistics
 
 B, L, D = 3, 7, 16
 # As callables of any arguments: what a custom derivative leaves of a signature says too little to a type checker.
-adaptive_norm: Callable = elementwise.adaptive_norm
-biased_gelu: Callable = elementwise.biased_gelu
-add_gated: Callable = elementwise.add_gated
+adaptive_norm = cast(Callable, elementwise.adaptive_norm)
+biased_gelu = cast(Callable, elementwise.biased_gelu)
+add_gated = cast(Callable, elementwise.add_gated)
 
 
 def draw(seed, *shape, dtype=jnp.float32):
