@@ -77,7 +77,7 @@ def compare(ours, theirs, given, differentiable, tolerance):
 def test_norm(dtype, tolerance):
     given = norm_arguments(dtype)
     compare(
-        lambda *a: adaptive_norm(*a, dtype), lambda *a: plain_norm(*a, dtype), given, (0, 1, 2, 3), tolerance
+        lambda *a: adaptive_norm(*a, dtype), lambda *a: plain_norm(*a, dtype), given, (0, 1, 2, 3), tolerance  # pyright: ignore
     )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def test_gelu(dtype, tolerance):
 def test_gated_sum(dtype, tolerance, with_bias, with_mask):
     given = add_arguments(dtype, with_bias=with_bias, with_mask=with_mask)
     differentiable = (0, 1, 2, 3) if with_bias else (0, 1, 2)
-    compare(lambda *a: add_gated(*a, 0.3), lambda *a: plain_add(*a, 0.3), given, differentiable, tolerance)
+    compare(lambda *a: add_gated(*a, 0.3), lambda *a: plain_add(*a, 0.3), given, differentiable, tolerance)  # pyright: ignore
 
 
 def test_nothing_is_kept_in_float32_that_was_not_there():
