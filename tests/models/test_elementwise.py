@@ -1,6 +1,7 @@
 """What stands between the matrix products: autodiff's values and gradients, and little kept for the backward pass."""
 
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,9 @@ from dfm_jax.models.elementwise import statistics
 
 B, L, D = 3, 7, 16
 # As callables of any arguments: what a custom derivative leaves of a signature says too little to a type checker.
-adaptive_norm: Callable = elementwise.adaptive_norm
-biased_gelu: Callable = elementwise.biased_gelu
-add_gated: Callable = elementwise.add_gated
+adaptive_norm = cast(Callable, elementwise.adaptive_norm)
+biased_gelu = cast(Callable, elementwise.biased_gelu)
+add_gated = cast(Callable, elementwise.add_gated)
 
 
 def draw(seed, *shape, dtype=jnp.float32):
@@ -76,7 +77,7 @@ def compare(ours, theirs, given, differentiable, tolerance):
 def test_norm(dtype, tolerance):
     given = norm_arguments(dtype)
     compare(
-        lambda *a: adaptive_norm(*a, dtype), lambda *a: plain_norm(*a, dtype), given, (0, 1, 2, 3), tolerance
+        lambda *a: adaptive_norm(*a, dtype), lambda *a: plain_norm(*a, dtype), given, (0, 1, 2, 3), tolerance  # pyright: ignore
     )  # fmt: skip
 
 
@@ -90,7 +91,7 @@ def test_gelu(dtype, tolerance):
 def test_gated_sum(dtype, tolerance, with_bias, with_mask):
     given = add_arguments(dtype, with_bias=with_bias, with_mask=with_mask)
     differentiable = (0, 1, 2, 3) if with_bias else (0, 1, 2)
-    compare(lambda *a: add_gated(*a, 0.3), lambda *a: plain_add(*a, 0.3), given, differentiable, tolerance)
+    compare(lambda *a: add_gated(*a, 0.3), lambda *a: plain_add(*a, 0.3), given, differentiable, tolerance)  # pyright: ignore
 
 
 def test_nothing_is_kept_in_float32_that_was_not_there():
