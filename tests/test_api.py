@@ -151,7 +151,7 @@ def test_a_notebook_through_every_verb(capsys, monkeypatch, tmp_path):
     assert fewer.step == 4 and pathlib.Path("runs/first/eval/step_4.json").is_file()
     with pytest.raises(ValueError, match=r"config.eval.judge = \(empty\): expected .* which the frontier needs"):
         dfm_jax.frontier(again)
-    with pytest.raises(WorldError, match="vocab_size=53: expected 50257"):
+    with pytest.raises(WorldError, match="vocab_size = 53: expected 50257"):
         dfm_jax.frontier(again, overrides={"eval.judge": str(FIXTURES / "tiny_gpt2")})
     monkeypatch.setattr(preflight, "find_judge", lambda name, vocab_size: None)
     monkeypatch.setattr(judged, "load_judge", lambda name: load_gpt2(FIXTURES / "tiny_gpt2"))

@@ -93,7 +93,7 @@ def test_another_model_is_refused_with_the_differences(saved):
     other["extra"] = other.pop("step")
     with pytest.raises(WorldError) as error:
         Checkpoints(saved, keep_last=5).restore(abstract(other))
-    assert "accepted a checkpoint of this model; extra is missing; " in str(error.value)
+    assert "expected a checkpoint of this model; extra is missing; " in str(error.value)
     assert "model.blocks.kernel is float32[3, 8, 16] and not bfloat16[3, 8, 16]" in str(error.value)
     assert "model.head.kernel is bfloat16[16, 128] and not bfloat16[16, 256]" in str(error.value)
     assert "step is not in this model" in str(error.value) and "\n" not in str(error.value)

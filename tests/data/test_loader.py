@@ -125,5 +125,5 @@ def test_evaluation_reads_every_block_once(stream, processes, local, max_blocks)
 def test_a_batch_that_the_processes_do_not_divide(stream):
     with pytest.raises(UsageError, match=r"batch_size = 16: expected a positive multiple of .* processes, 3"):
         train_batches(stream, length=LENGTH, batch_size=16, seed=0, process_count=3)
-    with pytest.raises(UsageError, match="batch_size=0"):
+    with pytest.raises(UsageError, match="batch_size = 0"):
         eval_batches(stream, length=LENGTH, batch_size=0)

@@ -155,5 +155,5 @@ def test_runs_are_compared_side_by_side(evaluator, tmp_path):
     wrong = {"run": "x", "step": 1, "likelihood": 3, "generation": {}, "missing": []}
     for text in ("{}", "[]", json.dumps(wrong)):
         (tmp_path / "eval" / "step_1.json").write_text(text)
-        with pytest.raises(WorldError, match="accepted an evaluation"):
+        with pytest.raises(WorldError, match="expected an evaluation"):
             report.newest_report(tmp_path)

@@ -91,7 +91,7 @@ def test_what_cannot_be_judged_is_named(tiny, tmp_path):
         scorer(np.zeros((0, 4), np.int64), GPT2_LETTERS)
     with pytest.raises(ValueError, match="token 53"):
         scorer(np.full((1, 4), 53), GPT2_LETTERS)
-    with pytest.raises(WorldError, match=r"config\.eval\.judge=.*hf download"):
+    with pytest.raises(WorldError, match=r"config\.eval\.judge = .*hf download"):
         judge.load_judge(str(tmp_path))
     assert judge.load_judge(str(FIXTURES / "tiny_gpt2")) is judge.load_judge(str(FIXTURES / "tiny_gpt2"))
 

@@ -166,7 +166,9 @@ def test_temperature_before_nucleus_and_as_a_function_of_t():
     assert (frequencies(suppress=0)[:, 0] == 0).all()
 
 
-@pytest.mark.parametrize(("options", "line"), [({"temperature": -1.0}, "temperature=-1"), ({"top_p": 0.0}, "top_p=0")])
+@pytest.mark.parametrize(
+    ("options", "line"), [({"temperature": -1.0}, "temperature = -1"), ({"top_p": 0.0}, "top_p = 0")]
+)
 def test_bad_options(options, line):
     with pytest.raises(ValueError, match=line):
         from_logits(lambda x, t: x, **options)

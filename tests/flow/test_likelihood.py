@@ -84,7 +84,7 @@ def test_answers_are_shared_where_the_softmax_is_the_same():
 
 
 def test_only_bounds_are_bounds():
-    with pytest.raises(ValueError, match="bound='cross_entropy'"):
+    with pytest.raises(ValueError, match="bound = 'cross_entropy'"):
         likelihood.linear_objective("cross_entropy", flow.UniformSource(5), "posterior", False)
     tails = {
         (name, parametrization): likelihood.has_exact_tail(

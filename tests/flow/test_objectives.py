@@ -181,7 +181,7 @@ def test_head_answers_by_its_definition():
     ],
 )
 def test_bad_input_says_what_is_accepted(call):
-    with pytest.raises(ValueError, match=r"accepted|expected"):
+    with pytest.raises(ValueError, match=r"expected|expected"):
         call(jnp.zeros((2, 3), jnp.int32))
 
 

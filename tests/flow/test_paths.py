@@ -97,7 +97,7 @@ def test_a_settled_position_does_not_move_at_the_end():
     ],
 )
 def test_bad_input_says_what_is_accepted(call):
-    with pytest.raises(ValueError, match="accepted"):
+    with pytest.raises(ValueError, match="expected"):
         call(flow.MixtureDiscreteProbPath(flow.CondOTScheduler()))
 
 

@@ -57,9 +57,9 @@ def test_posterior_logits_are_the_networks_own_where_it_says_the_posterior():
 
 def test_what_has_no_leave_one_out_logits_says_so():
     path = flow.MetricProbPath(CLOCK, np.eye(V))
-    with pytest.raises(ValueError, match="parametrization='leave_one_out'"):
+    with pytest.raises(ValueError, match="parametrization = 'leave_one_out'"):
         path.loo_logit_shift(X_T, T, UNIFORM)
-    with pytest.raises(ValueError, match="parametrization='other'"):
+    with pytest.raises(ValueError, match="parametrization = 'other'"):
         MIXTURE.prediction(UNIFORM, "other")
 
 
@@ -90,7 +90,7 @@ def test_a_path_of_version_0_1():
     found = flow.loss_from_logits(objective, logits, X_T, X_T, T)
     np.testing.assert_allclose(found, flow.cross_entropy(flow.to_posterior(logits, X_T, T, MIXTURE, UNIFORM), X_T))
     np.testing.assert_array_equal(old.loo_logit_shift(X_T, T, UNIFORM), MIXTURE.log_evidence(X_T, T, UNIFORM))
-    with pytest.raises(ValueError, match="loss='generalized_kl' on Old"):
+    with pytest.raises(ValueError, match="loss = 'generalized_kl' on Old"):
         flow.get_objective("generalized_kl", path=old, source=UNIFORM)
 
 

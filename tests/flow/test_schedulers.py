@@ -168,7 +168,7 @@ def test_ambiguous_names_are_refused(name):
     ],
 )
 def test_bad_input_says_what_is_accepted(call):
-    with pytest.raises(ValueError, match="accepted"):
+    with pytest.raises(ValueError, match="expected"):
         call()
 
 

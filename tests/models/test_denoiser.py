@@ -92,7 +92,7 @@ def test_a_row_depends_on_its_own_key_only():
 
 
 def test_arguments_are_checked():
-    with pytest.raises(ValueError, match="temperature=-1"):
+    with pytest.raises(ValueError, match="temperature = -1"):
         make("uniform", False, temperature=-1)
-    with pytest.raises(ValueError, match="top_p=0"):
+    with pytest.raises(ValueError, match="top_p = 0"):
         make("uniform", False, top_p=0)

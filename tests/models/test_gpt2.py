@@ -65,7 +65,7 @@ def test_what_cannot_be_loaded_is_named(tmp_path, monkeypatch):
         find_gpt2(str(tmp_path))
     given = json.loads((TINY / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(given | {"model_type": "llama"}))
-    with pytest.raises(ValueError, match="model_type='llama'"):
+    with pytest.raises(ValueError, match="model_type = 'llama'"):
         load_gpt2(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(given | {"n_embd": 26}))
     shutil.copy(TINY / "model.safetensors", tmp_path)

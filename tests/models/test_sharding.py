@@ -75,7 +75,7 @@ def test_the_free_axis_takes_what_is_left(axes, devices, expected):
 
 @pytest.mark.parametrize("axes, devices", [((3, -1, 1), 8), ((2, 2, 1), 8), ((16, 1, 1), 8)])
 def test_a_mesh_that_does_not_fit_the_devices_is_refused(axes, devices):
-    with pytest.raises(UsageError, match=r"config.mesh=.*accepted"):
+    with pytest.raises(UsageError, match=r"config.mesh = .*expected"):
         MeshShape(*axes).resolve(devices)
 
 

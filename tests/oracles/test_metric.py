@@ -174,9 +174,9 @@ def test_refuses():
     with pytest.raises(ValueError, match="no two rows alike"):
         flow.MetricProbPath(clock, np.ones((3, 2)))
     path = flow.MetricProbPath(clock, np.eye(3))
-    with pytest.raises(ValueError, match="accepted UniformSource"):
+    with pytest.raises(ValueError, match="expected UniformSource"):
         flow.get_objective("generalized_kl", path=path, source=flow.MaskSource(3))
-    with pytest.raises(ValueError, match="accepted posterior"):
+    with pytest.raises(ValueError, match="expected posterior"):
         flow.get_objective("cross_entropy", path=path, source=flow.UniformSource(3), parametrization="leave_one_out")
-    with pytest.raises(ValueError, match="accepted distances"):
+    with pytest.raises(ValueError, match="expected distances"):
         flow.ConstantSpeedBeta(np.zeros((3, 3)))

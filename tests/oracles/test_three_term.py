@@ -122,11 +122,11 @@ def test_samples_have_the_law_of_the_path():
 
 
 def test_refuses():
-    with pytest.raises(ValueError, match="noise=0"):
+    with pytest.raises(ValueError, match="noise = 0"):
         path_of("A", 0.0)
-    with pytest.raises(ValueError, match="accepted MaskSource"):
+    with pytest.raises(ValueError, match="expected MaskSource"):
         flow.get_objective("generalized_kl", path=path_of("A", 0.5), source=flow.UniformSource(3))
-    with pytest.raises(ValueError, match="accepted cross_entropy"):
+    with pytest.raises(ValueError, match="expected cross_entropy"):
         flow.get_objective("masked_elbo", path=path_of("A", 0.5), source=flow.MaskSource(3))
-    with pytest.raises(ValueError, match="accepted exact"):
+    with pytest.raises(ValueError, match="expected exact"):
         path_of("A", 0.5).get_step("remask")

@@ -149,10 +149,10 @@ def test_log_probability_is_that_of_the_sample():
 
 def test_refuses():
     _, path, _ = kinetic("A")
-    with pytest.raises(ValueError, match="accepted the path's own"):
+    with pytest.raises(ValueError, match="expected the path's own"):
         flow.get_objective("generalized_kl", path=path, source=flow.UniformSource(3))
     with pytest.raises(ValueError, match="exponents of shape"):
         flow.GenMD4ProbPath(flow.CondOTScheduler(), 3, np.zeros(3))
-    with pytest.raises(ValueError, match="accepted MaskSource"):
+    with pytest.raises(ValueError, match="expected MaskSource"):
         path = flow.GenMD4ProbPath(flow.CondOTScheduler(), 3)
         flow.get_objective("masked_elbo", path=path, source=flow.UniformSource(3))

@@ -51,7 +51,7 @@ def test_reading_what_is_not_there_or_no_json(tmp_path):
     with pytest.raises(WorldError, match=r"a\.json: expected a readable JSON file"):
         files.read_json(tmp_path / "a.json")
     (tmp_path / "a.json").write_text("{")
-    with pytest.raises(WorldError, match="accepted a readable JSON file"):
+    with pytest.raises(WorldError, match="expected a readable JSON file"):
         files.read_json(tmp_path / "a.json")
     (tmp_path / "a.json").write_text(json.dumps([1]))
     assert files.read_json(tmp_path / "a.json") == [1]
@@ -63,5 +63,5 @@ def test_ensure_writable(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WorldError, match=r"workdir = .*file/x: expected a folder that can be written to \("):
         files.ensure_writable(tmp_path / "file" / "x")
-    with pytest.raises(WorldError, match=r"data\.cache_dir=/proc/x"):
+    with pytest.raises(WorldError, match=r"data\.cache_dir = /proc/x"):
         files.ensure_writable("/proc/x", field="data.cache_dir")

@@ -122,7 +122,7 @@ def test_moments_go_in_and_out():
 def test_another_optimizer_is_a_name():
     updates, state = one_update(name="lion")
     np.testing.assert_allclose(updates["kernel"], -1e-2 * np.sign(GRADIENT["kernel"]), rtol=1e-6)
-    with pytest.raises(ValueError, match="accepted adamw"):
+    with pytest.raises(ValueError, match="expected adamw"):
         get_moments(state)
 
 
