@@ -109,7 +109,7 @@ WRONG = {
     "prompt": (lambda: dfm_jax.sample("run", 1, prompt=5), "prompt = 5: expected a text"),
     "no runs": (lambda: dfm_jax.compare([]), r"runs = \[\]: expected a list"),
     "file": (lambda: dfm_jax.import_weights(None), "file = None: expected a path"),
-    "target": (lambda: dfm_jax.plan("quickstart", "pdp11:8", workdir="plan"), "target=pdp11"),
+    "target": (lambda: dfm_jax.plan("quickstart", "pdp11:8", workdir="plan"), "target = pdp11"),
     "no target": (lambda: dfm_jax.plan("quickstart", None, workdir="plan"), "target"),
     "benchmark": (lambda: dfm_jax.benchmark("quickstart", "b", only=["fly"]), "only ?= ?fly: "),
 }

@@ -63,7 +63,7 @@ def test_evaluation_without_a_run(tmp_path):
 
 def test_a_batch_that_the_mesh_does_not_divide(tmp_path):
     result = run_main(tmp_path, QUICKSTART, "--config.training.batch_size=12", devices=8)
-    assert_one_line(result, USAGE, "training.batch_size=12", "multiples of 8")
+    assert_one_line(result, USAGE, "training.batch_size = 12", "multiples of 8")
     assert not (tmp_path / "runs").exists() and not (tmp_path / "data").exists()
 
 
@@ -88,7 +88,7 @@ def test_a_mesh_that_does_not_fit_the_devices(tmp_path):
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    assert_one_line(run_main(tmp_path, QUICKSTART, "--workdir=file/run"), WORLD, "workdir=file/run")
+    assert_one_line(run_main(tmp_path, QUICKSTART, "--workdir=file/run"), WORLD, "workdir = file/run")
 
 
 def test_a_corpus_that_is_not_there(tmp_path):

@@ -49,7 +49,6 @@ def training(config: Config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> 
         ):  # else it is made where it is used, in a folder that is right
             writable(workdir / name, "workdir")
     kernels(config, mesh)
-    fits(config, mesh, sizes.of_training(config, mesh))
     if config.logging.enable_wandb and importlib.util.find_spec("wandb") is None:
         raise UsageError(
             "config.logging.enable_wandb = true: expected the wandb package to be there (pip install wandb)"

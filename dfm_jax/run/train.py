@@ -11,7 +11,7 @@ from dfm_jax.evaluation.evaluate import Evaluator
 from dfm_jax.evaluation.report import curves as plots
 from dfm_jax.experiment import tables
 from dfm_jax.experiment.problem import get_problem
-from dfm_jax.run import devices, preflight
+from dfm_jax.run import devices, preflight, sizes
 from dfm_jax.run.begin import announce, check_continues, first_state
 from dfm_jax.run.evaluate import get_evaluator
 from dfm_jax.run.load import Run
@@ -37,6 +37,7 @@ def train(config: Config, workdir: pathlib.Path, stop: GracefulStop | None = Non
             finite.
     """
     mesh = devices.training_mesh(config)
+    preflight.fits(config, mesh, sizes.of_training(config, mesh))
     preflight.writable(workdir, "workdir")
     with RunLock(workdir, process_index=jax.process_index()):
         earlier = Checkpoints(workdir / "checkpoints")

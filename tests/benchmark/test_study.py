@@ -92,7 +92,7 @@ def test_tables_have_the_mean_and_error_over_seeds(tmp_path):
 
 
 def test_a_run_that_was_stopped_is_not_judged(small, monkeypatch):
-    monkeypatch.setattr(runs_compared.commands, "run", lambda command: 0)
+    monkeypatch.setattr(runs_compared.cli, "run", lambda command: 0)
     with pytest.raises(SystemExit, match="stopped before its end"):
         runs_compared.train(small / "run", {"optim.n_iters": 2})
 

@@ -228,7 +228,7 @@ def test_a_failed_save_warns_and_the_next_one_succeeds(saved, monkeypatch, capfd
 
 
 def test_names_must_be_unique(tmp_path):
-    with pytest.raises(ValueError, match=r"leaf name='a\.b'"):
+    with pytest.raises(ValueError, match=r"leaf name = 'a\.b'"):
         Checkpoints(tmp_path, keep_last=1).save(1, {"a": {"b": jnp.zeros(1)}, "a.b": jnp.zeros(1)})
 
 

@@ -62,10 +62,10 @@ def test_an_altered_shard_is_never_trained_on_in_silence(folder, place, batches)
             given.append(stream.read(0, 512))
             stream.read(0, 841)
         elif batches == "eval":
-            given += (tokens for tokens, _ in eval_batches(stream, length=256, batch_size=1))
+            given += (batch.tokens for batch, _ in eval_batches(stream, length=256, batch_size=1))
         else:
-            for tokens in train_batches(stream, length=256, batch_size=1, seed=0):
-                given.append(tokens)
+            for batch in train_batches(stream, length=256, batch_size=1, seed=0):
+                given.append(batch.tokens)
     assert "\n" not in str(caught.value)
     text = ("some words in a file " * 40).encode()
     assert all(bytes(tokens.ravel().astype(np.uint8)) in text for tokens in given)

@@ -49,10 +49,10 @@ def test_one_point_is_uniform_and_wrong_arguments_are_named():
     one = np.asarray(likelihood.kappa_points(KEYS, 1, sigma=(1.0, 0.5)).linear.t)
     assert 0 <= one.min() < 0.02 and 0.48 < one.max() <= 0.5
     for arguments, complaint in (
-        ({"points": 0, "sigma": (1.0, 0.0)}, "points=0"),
-        ({"points": 1, "sigma": (0.0, 1.0)}, r"sigma=\(0.0, 1.0\)"),
+        ({"points": 0, "sigma": (1.0, 0.0)}, "points = 0"),
+        ({"points": 1, "sigma": (0.0, 1.0)}, r"sigma = \(0.0, 1.0\)"),
         ({"points": 1, "sigma": (1.0, 0.0), "law": "log"}, "low > 0"),
-        ({"points": 1, "sigma": (1.0, 0.0), "law": "cubic"}, "law='cubic'"),
+        ({"points": 1, "sigma": (1.0, 0.0), "law": "cubic"}, "law = 'cubic'"),
     ):
         with pytest.raises(ValueError, match=complaint):
             likelihood.kappa_points(KEYS, **arguments)
