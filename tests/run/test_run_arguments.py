@@ -70,7 +70,7 @@ WRONG = {
     "longer": (lambda run: run.sample(1, length=9999), "length = 9999: expected an integer from 1 to"),
     "rows": (lambda run: run.sample(1, batch_size=0), "batch_size = 0: expected an integer from 1"),
     "prompt": (lambda run: run.sample(1, prompt=5), "prompt = 5: expected a text"),
-    "gap": (lambda run: run.sample(1, prompt="<gap:0>"), "prompt='<gap:0>'"),
+    "gap": (lambda run: run.sample(1, prompt="<gap:0>"), "prompt = '<gap:0>'"),
     "prompts": (lambda run: run.sample_tokens(1, prompts=["text"]), "prompts: expected Prompts of length"),
     "no blocks": (lambda run: run.likelihood(np.zeros((0, 4), int)), r"token_blocks of shape \(0, 4\): expected"),
     "no points": (lambda run: run.likelihood(ROW, time_points=0), "time_points = 0: expected an integer above 0"),
