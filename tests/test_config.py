@@ -315,5 +315,5 @@ def test_a_config_file_that_does_not_run_gives_one_line(tmp_path, text, part):
 def test_the_bundled_configs_are_found_by_their_folder(tmp_path, monkeypatch):
     assert config.bundled_configs() == ROOT / "configs" and "configs/quickstart.py" in config.known_configs()
     (tmp_path / "dfm_jax" / "configs").mkdir(parents=True)
-    monkeypatch.setattr("dfm_jax.__file__", str(tmp_path / "dfm_jax" / "__init__.py"))
+    monkeypatch.setattr("dfm_jax.config.files.__file__", str(tmp_path / "dfm_jax" / "config" / "files.py"))
     assert config.bundled_configs() == tmp_path / "dfm_jax" / "configs"

@@ -85,7 +85,7 @@ def test_safetensors_out_and_in_gives_the_same_logits(tmp_path):
 WRONG = {
     "no file named": ([], UsageError, "from = (missing)"),
     "no such file": (["--from=nothing.pth"], WorldError, "nothing.pth"),
-    "another width": (["--from={pth}", "--config.model.hidden_size=64"], WorldError, "hidden_size=64"),
+    "another width": (["--from={pth}", "--config.model.hidden_size=64"], WorldError, "hidden_size = 64"),
     "another source": (
         ["--from={pth}", "--config.flow.source_distribution=mask"],
         UsageError,

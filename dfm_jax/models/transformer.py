@@ -206,7 +206,7 @@ class Transformer(nnx.Module):
             ValueError: a shape is another one, or the sequence is longer than the model's.
         """
         if x_t.ndim != 2 or t.shape != x_t.shape[:1]:
-            raise ValueError(f"x_t={x_t.shape}, t = {t.shape}: expected x_t (B, L) and t (B,)")
+            raise ValueError(f"x_t = {x_t.shape}, t = {t.shape}: expected x_t (B, L) and t (B,)")
         if x_t.shape[1] > self.config.length:
             raise ValueError(f"x_t = {x_t.shape}: expected a length of at most {self.config.length}")
         c = self.time_embedding(t if self.config.time_conditioning else jnp.zeros_like(t))

@@ -77,7 +77,7 @@ def read(file: str, config: Config, *, config_was_given: bool) -> pytorch.Import
     except OSError as error:
         raise WorldError(f"from = {file}: expected a file that can be read ({error.strerror})") from error
     except ValueError as error:
-        raise WorldError(f"from={error}") from error
+        raise WorldError(f"from = {error}") from error
 
 
 def adopt(config: Config, imported: pytorch.ImportedCheckpoint, *, config_was_given: bool) -> Config:

@@ -175,7 +175,7 @@ ZEROS = np.zeros((32, 32), np.float32)
             _put("model", "blocks.0.qw.weight", value=ZEROS[1:]),
             r"blocks.0.qw.weight = float32\[31, 32\]: expected float32\[32, 32\]",
         ),
-        (_put("model", "blocks.0.qw.weight", value=ZEROS.astype(np.float64)), r"blocks.0.qw.weight=float64"),
+        (_put("model", "blocks.0.qw.weight", value=ZEROS.astype(np.float64)), r"blocks.0.qw.weight = float64"),
         (_put("model", "vocab_embed.weight", value=ZEROS[0]), r"vocab_embed.weight = \[32\]: expected 2 axes"),
         (_put("model", "module.vocab_embed.weight", value=ZEROS), "vocab_embed.weight appears twice"),
         (_put("model", "blocks.0.qw.weight", value=3.0), "blocks.0.qw.weight is a float"),
