@@ -72,7 +72,7 @@ def run_case(
         "trace": trace,
     }
     log.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, log.open("w") as told:
+    with tempfile.TemporaryDirectory() as folder, log.open("w", encoding="utf-8") as told:
         asked = pathlib.Path(folder, "request.json")
         asked.write_text(json.dumps(request))
         command = [sys.executable, "-m", "dfm_jax.benchmarking.child", str(asked), str(answer)]

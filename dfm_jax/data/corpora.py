@@ -153,7 +153,7 @@ def split_spec(spec: str, field: str) -> tuple[str, dict[str, str]]:
             accepted = ", ".join(f"{option}=..." for option in OPTIONS)
             raise UsageError(f"{field} = {spec}: {match[2]}: expected {accepted}")
     if options.get("documents", "file") not in ("file", "lines"):
-        raise UsageError(f"{field} = {spec}: documents={options['documents']}: expected file, lines")
+        raise UsageError(f"{field} = {spec}: documents = {options['documents']}: expected file, lines")
     return where, options
 
 

@@ -214,7 +214,7 @@ class _WandB:
             )
         except (wandb.Error, OSError) as error:
             raise WorldError(
-                "config.logging.enable_wandb = True: expected with a W&B login, or WANDB_MODE=offline "
+                "config.logging.enable_wandb = True: expected a W&B login, or WANDB_MODE=offline "
                 f"({str(error).splitlines()[0]})"
             ) from None
 

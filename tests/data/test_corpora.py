@@ -119,7 +119,7 @@ def test_a_dataset_saved_to_disk(tmp_path):
             "documents=lines means nothing for a dataset of the hub: expected the options config, ",
         ),
         ("HERE:config=x", "config=x means nothing for local files: expected the options column, documents"),
-        ("HERE:documents=pages", "documents=pages: expected file, lines"),
+        ("HERE:documents=pages", "documents = pages: expected file, lines"),
         ("ptb", "the hub serves this corpus only as a script: expected ptb@PATH"),
     ],
 )

@@ -279,7 +279,7 @@ def test_one_trace_serves_every_model_and_batch():
 
 @pytest.mark.parametrize(
     ("x_t", "t", "names"),
-    [((4, 13), (4,), "at most 12"), ((4, 12), (3,), r"t=\(3,\)"), ((12,), (12,), r"x_t=\(12,\)")],
+    [((4, 13), (4,), "at most 12"), ((4, 12), (3,), r"t = \(3,\)"), ((12,), (12,), r"x_t = \(12,\)")],
 )
 def test_refuses_other_shapes(x_t, t, names):
     with pytest.raises(ValueError, match=names):

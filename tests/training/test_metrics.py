@@ -158,7 +158,7 @@ def test_wandb_continues_one_run(tmp_path, monkeypatch):
         raise RuntimeError("no API key\nmore")
 
     module.init = fail
-    with pytest.raises(WorldError, match=r"^config\.logging\.enable_wandb=True: .* \(no API key\)$"):
+    with pytest.raises(WorldError, match=r"^config\.logging\.enable_wandb = True: .* \(no API key\)$"):
         MetricsWriter(tmp_path, wandb={})
 
 

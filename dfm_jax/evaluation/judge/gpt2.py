@@ -179,7 +179,7 @@ def check_gpt2(folder: pathlib.Path, vocab_size: int) -> None:
     """
     config = GPT2Config.from_json(folder / "config.json")
     if config.vocab_size < vocab_size:
-        raise ValueError(f"{folder}: vocab_size={config.vocab_size}: expected {vocab_size}, the tokenizer's")
+        raise ValueError(f"{folder}: vocab_size = {config.vocab_size}: expected {vocab_size}, the tokenizer's")
     for file in _files(folder):
         if not file.is_file():
             raise FileNotFoundError(f"{file}: there is no such file")

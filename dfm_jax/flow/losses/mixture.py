@@ -216,4 +216,4 @@ def mixture_objective(name: str, path: Any, source: Source, parametrization: str
 
 def _require_mask(name: str, source: Source) -> None:
     if not isinstance(source, MaskSource):
-        raise ValueError(f"source={type(source).__name__} for loss = {name!r}: expected MaskSource")
+        raise ValueError(f"source = {type(source).__name__}: expected MaskSource with loss={name!r}")

@@ -116,7 +116,7 @@ def adaptive_grid(
         rates = scheduler.float64(t, 1.0 - t)
         c = float(div_free(t)) if callable(div_free) else float(div_free)
         if c < 0:
-            raise ValueError(f"div_free={c} at t = {t:g}: expected c >= 0")
+            raise ValueError(f"div_free = {c} at t = {t:g}: expected c >= 0")
         hazard = (1.0 + c) * rates.d_kappa / rates.sigma
         if rates.kappa > 0:
             hazard += c * rates.d_kappa / rates.kappa
@@ -142,7 +142,7 @@ def make_grid(
     Raises ValueError for arguments that contradict each other or are out of range.
     """
     if step_size is not None and steps is not None:
-        raise ValueError(f"step_size={step_size}, steps = {steps}: expected one of them")
+        raise ValueError(f"step_size = {step_size}, steps = {steps}: expected one of them")
     if isinstance(time_grid, str):
         if time_grid not in GRIDS:
             raise ValueError(f"time_grid = {time_grid!r}: expected {', '.join(GRIDS)}, or increasing times")

@@ -44,7 +44,7 @@ def get_step(name: str, **options: Any) -> Step | Events:
     for option, value in options.items():
         if isinstance(value, str) != isinstance(defaults[option], str):
             kind = "a word" if isinstance(defaults[option], str) else "a number"
-            raise ValueError(f"step={name!r} with option {option} = {value!r}: expected {kind}")
+            raise ValueError(f"step = {name!r} with option {option} = {value!r}: expected {kind}")
     return STEPS[name](**options)
 
 

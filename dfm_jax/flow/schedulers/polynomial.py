@@ -85,7 +85,7 @@ class CubicScheduler(Scheduler):
         curvature, slope = 3 * (a + b - 2), 2 * (3 - 2 * a - b)
         lowest = min(max(-slope / (2 * curvature), 0.0), 1.0) if curvature > 0 else 0.0
         if not (a >= 0 and b >= 0 and (curvature * lowest + slope) * lowest + a >= -1e-12):
-            raise ValueError(f"a={a!r}, b = {b!r}: expected end slopes >= 0 that keep kappa non-decreasing on [0, 1]")
+            raise ValueError(f"a = {a!r}, b = {b!r}: expected end slopes >= 0 that keep kappa non-decreasing on [0, 1]")
 
     def formulas(self, xp: Any, t: Any, r: Any) -> tuple[Any, Any, Any]:
         a, b = self.a, self.b
