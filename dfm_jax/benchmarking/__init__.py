@@ -43,7 +43,7 @@ def run(
     files.ensure_writable(workdir)
     budget = driver.Budget((SECONDS if seconds is None else seconds) or None)
     answer, logs = workdir / "benchmark.jsonl", workdir / "log"
-    answer.write_text("")
+    answer.write_text("", encoding="utf-8")
     about = driver.describe_machine(config, answer, logs / "machine.txt", budget)
     waiting = cases.chosen(only, config, about["devices"][1])
     rows: list[dict] = []

@@ -20,7 +20,7 @@ from dfm_jax.runtime.errors import UsageError
 
 
 def main() -> None:
-    request, answer = json.loads(pathlib.Path(sys.argv[1]).read_text()), pathlib.Path(sys.argv[2])
+    request, answer = json.loads(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8")), pathlib.Path(sys.argv[2])
     with answer.open("a", buffering=1) as file:
 
         def tell(kind: str, value: Any) -> None:

@@ -101,7 +101,7 @@ def run(script: str, options: dict[str, Any], switches: list[str]) -> dict[str, 
         if child.returncode:
             last = " ".join(child.stderr.strip().splitlines()[-1:])
             raise WorldError(f"{script} ended with status {child.returncode}: {last}")
-        return json.loads(answer.read_text())
+        return json.loads(answer.read_text(encoding="utf-8"))
 
 
 def rows(benchmark: str, found: dict[str, Any], what: str, note: str) -> Iterator[Row | Missing]:

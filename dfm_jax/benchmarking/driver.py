@@ -74,7 +74,7 @@ def run_case(
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, log.open("w", encoding="utf-8") as told:
         asked = pathlib.Path(folder, "request.json")
-        asked.write_text(json.dumps(request))
+        asked.write_text(json.dumps(request), encoding="utf-8")
         command = [sys.executable, "-m", "dfm_jax.benchmarking.child", str(asked), str(answer)]
         status = run_to_end(command, environment(case), told, budget.left())
     with answer.open("rb") as file:
@@ -87,7 +87,7 @@ def run_case(
     if status is None:
         return dataclasses.replace(outcome, reason=f"ended after {outcome.seconds:.0f} s: {budget.describe()}")
     if not any(outcome.of(kind) for kind in ("done", "machine", "no_device")):
-        last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
+        last = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()][-1:]
         reason = f"its process ended with status {status}: {' '.join(last)[-300:]}".replace("|", "/")
         return dataclasses.replace(outcome, reason=reason)
     return outcome
