@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import base
+from dfm_jax.data import Batch
 from dfm_jax.planning.hlo import text as hlo
 from dfm_jax.runtime.mesh import MeshShape, make_mesh
 from dfm_jax.training.loop import make_trainer
@@ -22,7 +23,8 @@ def test_the_step_of_the_benchmark_never_holds_its_logits():
     config.training.update(batch_size=BATCH, unroll=1)
     trainer = make_trainer(config, VOCABULARY, make_mesh(MeshShape(), jax.devices()[:1]))
     state = jax.eval_shape(trainer.create)
-    compiled = trainer.step.lower(state, jax.ShapeDtypeStruct((BATCH, LENGTH), jnp.int32)).compile()
+    batch = Batch(jax.ShapeDtypeStruct((BATCH, LENGTH), jnp.int32))
+    compiled = trainer.step.lower(state, batch).compile()
     memory = compiled.memory_analysis()
     assert memory.temp_size_in_bytes < 0.5e9
     # The state is given away: the new one lies where the old one was.
