@@ -223,11 +223,11 @@ def test_bad_inputs_and_steps():
     with pytest.raises(ValueError, match="mask or uniform"):
         flow.MixtureDiscreteSolver(flat_model, PATH, ramp, step="multiflow")
     for name, options, line in (
-        ("multiflow", {"eta": -1.0}, "eta=-1"),
-        ("remask", {"schedule": "loop"}, "schedule='loop'"),
-        ("remask", {"eta": 2.0}, "eta=2"),
-        ("corrector", {"strength": 0.0}, "strength=0"),
-        ("corrector", {"iterations": -1}, "iterations=-1"),
+        ("multiflow", {"eta": -1.0}, "eta = -1"),
+        ("remask", {"schedule": "loop"}, "schedule = 'loop'"),
+        ("remask", {"eta": 2.0}, "eta = 2"),
+        ("corrector", {"strength": 0.0}, "strength = 0"),
+        ("corrector", {"iterations": -1}, "iterations = -1"),
         ("exact", {"eta": 1.0}, "options"),
         ("first_hitting", {"eta": 1.0}, "options"),
         ("thinning", {"delta": 0.0}, "delta = 0.0: expected 0 < delta <= 1"),
