@@ -93,7 +93,7 @@ class Generator:
         try:
             self.problem.path.get_step(self.settings.method)
         except ValueError as error:
-            raise UsageError(f"config.sampling.method={self.settings.method}: {error}") from error
+            raise UsageError(f"config.sampling.method = {self.settings.method}: {error}") from error
 
     @functools.cached_property
     def frame_steps(self) -> np.ndarray:

@@ -87,7 +87,7 @@ def test_another_scheduler_and_a_cold_temperature():
 
 
 def test_wrong_settings_are_named():
-    with pytest.raises(UsageError, match=r"sampling\.method = slow"):
+    with pytest.raises(UsageError, match=r"config\.sampling\.method = slow: "):
         Generator(problem("mask"), SamplingSettings(L, 4, "slow"), 2)
 
 

@@ -43,7 +43,7 @@ def train(*changes: str) -> None:
         ("eval.corpora=nowhere.txt", WorldError, r"config.eval.corpora = nowhere.txt"),
         ("eval.judge=nowhere/gpt2x/y", WorldError, r"config.eval.judge = nowhere/gpt2x/y: expected a GPT-2, or"),
         ("eval.judge=judge", WorldError, r"config.eval.judge = judge: .*model.safetensors: there is no such file"),
-        (f"eval.judge={TINY_JUDGE}", WorldError, r"config.eval.judge = .*vocab_size=53: expected 50257, the tokenizer"),
+        (f"eval.judge={TINY_JUDGE}", WorldError, r"config.eval.judge = .*vocab_size = 53: expected 50257"),
         ("model.attention=cudnn", UsageError, r"config.model.attention = cudnn: "),
         ("checkpoint.restore_from=nowhere", WorldError, r"config.checkpoint.restore_from ?= ?nowhere: "),
     ],
