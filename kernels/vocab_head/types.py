@@ -138,7 +138,7 @@ class Query:
         return self.with_reduction(weights=columns.reduction.weights, inner=columns.reduction.inner)
 
     def padded(self, columns: int) -> "Query":
-        """The query with weights and inner padded to (columns,). The padding has probability zero: any value will do."""
+        """The query with weights and inner padded to (columns,). Padding has probability zero: any value will do."""
 
         def pad(value: Array | None) -> Array | None:
             return None if value is None else jnp.pad(value, (0, columns - value.shape[0]))
