@@ -270,31 +270,40 @@ def import_weights(
     *,
     config: "Any" = None,
     overrides: "Mapping[str, Any] | None" = None,
+    layout: "str | None" = None,
+    mask_id: "int | None" = None,
 ) -> "Run":
-    """Makes a run of a checkpoint file of another program, and loads it.
+    """Makes a run of published weights or of a checkpoint file of another program, and loads it.
 
     Args:
-        file: a checkpoint.pth of the PyTorch reference, or a .safetensors file that `export` wrote.
-        workdir: the run's folder, without checkpoints; None is runs/NAME, with the name of the file.
+        file: a folder with config.json and model.safetensors or pytorch_model.bin, OWNER/NAME of the hub, a
+            checkpoint.pth of the PyTorch reference, or a .safetensors file that `export` wrote.
+        workdir: the run's folder, without checkpoints; None is runs/NAME, with the name of the folder or file.
         config: what the file does not tell, see `dfm_jax.api`; it must not contradict it. None is the published recipe.
         overrides: other values of its fields.
+        layout: whose weights, where config.json does not say: "reference", "sedd", "mdlm", "udlm" or "duo".
+        mask_id: the mask's id, where it is inside the vocabulary and no tokenizer tells.
 
     Raises:
-        ValueError: the config and the file do not agree; the line names the field.
-        WorldError: the file cannot be read, or the folder has checkpoints.
+        ValueError: the config and the weights do not agree; the line names the field.
+        WorldError: the weights cannot be read or do not fit together, or the folder has checkpoints.
 
     Example:
-        >>> run = dfm_jax.import_weights("checkpoint.pth", "runs/published")
+        >>> run = dfm_jax.import_weights("kuleshov-group/mdlm-owt", "runs/mdlm")
     """
     from dfm_jax.config import Config
     from dfm_jax.run import arguments, settings
-    from dfm_jax.run.convert import import_weights as convert
+    from dfm_jax.run.publishing import import_weights as convert
 
     place = None if workdir is None else settings.folder("workdir", workdir)
     source = str(settings.folder("file", file))
+    if layout is not None and not isinstance(layout, str):
+        arguments.refuse("layout", layout, "the name of a layout, such as mdlm")
+    mask_id = None if mask_id is None else arguments.integer("mask_id", mask_id, 0)
     made = settings.resolve(Config() if config is None else config, overrides, "import")
     with arguments.as_value_errors():
-        return load(convert(source, made, place, config_was_given=config is not None))
+        given = config is not None
+        return load(convert(source, made, place, config_was_given=given, layout=layout, mask_id=mask_id))
 
 
 def export(

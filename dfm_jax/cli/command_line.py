@@ -22,7 +22,9 @@ ON_A_RUN = ("eval", "sample", "export")
 # Flag -> (modes that read it, help).
 OPERANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "step": (("eval", "sample", "export"), "checkpoint to use; the newest if not given"),
-    "from": (("import",), "checkpoint file of the PyTorch reference, or a safetensors file"),
+    "from": (("import",), "published folder, OWNER/NAME of the hub, or checkpoint file (.pth, .safetensors)"),
+    "layout": (("import",), "whose weights, where config.json does not say: reference, sedd, mdlm, udlm or duo"),
+    "mask_id": (("import",), "the mask's id, where it is inside the vocabulary and no tokenizer tells"),
     "format": (("export",), "safetensors (default) or pytorch"),
     "output": (
         ("export", "eval", "sample"),
@@ -46,7 +48,7 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str]] = {
     "trace": (("benchmark",), "write a jax.profiler trace of each benchmark"),
 }
 # Operands that are integers of 0 or more; the others are text.
-NUMBERS = ("step", "seconds", "num_processes", "process_id")
+NUMBERS = ("step", "mask_id", "seconds", "num_processes", "process_id")
 PATHS = ("config", "workdir", "from", "output", "prompt_file", "target")  # `~` in them is the home folder
 MAY_BE_EMPTY = ("prompt",)
 LAST_HOLDS = ("workdir",)  # launch/slurm.sbatch gives its own, and then what it was given

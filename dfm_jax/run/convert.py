@@ -47,8 +47,19 @@ def import_weights(
         raise WorldError(f"from = {file}: expected a file that exists")
     imported = read(file, config, config_was_given=config_was_given)
     config = adopt(config, imported, config_was_given=config_was_given)
-    conditions.check(config, "import")
     workdir = workdir or pathlib.Path("runs") / pathlib.Path(file).stem
+    make_run(workdir, config, imported, file)
+    return workdir
+
+
+def make_run(workdir: pathlib.Path, config: Config, imported: pytorch.ImportedCheckpoint, origin: str) -> None:
+    """Writes a run of `config` with the imported state into `workdir`. origin: where from, for the line that says so.
+
+    Raises:
+        UsageError: fields of the config do not go together. WorldError: the folder has checkpoints, or cannot be
+            written to.
+    """
+    conditions.check(config, "import")
     files.ensure_writable(workdir)
     with RunLock(workdir):
         folder = workdir / "checkpoints"
@@ -60,10 +71,9 @@ def import_weights(
             checkpoints.save(imported.step, state, metadata={"config": config.to_dict()}, block=True)
         files.write_atomically(workdir / "config.json", configs.to_json(config))
     note(
-        f"{file}: step {imported.step}, {count_parameters(imported.config):,} parameters, "
+        f"{origin}: step {imported.step}, {count_parameters(imported.config):,} parameters, "
         f"{config.flow.source_distribution} source, tokenizer {config.tokenizer.name}; now a run in {workdir}"
     )
-    return workdir
 
 
 def read(file: str, config: Config, *, config_was_given: bool) -> pytorch.ImportedCheckpoint:
