@@ -118,7 +118,7 @@ def load(folder: "str | os.PathLike", *, step: "int | None" = None, mesh: "jax.s
     """A trained run: `.sample`, `.sample_tokens`, `.likelihood`, `.logits`, `.config`, `.step`, `.tokenizer`, `.model`.
 
     Args:
-        folder: of the run.
+        folder: of the run; or a folder that `export` wrote with format="hub", or its name on the hub, "hf:OWNER/NAME".
         step: of the checkpoint; None is the newest that is intact.
         mesh: where its parameters go, by the rules of training; None is a whole copy on every device.
 
@@ -132,10 +132,11 @@ def load(folder: "str | os.PathLike", *, step: "int | None" = None, mesh: "jax.s
         >>> run.likelihood(run.tokenizer.encode_batch(["a text"]))["generalized_kl"].nats_per_token
     """
     from dfm_jax.run import arguments, settings
-    from dfm_jax.run.load import load as run
+    from dfm_jax.run.publishing import load as run
 
     step = None if step is None else arguments.integer("step", step, 0)
-    return run(settings.folder("folder", folder), step=step, mesh=mesh)
+    with arguments.as_value_errors():
+        return run(settings.folder("folder", folder), step=step, mesh=mesh)
 
 
 def evaluate(
@@ -312,31 +313,38 @@ def export(
     *,
     step: "int | None" = None,
     format: str = "safetensors",
+    push: "str | None" = None,
+    license: "str | None" = None,
 ) -> "pathlib.Path":
-    """Writes a run's checkpoint for other programs, and returns the file.
+    """Writes a run's checkpoint for other programs or other people, and returns the file or folder.
 
     Args:
         run: a loaded run or its folder.
-        output: the file; None is RUN/export/step_N.safetensors or .pth.
+        output: the file or folder; None is RUN/export/step_N.safetensors, .pth, or step_N_hub, step_N_mdlm.
         step: of the checkpoint; None is the run's own, or the newest for a folder.
-        format: "safetensors", the weights that evaluation uses, or "pytorch", all that the reference trains on from.
+        format: "safetensors", the weights that evaluation uses, or "pytorch", all that the reference trains on from;
+            "hub", a folder that `load` takes, with config, tokenizer and model card; "mdlm", a folder in that layout.
+        push: OWNER/NAME of the hub, to upload the folder to.
+        license: of the weights, for the model card.
 
     Raises:
         ValueError: the format cannot hold this run, or an argument cannot be used.
-        WorldError: there is no such checkpoint, or the file cannot be written.
+        WorldError: there is no such checkpoint, the file cannot be written, or the hub does not take it.
 
     Example:
         >>> dfm_jax.export("runs/quickstart", "quickstart.safetensors")
+        >>> dfm_jax.export("runs/quickstart", "quickstart", format="hub")
+        >>> dfm_jax.load("quickstart").sample(2)
     """
     from dfm_jax.run import arguments, settings
-    from dfm_jax.run.convert import export as convert
+    from dfm_jax.run.publishing import export as convert
 
     config, folder, step = _named(run, step, None)
     file = None if output is None else str(settings.folder("output", output))
     if not isinstance(format, str) or not format:
-        arguments.refuse("format", format, "safetensors or pytorch")
+        arguments.refuse("format", format, "safetensors, pytorch, hub or mdlm")
     with arguments.as_value_errors():
-        return convert(config, folder, step=step, kind=format, output=file)
+        return convert(config, folder, step=step, kind=format, output=file, push=push, license=license)
 
 
 def plan(

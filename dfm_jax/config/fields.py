@@ -104,7 +104,7 @@ class Data(Group):
     )
     packing: str = field(
         "continuous",
-        "how text is cut into blocks: 'continuous', as it comes; 'wrapped', with an end of text at both ends of each, as "
+        "how text is cut into blocks: 'continuous', as it comes; 'wrapped', with an end of text at both ends, as "
         "MDLM's and Duo's; 'rows', one document a row, cut or padded, its padding not scored, as UDLM's LM1B. "
         "'reference' gives the published WikiText blocks, of the validation text alone",
         one_of("continuous", "wrapped", "rows", "reference"),
@@ -120,7 +120,9 @@ class Tokenizer(Group):
         "gpt2",
         "'gpt2' (50257 tokens), 'bytes' (256 and an end of text) or 'ids:N' (N tokens without a text); NAME:without=ID "
         "takes out a mask token of its own, NAME:size=N adds ids without a text",
-        matching("gpt2, bytes or ids:N with N > 0", r"(gpt2|bytes|ids:0*[1-9]\d{0,8})(:without=\d{1,9}|:size=\d{1,9})*"),
+        matching(
+            "gpt2, bytes or ids:N with N > 0", r"(gpt2|bytes|ids:0*[1-9]\d{0,8})(:without=\d{1,9}|:size=\d{1,9})*"
+        ),
         network=True,
         also=("tokenizer", "vocab", "vocab_size", "vocabulary", "type"),
     )

@@ -160,7 +160,9 @@ class LikelihoodEstimator:
         if not blocks:
             raise ValueError("batches: expected at least one block of weight 1")
         if jax.process_count() > 1:
-            num_bytes, num_scored = multihost_utils.process_allgather(np.asarray([num_bytes, num_scored])).sum(0).tolist()
+            num_bytes, num_scored = (
+                multihost_utils.process_allgather(np.asarray([num_bytes, num_scored])).sum(0).tolist()
+            )
         values, counts = (np.concatenate(part, axis=-1) for part in zip(*rows, strict=True))
         share = num_scored / (blocks * length)  # the means so far are over all positions
         curve = sum(curves) / blocks / share

@@ -68,7 +68,8 @@ def make_run(workdir: pathlib.Path, config: Config, imported: pytorch.ImportedCh
         trainer = make_trainer(config, vocabulary_size(config.tokenizer.name), make_mesh(MeshShape()))
         state = to_state(trainer.create(), imported, config)
         with Checkpoints(folder, keep_last=config.checkpoint.keep_last) as checkpoints:
-            checkpoints.save(imported.step, state, metadata={"config": config.to_dict()}, block=True)
+            metadata = {"config": config.to_dict(), "origin": origin}
+            checkpoints.save(imported.step, state, metadata=metadata, block=True)
         files.write_atomically(workdir / "config.json", configs.to_json(config))
     note(
         f"{origin}: step {imported.step}, {count_parameters(imported.config):,} parameters, "
@@ -145,14 +146,21 @@ def check_states(config: Config, model: TransformerConfig) -> None:
     raise UsageError(f"config.tokenizer.name = {tokenizer}: expected {expected}, as the file has {states} token states")
 
 
+def placed(like: Any, value: Any, shardings: Any) -> Any:
+    """The host arrays of `value` on the devices, in the tree and dtypes of `like`, whose leaves may be shapes.
+
+    Leaf by leaf: the imported module may differ in what is no array, such as what is recomputed.
+    """
+    places, structure = jax.tree.flatten(like)
+    leaves = zip(places, jax.tree.leaves(value), jax.tree.leaves(shardings), strict=True)
+    return structure.unflatten(jax.device_put(jnp.asarray(b, a.dtype), place) for a, b, place in leaves)
+
+
 def to_state(blank: TrainState, imported: pytorch.ImportedCheckpoint, config: Config) -> TrainState:
     """`blank` with the imported weights, moments and step, on the devices of `blank`."""
 
     def place(like: Any, value: Any) -> Any:
-        # Leaf by leaf: the imported module may differ in what is no array, such as what is recomputed.
-        places, structure = jax.tree.flatten(like)
-        values = zip(places, jax.tree.leaves(value), strict=True)
-        return structure.unflatten(jax.device_put(jnp.asarray(b, a.dtype), a.sharding) for a, b in values)
+        return placed(like, value, jax.tree.map(lambda leaf: leaf.sharding, like))
 
     model = place(blank.model, imported.model)
     opt_state = blank.opt_state
@@ -186,7 +194,7 @@ def export(
     """
     kind = kind or next(iter(LAYOUTS))
     if kind not in LAYOUTS:
-        raise UsageError(f"format = {kind}: expected one of {', '.join(LAYOUTS)}")
+        raise UsageError(f"format = {kind}: expected one of {', '.join(LAYOUTS)}, hub, mdlm")
     layout = LAYOUTS[kind]
     for field, value in layout.only.items():
         if config[field] != value:

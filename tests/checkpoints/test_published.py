@@ -78,7 +78,7 @@ def test_a_tensor_that_is_missing_extra_or_of_another_shape_is_named(name, which
         "dtype": tensors | {tensor: tensors[tensor].astype(np.float64)},
     }
     for kind, changed in wrong.items():
-        with pytest.raises(ValueError, match="^the folder: [^\n]*$") as caught:
+        with pytest.raises(ValueError, match=r"^the folder: [^\n]*$") as caught:
             published.reading.of_tensors(config, changed, {})
         assert tensor.removeprefix("backbone.") in str(caught.value) or kind == "shape"
 
@@ -119,6 +119,20 @@ def test_a_pickle_with_prefixes_of_a_compiled_module_is_read(folder):
     (path / "model.safetensors").unlink()
     write_archive(path / "pytorch_model.bin", {f"_orig_mod.{name}": value for name, value in tensors.items()})
     jax.tree.map(np.testing.assert_array_equal, published.read(path).imported.model, expected.imported.model)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_a_training_checkpoint_gives_the_averages(key, folder):
+    path = folder.of("mdlm")
+    tensors = read_safetensors(path / "model.safetensors")
+    order = [f"backbone.{name}" for name in names.shapes(published.read(path).imported.config)]
+    weights = {name: tensors[name] for name in order}
+    averages = [value + 1 for name, value in weights.items() if not name.endswith("inv_freq")]
+    write_archive(path / "last.ckpt", {key: weights, "ema": {"decay": 0.5, "shadow_params": averages}, "step": 7})
+    found = published.read(path, weights=path / "last.ckpt").imported.model.final_norm.scale[...]
+    np.testing.assert_array_equal(found, tensors["backbone.output_layer.norm_final.weight"] + 1)
+    write_archive(path / "last.ckpt", {key: weights, "ema": {"decay": 0.5, "shadow_params": averages[1:]}})
+    assert "ema.shadow_params: expected the averages of the 30 parameters" in refused(path, weights=path / "last.ckpt")
 
 
 REFUSED = {

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 
 from dfm_jax.checkpoints.pytorch.archive import read_archive
+from dfm_jax.checkpoints.pytorch.convert import INV_FREQ
 from dfm_jax.checkpoints.pytorch.training_file import state_dict
 from dfm_jax.checkpoints.safetensors_file import read_metadata, read_safetensors
 from dfm_jax.runtime import files
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+# Under which training checkpoints keep the network: Lightning's, SEDD's.
+_STATES = ("state_dict", "model")
 # Patterns of all that a repository is downloaded for.
 WANTED = ("*.json", "*.safetensors", "pytorch_model*.bin", "*.txt", "*.npy", "README.md")
 
@@ -26,7 +29,9 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     return _object(path)
 
 
-def read_tensors(folder: pathlib.Path, file: pathlib.Path | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_tensors(
+    folder: pathlib.Path, file: pathlib.Path | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The tensors by name, without the prefixes of torch.compile and DDP, and the strings beside them.
 
     file: the one that holds them; None is the first of `WEIGHTS` that is there.
@@ -74,9 +79,21 @@ def _read_bin(path: pathlib.Path) -> Mapping[str, np.ndarray]:
         content = read_archive(path)
     except ValueError as error:
         content = _by_torch(path, error)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    return content
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}: expected tensors by name")
+    inner = next((content[key] for key in _STATES if isinstance(content.get(key), dict)), None)
+    return content if inner is None else _averaged(inner, content.get("ema"))
+
+
+def _averaged(tensors: Mapping[str, np.ndarray], ema: Any) -> Mapping[str, np.ndarray]:
+    """A training checkpoint's tensors, with their averages where it keeps some: a list of the parameters in order."""
+    if not isinstance(ema, dict) or "shadow_params" not in ema:
+        return tensors
+    names = [name for name in tensors if not name.endswith(INV_FREQ)]
+    averages = ema["shadow_params"]
+    if not isinstance(averages, list) or [np.shape(a) for a in averages] != [np.shape(tensors[n]) for n in names]:
+        raise ValueError(f"ema.shadow_params: expected the averages of the {len(names)} parameters, in their order")
+    return {**tensors, **dict(zip(names, averages, strict=True))}
 
 
 def _by_torch(path: pathlib.Path, reason: ValueError) -> Any:
@@ -88,15 +105,15 @@ def _by_torch(path: pathlib.Path, reason: ValueError) -> Any:
         content = torch.load(os.fspath(path), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever pickle, zip and torch raise
         raise ValueError(f"{reason}; nor can PyTorch ({' '.join(str(error).split())[:200]})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}: expected tensors by name")
-    tensors = content.get("state_dict", content)
-    return {
-        name: (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-        if isinstance(value, torch.Tensor)
-        else value
-        for name, value in tensors.items()
-    }
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        if isinstance(value, dict):
+            return {name: plain(item) for name, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list) else value
+
+    return plain(content)
 
 
 def _object(path: pathlib.Path) -> dict[str, Any]:

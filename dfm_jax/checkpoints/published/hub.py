@@ -19,6 +19,11 @@ def is_name(text: str) -> bool:
     return bool(_NAME.fullmatch(text)) and not path.exists() and path.suffix not in _FILES and not path.parent.is_dir()
 
 
+def is_repository(text: str) -> bool:
+    """Whether `text` has the form hf:OWNER/NAME or OWNER/NAME."""
+    return bool(_NAME.fullmatch(text.removeprefix(PREFIX)))
+
+
 def fetch(text: str, field: str = "from") -> pathlib.Path:
     """The folder of a repository on this disk: the hub's newest, or offline what the library's cache holds.
 
@@ -54,9 +59,7 @@ def _cached(name: str) -> pathlib.Path | None:
     import huggingface_hub
 
     try:
-        return pathlib.Path(
-            huggingface_hub.snapshot_download(name, allow_patterns=list(WANTED), local_files_only=True)
-        )
+        return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(WANTED), local_files_only=True))
     except Exception:  # no error of its own: the one before is told
         return None
 

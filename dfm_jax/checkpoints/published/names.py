@@ -117,9 +117,7 @@ def to_reference(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np
     return found
 
 
-def from_reference(
-    tensors: Mapping[str, np.ndarray], config: TransformerConfig, prefix: str
-) -> dict[str, np.ndarray]:
+def from_reference(tensors: Mapping[str, np.ndarray], config: TransformerConfig, prefix: str) -> dict[str, np.ndarray]:
     """The inverse of `to_reference`, the buffer included, in the order of the network's parameters."""
     found = {}
     for name in shapes(config):

@@ -170,9 +170,7 @@ def _published(
     return Published(name, imported, {"flow.loss_function": layout.loss, "data.packing": layout.packing}, place)
 
 
-def _refuse_others(
-    name: str, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], prefix: str
-) -> None:
+def _refuse_others(name: str, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], prefix: str) -> None:
     """ValueError for weights of the project that this network does not hold."""
     graph = config.get("graph")
     if name == "sedd" and isinstance(graph, Mapping) and graph.get("type") != "absorb":
@@ -185,7 +183,9 @@ def _refuse_others(
     if config.get("cfg"):
         raise ValueError("config.json cfg = true: class-conditional weights; expected a network that is told no class")
     if config.get("causal"):
-        raise ValueError("config.json causal = true: an autoregressive network; expected one that is told its noisy tokens")
+        raise ValueError(
+            "config.json causal = true: an autoregressive network; expected one that is told its noisy tokens"
+        )
 
 
 def _told_sizes(config: Mapping[str, Any]) -> dict[str, tuple[str, int]]:

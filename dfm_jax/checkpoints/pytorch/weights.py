@@ -71,7 +71,7 @@ def read_weights(path: str | os.PathLike, options: Mapping[str, Any] | None = No
 def weights_of(
     tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], options: Mapping[str, Any]
 ) -> ImportedCheckpoint:
-    """`read_weights` of a file's tensors and of the strings in its header. Raises ValueError alike, without the file."""
+    """`read_weights` of a file's tensors and the strings in its header. Raises ValueError alike, without the file."""
     tensors, options = state_dict(dict(tensors)), dict(options)
     told = convert.infer_config(tensors)
     saved, network = (_object(metadata, name) for name in ("config", "network"))

@@ -1,6 +1,6 @@
 """`NAME:without=ID` and `NAME:size=N`: another tokenizer with one id taken out, or with ids added that mean no text.
 
-Published networks need both. A mask that is a token of the tokenizer's own stands for no text here, and the ids after it
+Published networks need both. A mask that is one of the tokenizer's own tokens stands for no text, and the ids after it
 move down by one. Duo's vocabulary has a padding token after those of GPT-2, which no text gives either.
 """
 
@@ -79,7 +79,7 @@ def parts(name: str) -> tuple[str, str, int] | None:
 
 
 def size_of(base: str, size: int, change: str, number: int) -> int:
-    """The ids of a tokenizer called `base` that has `size` of them. Raises UsageError where the change means nothing."""
+    """The ids of a tokenizer called `base` that has `size` of them. UsageError where the change means nothing."""
     if change == "size":
         if number < size:
             raise UsageError(f"tokenizer.name = {base}:size={number}: expected {size} or more, which {base} has")

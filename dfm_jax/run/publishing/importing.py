@@ -48,9 +48,7 @@ def import_weights(
         if mask_id is not None:
             raise UsageError(f"mask_id = {mask_id}: expected with a published folder, or with --layout")
         return convert.import_weights(origin, config, workdir, config_was_given=config_was_given)
-    found, config = read(
-        origin, config, config_was_given=config_was_given, layout=layout, mask_id=mask_id
-    )
+    found, config = read(origin, config, config_was_given=config_was_given, layout=layout, mask_id=mask_id)
     name = origin.removeprefix(hub.PREFIX) if hub.is_name(origin) else str(path.resolve())
     workdir = workdir or pathlib.Path("runs") / (pathlib.Path(name).stem if path.is_file() else pathlib.Path(name).name)
     convert.make_run(workdir, config, found.imported, f"{origin}, layout {found.layout}")
@@ -71,7 +69,9 @@ def read(
     own = tokens.of_files(folder, origin.removeprefix(hub.PREFIX) if on_hub else str(folder.resolve()))
     vocabulary = Vocabulary(given or own, mask_id)
     names = (*convert.ARCHITECTURE, "length", "dropout")
-    options = {name: config.model[name] for name in names if config_was_given or config.model[name] != default.model[name]}
+    options = {
+        name: config.model[name] for name in names if config_was_given or config.model[name] != default.model[name]
+    }
     try:
         found = published.read(folder, weights=weights, layout=layout, mask_id=vocabulary.mask, options=options)
     except OSError as error:
@@ -114,8 +114,7 @@ def _of_ours(found: published.Published, config: Config, config_was_given: bool)
     for name, stated in TABLE.items():
         if config[name] == saved[name] or not (config_was_given or config[name] != stated.default):
             continue
-        if name in NETWORK or name.startswith("model.") and stated.continues is configs.FIXED:
+        if name in NETWORK or (name.startswith("model.") and stated.continues is configs.FIXED):
             raise UsageError(f"config.{name} = {config[name]}: expected {saved[name]}, as the folder says")
         changes[name] = config[name]
     return configs.replace(saved, changes)
-
