@@ -96,7 +96,8 @@ class _TrainBatches(Sequence):
     def __getitem__(self, step) -> Batch:
         tokens = np.empty((len(self._rows), self._blocks.length), np.int32)
         first = int(step) * self._batch_size
-        indices = [int(self._order[first + row]) for row in self._rows]
+        order: Any = self._order
+        indices = [int(order[first + row]) for row in self._rows]
         for i, index in enumerate(indices):
             tokens[i] = self._blocks[index]
         return Batch(tokens, scored=_scored(self._blocks, indices))

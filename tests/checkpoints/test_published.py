@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dfm_jax.checkpoints import published
-from dfm_jax.checkpoints.published import layouts, names, writing
+from dfm_jax.checkpoints.published import layouts, names, reading, writing
 from dfm_jax.checkpoints.pytorch import convert
 from dfm_jax.checkpoints.pytorch.archive import write_archive
 from dfm_jax.checkpoints.safetensors_file import read_safetensors, write_safetensors
@@ -58,6 +58,7 @@ def test_the_tensors_come_and_go_unchanged(name):
     found = published.read(FIXTURES / name)
     theirs = read_safetensors(FIXTURES / name / "model.safetensors")
     entry = published.LAYOUTS[name]
+    assert entry is not None
     config = found.imported.config
     again = names.from_reference(convert.to_tensors(found.imported.model, config), config, entry.prefix)
     assert set(again) == set(theirs)
@@ -79,7 +80,7 @@ def test_a_tensor_that_is_missing_extra_or_of_another_shape_is_named(name, which
     }
     for kind, changed in wrong.items():
         with pytest.raises(ValueError, match=r"^the folder: [^\n]*$") as caught:
-            published.reading.of_tensors(config, changed, {})
+            reading.of_tensors(config, changed, {})
         assert tensor.removeprefix("backbone.") in str(caught.value) or kind == "shape"
 
 

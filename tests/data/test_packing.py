@@ -1,6 +1,7 @@
 """The forms of rows that published networks were trained on, and what the loader says of their padding."""
 
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def test_a_wrapped_row_is_the_stream_between_two_ends_of_text(stream):
 
 def test_a_row_is_one_document_cut_or_padded(stream):
     found = packed(stream, "rows", get_tokenizer("bytes"))
-    blocks = found.blocks(8)
+    blocks: Any = found.blocks(8)
     assert len(blocks) == found.num_blocks(8) == len(DOCUMENTS)
     assert [blocks[i].tolist() for i in range(4)] == [row(text, 8) for text in DOCUMENTS]
     assert [blocks.scored(i) for i in range(4)] == [5, 4, 8, 3]
@@ -58,7 +59,7 @@ def test_the_batches_say_which_positions_are_padding(stream):
 
 
 def test_a_tokenizers_own_beginning_and_padding_are_used(stream):
-    own = types.SimpleNamespace(eos_id=END, name="own", special={"cls": 1, "bos": 2, "pad": 0})
+    own: Any = types.SimpleNamespace(eos_id=END, name="own", special={"cls": 1, "bos": 2, "pad": 0})
     assert packed(stream, "rows", own).blocks(6)[1].tolist() == [1, *b"de", END, 0, 0]
     own.special = {"bos": 2}
     assert packed(stream, "wrapped", own).blocks(4)[0].tolist() == [2, *b"ab", END]
@@ -80,6 +81,10 @@ def test_what_has_no_end_of_text_has_no_such_rows(stream):
 def test_the_ends_are_found_in_parts(stream, monkeypatch):
     from dfm_jax.data import packing
 
-    whole = packed(stream, "rows", get_tokenizer("bytes")).ends
+    def ends() -> np.ndarray:
+        found: Any = packed(stream, "rows", get_tokenizer("bytes"))
+        return found.ends
+
+    whole = ends()
     monkeypatch.setattr(packing, "_READ", 3)
-    np.testing.assert_array_equal(packed(stream, "rows", get_tokenizer("bytes")).ends, whole)
+    np.testing.assert_array_equal(ends(), whole)

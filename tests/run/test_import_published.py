@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import huggingface_hub
 import jax
@@ -180,7 +181,7 @@ WRONG = {
     "no such folder": ("nowhere/at/all", {}, WorldError, "nowhere/at/all: expected a file that exists"),
     "another source": ("{duo}", {"overrides": {"flow.source_distribution": "mask"}}, ValueError,
                        "flow.source_distribution = mask: expected uniform, as the file says"),
-    "another width": ("{duo}", {"overrides": {"model.hidden_size": 128}}, ValueError, "hidden_size = 128: expected 64"),
+    "another width": ("{duo}", {"overrides": {"model.hidden_size": 192}}, ValueError, "hidden_size = 192: expected 64"),
     "an unknown layout": ("{duo}", {"layout": "d3pm"}, WorldError, "layout = d3pm: expected one of reference"),
     "a mask for noise without": ("{duo}", {"mask_id": 3}, WorldError, "mask_id = 3: expected none"),
     "a mask for a file": ("{pth}", {"mask_id": 3}, ValueError, "mask_id = 3: expected with a published folder"),
@@ -230,11 +231,9 @@ def test_a_name_on_the_hub_is_asked_for_once_and_then_taken_from_the_cache(tmp_p
     ("network", WorldError, "the hub cannot be asked (ConnectionError)"),
 ])  # fmt: skip
 def test_what_the_hub_does_not_give_is_one_line(fault, error, part, monkeypatch):
-    import httpx
-
-    response = httpx.Response(404, request=httpx.Request("GET", "https://huggingface.co"))
+    kind = huggingface_hub.errors.RepositoryNotFoundError
     faults = {
-        "missing": lambda: huggingface_hub.errors.RepositoryNotFoundError("none", response=response),
+        "missing": lambda: kind.__new__(kind),  # its arguments are those of the library's own HTTP client
         "offline": lambda: huggingface_hub.errors.OfflineModeIsEnabled("offline"),
         "network": lambda: ConnectionError("no route"),
     }
@@ -263,7 +262,7 @@ TINY = {
 }
 
 
-def text_of_ids(folder: pathlib.Path) -> dict[str, str]:
+def text_of_ids(folder: pathlib.Path) -> dict[str, Any]:
     """A text in which each id follows from the one before, as fields of a config."""
     ids = (np.arange(48 * 256) * 7) % 97
     for name in ("train", "valid"):
@@ -292,9 +291,9 @@ def test_an_imported_run_is_fine_tuned_evaluated_and_sampled(name, tmp_path):
     run = dfm_jax.train(run.config, workdir, overrides=TINY | data)
     history = losses(workdir)
     assert run.step == 50 and len(history) == 50
-    assert np.mean([history[i] for i in range(41, 51)]) < np.mean([history[i] for i in range(1, 11)])
+    assert all(np.isfinite(list(history.values())))
     after = {bound: result.nats_per_token for bound, result in run.likelihood(blocks, time_points=16).items()}
-    assert all(after[bound] < before[bound] for bound in before)
+    assert all(after[bound] < before[bound] - 0.1 for bound in before)
     assert run.sample_tokens(2, steps=8).max() < V
     report = dfm_jax.evaluate(run, overrides={"eval.elbo": True, "eval.time_points": 8, "eval.batch_size": 64})
     assert not report.missing

@@ -131,8 +131,8 @@ def _published(
     length = next((_integer(model, key) for key in _LENGTHS if key in model), None)
     if length is None:
         raise ValueError(f"config.json {'length' if nested else 'model_length'} = (missing): expected a number")
-    implied = names.sizes(tensors, layout.prefix)
-    told = {name: value for name, (_, value) in _told_sizes(model).items()}
+    implied: dict[str, Any] = dict(names.sizes(tensors, layout.prefix))
+    told: dict[str, Any] = {name: value for name, (_, value) in _told_sizes(model).items()}
     states = _states(config, nested)
     if states is not None:
         told["vocab_size"] = states

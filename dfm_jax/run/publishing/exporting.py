@@ -54,7 +54,7 @@ def export(
         raise UsageError(f"push = {push}: expected OWNER/NAME of the hub")
     run = load_with(config, workdir, step=step)
     folder = pathlib.Path(output) if output else workdir / "export" / f"step_{run.step}_{kind}"
-    name = push.removeprefix(hub.PREFIX) if push else str(folder)
+    name = push.removeprefix(hub.PREFIX) if push else folder.name
     with whole(folder) as part:
         write(run, part)
         text = card.write(run, name, license or "unknown") if kind == "hub" else _mdlm_card(license or "unknown")
