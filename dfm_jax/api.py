@@ -118,7 +118,7 @@ def load(folder: "str | os.PathLike", *, step: "int | None" = None, mesh: "jax.s
     """A trained run: `.sample`, `.sample_tokens`, `.likelihood`, `.logits`, `.config`, `.step`, `.tokenizer`, `.model`.
 
     Args:
-        folder: of the run.
+        folder: of the run; or a folder that `export` wrote with format="hub", or its name on the hub, "hf:OWNER/NAME".
         step: of the checkpoint; None is the newest that is intact.
         mesh: where its parameters go, by the rules of training; None is a whole copy on every device.
 
@@ -132,10 +132,11 @@ def load(folder: "str | os.PathLike", *, step: "int | None" = None, mesh: "jax.s
         >>> run.likelihood(run.tokenizer.encode_batch(["a text"]))["generalized_kl"].nats_per_token
     """
     from dfm_jax.run import arguments, settings
-    from dfm_jax.run.load import load as run
+    from dfm_jax.run.publishing import load as run
 
     step = None if step is None else arguments.integer("step", step, 0)
-    return run(settings.folder("folder", folder), step=step, mesh=mesh)
+    with arguments.as_value_errors():
+        return run(settings.folder("folder", folder), step=step, mesh=mesh)
 
 
 def evaluate(
@@ -270,31 +271,40 @@ def import_weights(
     *,
     config: "Any" = None,
     overrides: "Mapping[str, Any] | None" = None,
+    layout: "str | None" = None,
+    mask_id: "int | None" = None,
 ) -> "Run":
-    """Makes a run of a checkpoint file of another program, and loads it.
+    """Makes a run of published weights or of a checkpoint file of another program, and loads it.
 
     Args:
-        file: a checkpoint.pth of the PyTorch reference, or a .safetensors file that `export` wrote.
-        workdir: the run's folder, without checkpoints; None is runs/NAME, with the name of the file.
+        file: a folder with config.json and model.safetensors or pytorch_model.bin, OWNER/NAME of the hub, a
+            checkpoint.pth of the PyTorch reference, or a .safetensors file that `export` wrote.
+        workdir: the run's folder, without checkpoints; None is runs/NAME, with the name of the folder or file.
         config: what the file does not tell, see `dfm_jax.api`; it must not contradict it. None is the published recipe.
         overrides: other values of its fields.
+        layout: whose weights, where config.json does not say: "reference", "sedd", "mdlm", "udlm" or "duo".
+        mask_id: the mask's id, where it is inside the vocabulary and no tokenizer tells.
 
     Raises:
-        ValueError: the config and the file do not agree; the line names the field.
-        WorldError: the file cannot be read, or the folder has checkpoints.
+        ValueError: the config and the weights do not agree; the line names the field.
+        WorldError: the weights cannot be read or do not fit together, or the folder has checkpoints.
 
     Example:
-        >>> run = dfm_jax.import_weights("checkpoint.pth", "runs/published")
+        >>> run = dfm_jax.import_weights("kuleshov-group/mdlm-owt", "runs/mdlm")
     """
     from dfm_jax.config import Config
     from dfm_jax.run import arguments, settings
-    from dfm_jax.run.convert import import_weights as convert
+    from dfm_jax.run.publishing import import_weights as convert
 
     place = None if workdir is None else settings.folder("workdir", workdir)
     source = str(settings.folder("file", file))
+    if layout is not None and not isinstance(layout, str):
+        arguments.refuse("layout", layout, "the name of a layout, such as mdlm")
+    mask_id = None if mask_id is None else arguments.integer("mask_id", mask_id, 0)
     made = settings.resolve(Config() if config is None else config, overrides, "import")
     with arguments.as_value_errors():
-        return load(convert(source, made, place, config_was_given=config is not None))
+        given = config is not None
+        return load(convert(source, made, place, config_was_given=given, layout=layout, mask_id=mask_id))
 
 
 def export(
@@ -303,31 +313,38 @@ def export(
     *,
     step: "int | None" = None,
     format: str = "safetensors",
+    push: "str | None" = None,
+    license: "str | None" = None,
 ) -> "pathlib.Path":
-    """Writes a run's checkpoint for other programs, and returns the file.
+    """Writes a run's checkpoint for other programs or other people, and returns the file or folder.
 
     Args:
         run: a loaded run or its folder.
-        output: the file; None is RUN/export/step_N.safetensors or .pth.
+        output: the file or folder; None is RUN/export/step_N.safetensors, .pth, or step_N_hub, step_N_mdlm.
         step: of the checkpoint; None is the run's own, or the newest for a folder.
-        format: "safetensors", the weights that evaluation uses, or "pytorch", all that the reference trains on from.
+        format: "safetensors", the weights that evaluation uses, or "pytorch", all that the reference trains on from;
+            "hub", a folder that `load` takes, with config, tokenizer and model card; "mdlm", a folder in that layout.
+        push: OWNER/NAME of the hub, to upload the folder to.
+        license: of the weights, for the model card.
 
     Raises:
         ValueError: the format cannot hold this run, or an argument cannot be used.
-        WorldError: there is no such checkpoint, or the file cannot be written.
+        WorldError: there is no such checkpoint, the file cannot be written, or the hub does not take it.
 
     Example:
         >>> dfm_jax.export("runs/quickstart", "quickstart.safetensors")
+        >>> dfm_jax.export("runs/quickstart", "quickstart", format="hub")
+        >>> dfm_jax.load("quickstart").sample(2)
     """
     from dfm_jax.run import arguments, settings
-    from dfm_jax.run.convert import export as convert
+    from dfm_jax.run.publishing import export as convert
 
     config, folder, step = _named(run, step, None)
     file = None if output is None else str(settings.folder("output", output))
     if not isinstance(format, str) or not format:
-        arguments.refuse("format", format, "safetensors or pytorch")
+        arguments.refuse("format", format, "safetensors, pytorch, hub or mdlm")
     with arguments.as_value_errors():
-        return convert(config, folder, step=step, kind=format, output=file)
+        return convert(config, folder, step=step, kind=format, output=file, push=push, license=license)
 
 
 def plan(

@@ -22,11 +22,15 @@ ON_A_RUN = ("eval", "sample", "export")
 # Flag -> (modes that read it, help).
 OPERANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "step": (("eval", "sample", "export"), "checkpoint to use; the newest if not given"),
-    "from": (("import",), "checkpoint file of the PyTorch reference, or a safetensors file"),
-    "format": (("export",), "safetensors (default) or pytorch"),
+    "from": (("import",), "published folder, OWNER/NAME of the hub, or checkpoint file (.pth, .safetensors)"),
+    "layout": (("import",), "whose weights, where config.json does not say: reference, sedd, mdlm, udlm or duo"),
+    "mask_id": (("import",), "the mask's id, where it is inside the vocabulary and no tokenizer tells"),
+    "format": (("export",), "safetensors (default) or pytorch, a file; hub or mdlm, a folder for others to load"),
+    "push": (("export",), "OWNER/NAME of the hub, to upload that folder to"),
+    "license": (("export",), "of the weights, for the model card, as the hub calls it; unknown if not given"),
     "output": (
         ("export", "eval", "sample"),
-        "file that export writes; folder that eval and sample write into, where not the run's own",
+        "file or folder that export writes; folder that eval and sample write into, where not the run's own",
     ),
     "prompt": (("sample",), "text to continue, or a text with <gap:N> where N tokens are to be filled in"),
     "prompt_file": (("sample",), "file that holds the prompt"),
@@ -46,7 +50,7 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str]] = {
     "trace": (("benchmark",), "write a jax.profiler trace of each benchmark"),
 }
 # Operands that are integers of 0 or more; the others are text.
-NUMBERS = ("step", "seconds", "num_processes", "process_id")
+NUMBERS = ("step", "mask_id", "seconds", "num_processes", "process_id")
 PATHS = ("config", "workdir", "from", "output", "prompt_file", "target")  # `~` in them is the home folder
 MAY_BE_EMPTY = ("prompt",)
 LAST_HOLDS = ("workdir",)  # launch/slurm.sbatch gives its own, and then what it was given

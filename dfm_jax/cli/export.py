@@ -1,7 +1,7 @@
 """`--mode=export`: a run's checkpoint in the format of another program."""
 
 from dfm_jax.cli.command_line import Command
-from dfm_jax.run.convert import export
+from dfm_jax.run.publishing import export
 
 
 def run(command: Command) -> int:
@@ -13,5 +13,7 @@ def run(command: Command) -> int:
         step=operands["step"],
         kind=operands["format"] or "",
         output=operands["output"],
+        push=operands["push"],
+        license=operands["license"],
     )
     return 0

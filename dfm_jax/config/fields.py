@@ -104,8 +104,10 @@ class Data(Group):
     )
     packing: str = field(
         "continuous",
-        "how the validation text is cut into blocks; 'reference' gives the published WikiText blocks",
-        one_of("continuous", "reference"),
+        "how text is cut into blocks: 'continuous', as it comes; 'wrapped', with an end of text at both ends, as "
+        "MDLM's and Duo's; 'rows', one document a row, cut or padded, its padding not scored, as UDLM's LM1B. "
+        "'reference' gives the published WikiText blocks, of the validation text alone",
+        one_of("continuous", "wrapped", "rows", "reference"),
         continues=FREE,
     )
 
@@ -116,8 +118,11 @@ class Tokenizer(Group):
 
     name: str = field(
         "gpt2",
-        "'gpt2' (50257 tokens), 'bytes' (256 and an end of text) or 'ids:N' (N tokens without a text)",
-        matching("gpt2, bytes or ids:N with N > 0", r"gpt2|bytes|ids:0*[1-9]\d{0,8}"),
+        "'gpt2' (50257 tokens), 'bytes' (256 and an end of text) or 'ids:N' (N tokens without a text); NAME:without=ID "
+        "takes out a mask token of its own, NAME:size=N adds ids without a text",
+        matching(
+            "gpt2, bytes or ids:N with N > 0", r"(gpt2|bytes|ids:0*[1-9]\d{0,8})(:without=\d{1,9}|:size=\d{1,9})*"
+        ),
         network=True,
         also=("tokenizer", "vocab", "vocab_size", "vocabulary", "type"),
     )
@@ -443,10 +448,26 @@ class Model(Group):
         1.0, "factor on the time before its sinusoid; 1 = published", ABOVE_ZERO, network=True, also=("t_scale",)
     )
     time_input: str = field(
-        "t", "what the network is told: 't' (published) or 'kappa'", one_of("t", "kappa"), network=True
+        "t",
+        "what the network is told: 't' (published), 'kappa', or 'sigma' = -log kappa, as SEDD, UDLM and Duo are",
+        one_of("t", "kappa", "sigma"),
+        network=True,
+    )
+    largest_sigma: float = field(
+        6.907755278982137,
+        "of 'sigma', which is infinite at t = 0: the network is told no larger one. -log 0.001 is where SEDD, UDLM and "
+        "Duo end their training",
+        ABOVE_ZERO,
+        network=True,
+        since="0.2",
+        also=("sigma_max", "max_sigma"),
     )
     time_conditioning: bool = field(
-        True, "false: a network that is not told the time (mask source)", SWITCH, network=True, also=("time_cond",)
+        True,
+        "false: a network that is not told the time (mask source; or leave_one_out, where it would be told sigma)",
+        SWITCH,
+        network=True,
+        also=("time_cond",),
     )
     qk_norm: bool = field(False, "normalise queries and keys", SWITCH, also=("qk_layernorm", "query_key_norm"))
     tie_embeddings: bool = field(

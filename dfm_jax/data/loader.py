@@ -25,6 +25,8 @@ class Batch(NamedTuple):
     tokens: Any  # (B, L) int32
     # (B, L) bool, or None for nowhere: positions that are kept as they are and carry no loss, such as a prompt.
     given: Any = None
+    # (B, L) bool, or None for everywhere: positions that carry a loss. The others are noised as all are: padding.
+    scored: Any = None
 
 
 # Batches read ahead: enough to hide a slow disk; grain's defaults would hold 500.
@@ -94,9 +96,19 @@ class _TrainBatches(Sequence):
     def __getitem__(self, step) -> Batch:
         tokens = np.empty((len(self._rows), self._blocks.length), np.int32)
         first = int(step) * self._batch_size
-        for i, row in enumerate(self._rows):
-            tokens[i] = self._blocks[self._order[first + row]]
-        return Batch(tokens)
+        order: Any = self._order
+        indices = [int(order[first + row]) for row in self._rows]
+        for i, index in enumerate(indices):
+            tokens[i] = self._blocks[index]
+        return Batch(tokens, scored=_scored(self._blocks, indices))
+
+
+def _scored(blocks: Any, indices: Sequence[int]) -> np.ndarray | None:
+    """The scored positions of some blocks, (n, L) bool; None where they have no padding. -1 is no block."""
+    if not hasattr(blocks, "scored"):
+        return None
+    counts = np.array([blocks.scored(i) if i >= 0 else 0 for i in indices])
+    return np.arange(blocks.length)[None] < counts[:, None]
 
 
 class _EvalBatches(Sequence):
@@ -110,8 +122,9 @@ class _EvalBatches(Sequence):
     def __getitem__(self, step) -> tuple[Batch, np.ndarray]:
         tokens = np.zeros((len(self._rows), self._blocks.length), np.int32)
         weights = np.zeros(len(self._rows), np.float32)
-        for i, row in enumerate(self._rows):
-            block = int(step) * self._batch_size + row
-            if block < self._num_blocks:
+        numbers = [int(step) * self._batch_size + row for row in self._rows]
+        blocks = [number if number < self._num_blocks else -1 for number in numbers]
+        for i, block in enumerate(blocks):
+            if block >= 0:
                 tokens[i], weights[i] = self._blocks[block], 1.0
-        return Batch(tokens), weights
+        return Batch(tokens, scored=_scored(self._blocks, blocks)), weights

@@ -27,7 +27,7 @@ SENSITIVITY = (1e-2, 1e-3, 1e-4)
 # The tails between the eps of SENSITIVITY, and the average over random orders, take this many times fewer points.
 TAIL_SHARE, COUNT_SHARE = 16, 8
 
-Batches = Iterable[tuple[np.ndarray, np.ndarray]]
+Batches = Iterable[tuple[np.ndarray, ...]]  # (tokens, weights) or (tokens, weights, scored)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +130,8 @@ class LikelihoodEstimator:
 
         Args:
             model: the model that `network` asks (a Transformer).
-            batches: (tokens (B, L) int32, weights (B,) of 0 or 1) of this process, all of one shape.
+            batches: (tokens (B, L) int32, weights (B,) of 0 or 1) of this process, all of one shape. A third array,
+                scored (B, L) bool, leaves positions out of all figures: padding, which is noised as the rest is.
             key: one typed key, for all noise.
             count_bytes: tokens (L,) -> the bytes of their text, for bits per byte.
             progress: called after every batch with the number of blocks done.
@@ -140,14 +141,14 @@ class LikelihoodEstimator:
         """
         rows: list[tuple[np.ndarray, ...]] = []
         curves: list[np.ndarray] = []
-        blocks = length = num_bytes = first = 0
-        for tokens, weights in batches:
-            length = tokens.shape[1]
+        blocks = length = num_bytes = num_scored = first = 0
+        for tokens, weights, *more in batches:
+            length, scored = tokens.shape[1], more[0] if more else None
+            num_scored += int(weights.sum()) * length if scored is None else int(scored[weights > 0].sum())
             if count_bytes is not None:
                 num_bytes += sum(count_bytes(row) for row, weight in zip(tokens, weights, strict=True) if weight)
-            given = (jnp.asarray(tokens), jnp.asarray(weights))
-            if self.mesh is not None:
-                given = global_batch((tokens, weights), self.mesh)
+            given = (tokens, weights, scored)
+            given = jax.tree.map(jnp.asarray, given) if self.mesh is None else global_batch(given, self.mesh)
             values, counts, curve, kept = self._program(model, *given, np.int32(first), key)
             counted = np.asarray(kept) > 0
             rows.append(tuple(np.asarray(v, np.float64)[..., counted] for v in (values, counts)))
@@ -159,20 +160,31 @@ class LikelihoodEstimator:
         if not blocks:
             raise ValueError("batches: expected at least one block of weight 1")
         if jax.process_count() > 1:
-            num_bytes = int(multihost_utils.process_allgather(np.asarray(num_bytes)).sum())
+            num_bytes, num_scored = (
+                multihost_utils.process_allgather(np.asarray([num_bytes, num_scored])).sum(0).tolist()
+            )
         values, counts = (np.concatenate(part, axis=-1) for part in zip(*rows, strict=True))
-        return self._results(values, counts, sum(curves) / blocks, blocks, length, num_bytes)
+        share = num_scored / (blocks * length)  # the means so far are over all positions
+        curve = sum(curves) / blocks / share
+        return self._results(values / share, counts / share, curve, blocks, num_scored, num_bytes)
 
     @functools.cached_property
     def _program(self):
         return batch_program(self._batch, self.problem, self.mesh, deterministic=self.deterministic)
 
     def _batch(
-        self, problem: Problem, model: Any, tokens: jax.Array, weights: jax.Array, first: jax.Array, key: jax.Array
+        self,
+        problem: Problem,
+        model: Any,
+        tokens: jax.Array,
+        weights: jax.Array,
+        scored: jax.Array | None,
+        first: jax.Array,
+        key: jax.Array,
     ):
         """For one batch: the integrals (segments, K, B), those of the count form, the main curve, and the weights.
 
-        All are in nats per token. The curve is summed over rows.
+        All are in nats per position, of which those that are not scored have 0. The curve is summed over rows.
         """
         index = first + jnp.arange(tokens.shape[0], dtype=jnp.int32)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
@@ -183,13 +195,13 @@ class LikelihoodEstimator:
         timed = tuple(o for name, o in objectives.items() if name != "masked_count")
         values, curve = jnp.zeros((len(self.segments), 0, len(tokens))), jnp.zeros((0, self.time_points))
         if timed:
-            values, curve = self._integrate(model, tokens, weights, keys, timed)
+            values, curve = self._integrate(model, tokens, weights, scored, keys, timed)
         counts = jnp.zeros((0, len(tokens)))
         if "masked_count" in self.objectives:
-            counts = self._orders(model, tokens, fold(keys, len(self.segments)))
+            counts = self._orders(model, tokens, scored, fold(keys, len(self.segments)))
         return values, counts, curve, weights
 
-    def _integrate(self, model, tokens, weights, keys, objectives) -> tuple[jax.Array, jax.Array]:
+    def _integrate(self, model, tokens, weights, scored, keys, objectives) -> tuple[jax.Array, jax.Array]:
         """The integrals (segments, K, B), and the mean integrand of segment 0 summed over rows, (K, time_points)."""
         # One loop over the points of all segments, so that the network is compiled once.
         drawn = [
@@ -204,7 +216,7 @@ class LikelihoodEstimator:
             source_keys, path_keys = noise_keys(keys, number)
             x_0 = objectives[0].source.sample(source_keys, tokens.shape)
             x_t = objectives[0].path.sample(path_keys, x_0, tokens, linear).x_t
-            nats = self._ask(model, tokens, x_t, linear, objectives)
+            nats = self._ask(model, tokens, x_t, linear, objectives, scored)
             return total.at[segment].add(nats * weight[None]), (nats * weights[None]).sum(1)
 
         zero = jnp.zeros((len(drawn), len(objectives), len(tokens)))
@@ -212,8 +224,8 @@ class LikelihoodEstimator:
         total, at_point = jax.lax.scan(one, zero, (numbers, owner, place.linear, place.weight))
         return total, at_point[: self.time_points].T
 
-    def _ask(self, model, x_1, x_t, linear: flow.Time, objectives) -> jax.Array:
-        """The K bounds at one time of the linear path, (K, B) nats per token, from one pass of the trunk."""
+    def _ask(self, model, x_1, x_t, linear: flow.Time, objectives, scored) -> jax.Array:
+        """The K bounds at one time of the linear path, (K, B) nats per position, from one pass of the trunk."""
         network = self.network or TransformerNetwork(mesh=self.mesh)
         t = self.problem.network_time(points.training_time(self.problem.path.scheduler, linear))
         features = network.features(model, x_t, t)
@@ -223,10 +235,11 @@ class LikelihoodEstimator:
         for objective, number in zip(objectives, points.shared_queries(queries), strict=True):
             if number not in by_number:
                 by_number[number] = network.answer(model, features, queries[number])
-            losses.append(objective(by_number[number], x_1, x_t, linear).mean(-1))
+            nats = objective(by_number[number], x_1, x_t, linear)
+            losses.append((nats if scored is None else jnp.where(scored, nats, 0.0)).mean(-1))
         return jnp.stack(losses)
 
-    def _orders(self, model, tokens, keys) -> jax.Array:
+    def _orders(self, model, tokens, scored, keys) -> jax.Array:
         """The average over random orders, (1, B) nats per token. Its only time is the one that the network is told."""
         number = max(1, self.time_points // COUNT_SHARE)
         length, mask_id = tokens.shape[1], self.problem.source.vocab_size  # the mask comes after the data
@@ -238,16 +251,16 @@ class LikelihoodEstimator:
             x_t = flow.mask_subset(noise_keys(keys, index)[0], tokens, count, mask_id)
             sigma = count.astype(jnp.float32) / length
             linear = flow.Time((length - count).astype(jnp.float32) / length, sigma)
-            return total + self._ask(model, tokens, x_t, linear, (objective,)), None
+            return total + self._ask(model, tokens, x_t, linear, (objective,), scored), None
 
         indices = jnp.arange(number, dtype=jnp.int32)
         total, _ = jax.lax.scan(one, jnp.zeros((1, tokens.shape[0])), (indices, counts))
         return total / number
 
-    def _results(self, values, counts, curve, blocks: int, length: int, num_bytes: int) -> dict[str, LikelihoodResult]:
+    def _results(self, values, counts, curve, blocks: int, tokens: int, num_bytes: int) -> dict[str, LikelihoodResult]:
         def result(name: str, per_block: np.ndarray, time_points: int, eps: float, **more) -> LikelihoodResult:
             nats = float(per_block.mean())
-            total_bits = nats * blocks * length / math.log(2)
+            total_bits = nats * tokens / math.log(2)
             return LikelihoodResult(
                 bound=name,
                 process=self.objectives[name].bounds or "",
@@ -256,7 +269,7 @@ class LikelihoodEstimator:
                 perplexity=float(np.exp(min(nats, 700.0))),  # the exponential of a very loose bound overflows
                 bits_per_byte=total_bits / num_bytes if num_bytes else math.nan,
                 blocks=blocks,
-                tokens=blocks * length,
+                tokens=tokens,
                 time_points=time_points,
                 eps=eps,
                 **more,

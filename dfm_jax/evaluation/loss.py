@@ -82,6 +82,7 @@ class EvaluationLoss:
         x_0 = problem.source.sample(fold(keys, 1), tokens.shape)
         path_keys = fold(keys, 1 if problem.counts_masks else 2)  # the count form does not use x_0
         x_t, weight = corruption.x_t(tokens, kept, x_0, time, path_keys, problem)
+        kept = kept if batch.scored is None else kept | ~batch.scored
         features = network.features(model, x_t, problem.network_time(time))
         answer = network.answer(model, features, objective.query(tokens, x_t, time))
         nats = objective(answer, tokens, x_t, time)

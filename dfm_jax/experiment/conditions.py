@@ -86,8 +86,11 @@ def check_sizes(config: Config) -> None:
 
 def check_time(config: Config) -> None:
     """Whether the network may be told the time, or not."""
-    mixture_of_masks = (config.flow.source_distribution, config.flow.path) == ("mask", "mixture")
-    if not config.model.time_conditioning and not mixture_of_masks:
+    # From masks the posterior does not depend on the time. Published leave-one-out networks that are told no sigma see
+    # from the other tokens how much noise there is.
+    told_sigma = (config.model.parametrization, config.model.time_input) == ("leave_one_out", "sigma")
+    blind = config.flow.source_distribution == "mask" or told_sigma
+    if not config.model.time_conditioning and not (blind and config.flow.path == "mixture"):
         refuse("model.time_conditioning", False, "true where the posterior depends on the time")
     if config.flow.loss_function == "masked_count" and config.model.time_conditioning:
         refuse("model.time_conditioning", True, "false for masked_count, a loss without a time")

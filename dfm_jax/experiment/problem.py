@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -17,6 +18,8 @@ from dfm_jax.experiment import tables
 from dfm_jax.flow.tree import Static
 from dfm_jax.models.transformer import TransformerConfig
 from dfm_jax.runtime.mesh import replicated
+
+LARGEST_SIGMA = -math.log(1e-3)
 
 
 @jax.tree_util.register_pytree_node_class
@@ -37,6 +40,7 @@ class Problem:
     time_law: str
     time_sampling: str
     coupling: flow.Coupling
+    largest_sigma: float = LARGEST_SIGMA
 
     def tree_flatten(self) -> tuple[tuple[Any], Static]:
         """The leaves are those of the objective, which holds the path and the source."""
@@ -82,9 +86,20 @@ class Problem:
         return dataclasses.replace(self, path=path, objective=self.objective.with_leaves(path=path))
 
     def network_time(self, t: Array | flow.Time) -> Array:
-        """The time that the network is told, (B,) float32: t, or kappa_t with `model.time_input='kappa'`."""
+        """The time that the network is told, (B,) float32: t, kappa_t, or sigma = -log kappa_t, as `time_input` says.
+
+        sigma is at most `largest_sigma`: it is infinite at t = 0, and the sinusoids of an infinite number are NaN.
+        """
         time = flow.as_time(t)
-        return (self.path.scheduler(time).alpha_t if self.time_input == "kappa" else time.t).astype(jnp.float32)
+        if self.time_input == "t":
+            return time.t.astype(jnp.float32)
+        out = self.path.scheduler(time)
+        if self.time_input == "kappa":
+            return out.alpha_t.astype(jnp.float32)
+        # Near t = 1, 1 - kappa keeps the digits that kappa has lost.
+        late = out.alpha_t > 0.5
+        sigma = jnp.where(late, -jnp.log1p(-jnp.where(late, out.sigma_t, 0.0)), -jnp.log(out.alpha_t))
+        return jnp.minimum(sigma, self.largest_sigma).astype(jnp.float32)
 
 
 Table = np.ndarray | jax.ShapeDtypeStruct  # numbers over the vocabulary, or their shape
@@ -208,6 +223,7 @@ def get_problem(
         time_law=config.flow.time_law,
         time_sampling=config.flow.time_sampling,
         coupling=flow.get_coupling(config.flow.coupling),
+        largest_sigma=config.model.largest_sigma,
     )
 
 

@@ -7,6 +7,7 @@ import jax
 
 from dfm_jax.config import Config
 from dfm_jax.data import Printer, Tokenizer, TokenStream, open_stream, prepare
+from dfm_jax.data.packing import packed
 from dfm_jax.runtime import processes
 from dfm_jax.runtime.errors import WorldError
 from dfm_jax.runtime.terminal import note
@@ -24,7 +25,7 @@ def get_stream(config: Config, field: str, tokenizer: Tokenizer, corpus: str = "
         return prepare_corpus(config, field, tokenizer, corpus)
 
     def opened() -> TokenStream:
-        stream = open_stream(folder or prepared(), tokenizer.name)
+        stream = packed(open_stream(folder or prepared(), tokenizer.name), config.data.packing, tokenizer)
         if not stream.num_blocks(config.model.length):
             raise WorldError(
                 f"config.{field} = {name}: {stream.num_tokens:,} tokens, not one block of "
@@ -49,8 +50,8 @@ def prepare_corpus(config: Config, field: str, tokenizer: Tokenizer, corpus: str
         num_workers=config.data.num_workers,
         on_error=config.data.on_error,
         max_error_share=config.data.max_error_share,
-        # The published run packed its validation text alone in its own way.
-        packing="continuous" if training else config.data.packing,
+        # The published run packed its validation text alone in its own way. Other forms are cut from the same shards.
+        packing="continuous" if training or config.data.packing != "reference" else "reference",
         progress=Printer() if jax.process_index() == 0 else None,
         note=note if jax.process_index() == 0 else None,
         field=f"config.{field}",

@@ -47,8 +47,19 @@ def import_weights(
         raise WorldError(f"from = {file}: expected a file that exists")
     imported = read(file, config, config_was_given=config_was_given)
     config = adopt(config, imported, config_was_given=config_was_given)
-    conditions.check(config, "import")
     workdir = workdir or pathlib.Path("runs") / pathlib.Path(file).stem
+    make_run(workdir, config, imported, file)
+    return workdir
+
+
+def make_run(workdir: pathlib.Path, config: Config, imported: pytorch.ImportedCheckpoint, origin: str) -> None:
+    """Writes a run of `config` with the imported state into `workdir`. origin: where from, for the line that says so.
+
+    Raises:
+        UsageError: fields of the config do not go together. WorldError: the folder has checkpoints, or cannot be
+            written to.
+    """
+    conditions.check(config, "import")
     files.ensure_writable(workdir)
     with RunLock(workdir):
         folder = workdir / "checkpoints"
@@ -57,13 +68,13 @@ def import_weights(
         trainer = make_trainer(config, vocabulary_size(config.tokenizer.name), make_mesh(MeshShape()))
         state = to_state(trainer.create(), imported, config)
         with Checkpoints(folder, keep_last=config.checkpoint.keep_last) as checkpoints:
-            checkpoints.save(imported.step, state, metadata={"config": config.to_dict()}, block=True)
+            metadata = {"config": config.to_dict(), "origin": origin}
+            checkpoints.save(imported.step, state, metadata=metadata, block=True)
         files.write_atomically(workdir / "config.json", configs.to_json(config))
     note(
-        f"{file}: step {imported.step}, {count_parameters(imported.config):,} parameters, "
+        f"{origin}: step {imported.step}, {count_parameters(imported.config):,} parameters, "
         f"{config.flow.source_distribution} source, tokenizer {config.tokenizer.name}; now a run in {workdir}"
     )
-    return workdir
 
 
 def read(file: str, config: Config, *, config_was_given: bool) -> pytorch.ImportedCheckpoint:
@@ -135,14 +146,21 @@ def check_states(config: Config, model: TransformerConfig) -> None:
     raise UsageError(f"config.tokenizer.name = {tokenizer}: expected {expected}, as the file has {states} token states")
 
 
+def placed(like: Any, value: Any, shardings: Any) -> Any:
+    """The host arrays of `value` on the devices, in the tree and dtypes of `like`, whose leaves may be shapes.
+
+    Leaf by leaf: the imported module may differ in what is no array, such as what is recomputed.
+    """
+    places, structure = jax.tree.flatten(like)
+    leaves = zip(places, jax.tree.leaves(value), jax.tree.leaves(shardings), strict=True)
+    return structure.unflatten(jax.device_put(jnp.asarray(b, a.dtype), place) for a, b, place in leaves)
+
+
 def to_state(blank: TrainState, imported: pytorch.ImportedCheckpoint, config: Config) -> TrainState:
     """`blank` with the imported weights, moments and step, on the devices of `blank`."""
 
     def place(like: Any, value: Any) -> Any:
-        # Leaf by leaf: the imported module may differ in what is no array, such as what is recomputed.
-        places, structure = jax.tree.flatten(like)
-        values = zip(places, jax.tree.leaves(value), strict=True)
-        return structure.unflatten(jax.device_put(jnp.asarray(b, a.dtype), a.sharding) for a, b in values)
+        return placed(like, value, jax.tree.map(lambda leaf: leaf.sharding, like))
 
     model = place(blank.model, imported.model)
     opt_state = blank.opt_state
@@ -176,7 +194,7 @@ def export(
     """
     kind = kind or next(iter(LAYOUTS))
     if kind not in LAYOUTS:
-        raise UsageError(f"format = {kind}: expected one of {', '.join(LAYOUTS)}")
+        raise UsageError(f"format = {kind}: expected one of {', '.join(LAYOUTS)}, hub, mdlm")
     layout = LAYOUTS[kind]
     for field, value in layout.only.items():
         if config[field] != value:

@@ -17,7 +17,7 @@ class NoisyBatch(NamedTuple):
 
     x_1: Array  # (B, L) int32
     x_t: Array  # (B, L) int32
-    kept: Array  # (B, L) bool, fixed positions, which carry no loss
+    kept: Array  # (B, L) bool, positions that carry no loss: fixed ones, and padding
     time: flow.Time  # t and r of (B,) float32
     weight: Array  # (B,) float32, the weight of each row's loss
     dropout_keys: Array | None  # (B,) typed keys
@@ -75,4 +75,6 @@ def corrupt(batch: Batch, step: Array | int, problem: Problem, *, seed: int, dro
     kept = pair.kept if batch.given is None else pair.kept | batch.given
     corrupted, counted = x_t(tokens, kept, pair.x_0, time, key("path"), problem)
     keys = jax.random.split(key("dropout"), len(tokens)) if dropout else None
+    if batch.scored is not None:
+        kept = kept | ~batch.scored
     return NoisyBatch(tokens, corrupted, kept, time, weight if counted is None else counted, keys)

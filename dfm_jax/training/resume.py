@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dfm_jax import config as configs
-from dfm_jax.config import TABLE
+from dfm_jax.config import NETWORK, TABLE
 from dfm_jax.runtime.errors import UsageError, WorldError
 
 Saved = Mapping[str, Mapping[str, Any]]  # {group: {field: value}}
@@ -28,7 +28,7 @@ def check(
       config: the same for the start now.
       saved_fingerprint: of the tokens that the run trains on; None if not known, and then not compared.
       fingerprint: of the tokens that `config` names.
-      done: updates that the run's newest checkpoint holds.
+      done: updates that the run's newest checkpoint holds. With 0, the network alone is fixed.
 
     Returns: a line "field: old -> new" for every change that is allowed.
 
@@ -42,7 +42,7 @@ def check(
     accepted, refused = [], []
     for name, old, new in differences(saved, config):
         rule = TABLE[name].continues if name in TABLE else None
-        if rule is not None and rule.holds(old, new, done):
+        if rule is not None and (rule.holds(old, new, done) or (done == 0 and _may_begin_with(name))):
             accepted.append(f"{name}: {old!r} -> {new!r}")
         else:
             words = "" if rule is None or rule is configs.FIXED else f" (may change {rule.words})"
@@ -57,6 +57,13 @@ def check(
             f"changed are {'; '.join(refused)}"
         )
     return accepted
+
+
+def _may_begin_with(name: str) -> bool:
+    """Whether a field may have another value before the first update, as for imported weights: all but what the saved
+    arrays depend on."""
+    kept = name in NETWORK or name.startswith("model.") or name in ("optim.name", "optim.ema_decay")
+    return not kept
 
 
 def differences(saved: Saved, config: Saved) -> list[tuple[str, Any, Any]]:

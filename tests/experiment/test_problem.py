@@ -19,6 +19,18 @@ def config_of(path: str, source: str):
     return config
 
 
+def test_a_network_may_be_told_sigma_which_ends_where_its_training_did():
+    config = config_of("mixture", "mask")
+    config.model.time_input, config.flow.exponent = "sigma", 2.0
+    t = jnp.asarray([0.0, 1e-3, 0.25, 0.5, 0.9, 1 - 2.0**-20, 1.0])
+    told = np.asarray(get_problem(config, V).network_time(t))
+    exact = np.append(np.minimum(-2 * np.log(np.asarray(t, np.float64)[1:]), np.log(1000)), [])
+    np.testing.assert_allclose(told, [np.log(1000), *exact], rtol=1e-6)
+    config.model.largest_sigma = 20.0
+    assert float(get_problem(config, V).network_time(t)[0]) == 20.0
+    assert get_problem(config, V).network_time(t).dtype == jnp.float32
+
+
 def draw(problem, t):
     x_0 = problem.source.sample(jax.random.key(1), (2, 5))
     return problem.path.sample(jax.random.key(0), x_0, jnp.zeros((2, 5), jnp.int32), t).x_t

@@ -7,7 +7,7 @@ from dfm_jax.checkpoints.pytorch.training_file import (
     read_checkpoint,
     write_checkpoint,
 )
-from dfm_jax.checkpoints.pytorch.weights import read_weights, write_weights
+from dfm_jax.checkpoints.pytorch.weights import read_weights, weights_of, write_weights
 
 __all__ = [
     "ImportedCheckpoint",
@@ -15,6 +15,7 @@ __all__ = [
     "infer_source",
     "read_checkpoint",
     "read_weights",
+    "weights_of",
     "write_checkpoint",
     "write_weights",
 ]

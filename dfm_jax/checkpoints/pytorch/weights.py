@@ -63,13 +63,16 @@ def read_weights(path: str | os.PathLike, options: Mapping[str, Any] | None = No
     metadata = read_metadata(path)
     tensors = read_safetensors(path)
     try:
-        return _weights(dict(tensors), metadata, dict(options or {}))
+        return weights_of(tensors, metadata, options or {})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _weights(tensors: dict[str, np.ndarray], metadata: dict[str, str], options: dict[str, Any]) -> ImportedCheckpoint:
-    tensors = state_dict(tensors)
+def weights_of(
+    tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], options: Mapping[str, Any]
+) -> ImportedCheckpoint:
+    """`read_weights` of a file's tensors and the strings in its header. Raises ValueError alike, without the file."""
+    tensors, options = state_dict(dict(tensors)), dict(options)
     told = convert.infer_config(tensors)
     saved, network = (_object(metadata, name) for name in ("config", "network"))
     step = metadata.get("step", "0")
@@ -84,7 +87,7 @@ def _weights(tensors: dict[str, np.ndarray], metadata: dict[str, str], options: 
     return ImportedCheckpoint(config, model, zeros, zeros, count=0, step=int(step), network=network)
 
 
-def _object(metadata: dict[str, str], name: str) -> dict[str, Any]:
+def _object(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
     """The JSON object in the metadata under `name`; {} if there is none."""
     try:
         value = json.loads(metadata.get(name, "{}"))

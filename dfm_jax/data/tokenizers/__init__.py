@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dfm_jax.data.tokenizers import byte, gpt2, ids
+from dfm_jax.data.tokenizers import byte, changed, gpt2, ids
 from dfm_jax.data.tokenizers.base import END_OF_TEXT, Tokenizer
 from dfm_jax.data.tokenizers.pieces import PIECE_CHARS, split_long
 from dfm_jax.runtime.errors import UsageError
@@ -28,6 +28,12 @@ TABLE = {
     "bytes": Entry("bytes", byte.make, byte.size),
     "gpt2": Entry("gpt2", gpt2.make, gpt2.size),
     "ids:N": Entry(r"ids:0*[1-9][0-9]*", ids.make, ids.size),
+    # Asked first: what is before the sign may be any of the others.
+    "NAME:without=ID": Entry(
+        changed.PATTERN,
+        lambda name: changed.make(name, get_tokenizer),
+        lambda name: changed.size(name, vocabulary_size),
+    ),
 }
 NAMES = tuple(TABLE)
 
@@ -46,7 +52,7 @@ def vocabulary_size(name: str) -> int:
 
 
 def _entry(name: str) -> Entry:
-    for entry in TABLE.values():
+    for entry in reversed(TABLE.values()):
         if re.fullmatch(entry.pattern, name):
             return entry
     raise UsageError(f"tokenizer.name = {name}: expected one of {', '.join(NAMES)}")

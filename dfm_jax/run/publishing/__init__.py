@@ -1,0 +1,13 @@
+"""Weights of other projects made runs of ours, and runs of ours made folders that others can load.
+
+importing   a published folder, a name on the hub or a checkpoint file, to a run
+exporting   a run's checkpoint to a file or folder; card is the README of the folder
+loading     such a folder, or its name on the hub, as a run
+tokens      the tokenizer that goes with a published vocabulary, and where its mask is
+"""
+
+from dfm_jax.run.publishing.exporting import export
+from dfm_jax.run.publishing.importing import import_weights
+from dfm_jax.run.publishing.loading import load
+
+__all__ = ["export", "import_weights", "load"]
