@@ -33,7 +33,7 @@ from dfm_jax.config.accepted import (
     one_from,
     one_of,
 )
-from dfm_jax.config.statement import FREE, LATER, PACE, SAME_TOKENS, Field, Group, field, stated
+from dfm_jax.config.statement import FREE, LATER, PACE, SAME_TOKENIZER, SAME_TOKENS, Field, Group, field, stated
 
 
 # Names that other rooms have in a table.
@@ -116,8 +116,13 @@ class Tokenizer(Group):
 
     name: str = field(
         "gpt2",
-        "'gpt2' (50257 tokens), 'bytes' (256 and an end of text) or 'ids:N' (N tokens without a text)",
-        matching("gpt2, bytes or ids:N with N > 0", r"gpt2|bytes|ids:0*[1-9]\d{0,8}"),
+        "'gpt2' (50257 tokens), 'bytes' (256 and an end of text), 'hf:NAME_OR_FOLDER' (a tokenizer.json, of the hub or "
+        "a folder), 'char:text8' (a to z and the blank) or 'ids:N' (N tokens without a text)",
+        matching(
+            "gpt2, bytes, hf:NAME_OR_FOLDER, char:text8 or ids:N with N > 0",
+            r"gpt2|bytes|hf:.*\S.*|char:text8|ids:0*[1-9]\d{0,8}",
+        ),
+        continues=SAME_TOKENIZER,
         network=True,
         also=("tokenizer", "vocab", "vocab_size", "vocabulary", "type"),
     )

@@ -14,6 +14,7 @@ from dfm_jax.checkpoints.layouts import LAYOUTS, Export, layout_of
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import NETWORK, TABLE, Config
 from dfm_jax.data import vocabulary_size
+from dfm_jax.data.tokenizers import hf_files
 from dfm_jax.experiment import conditions
 from dfm_jax.models.transformer import TransformerConfig, count_parameters
 from dfm_jax.run.load import load_with
@@ -58,6 +59,7 @@ def import_weights(
         state = to_state(trainer.create(), imported, config)
         with Checkpoints(folder, keep_last=config.checkpoint.keep_last) as checkpoints:
             checkpoints.save(imported.step, state, metadata={"config": config.to_dict()}, block=True)
+        hf_files.keep(config.tokenizer.name, workdir)
         files.write_atomically(workdir / "config.json", configs.to_json(config))
     note(
         f"{file}: step {imported.step}, {count_parameters(imported.config):,} parameters, "
