@@ -209,7 +209,12 @@ class Training(Group):
 class Optim(Group):
     """The optimizer and its learning rate."""
 
-    name: str = field("adamw", "optimizer", one_from(optimizers), also=("optimizer", "optimiser", "type"))
+    name: str = field(
+        "adamw",
+        "optimizer; 'muon' makes the momentum of each matrix orthogonal, and is AdamW for embedding, head, norms, biases",
+        one_from(optimizers),
+        also=("optimizer", "optimiser", "type"),
+    )
     lr: float = field(
         3e-4,
         "peak learning rate",
@@ -217,10 +222,23 @@ class Optim(Group):
         continues=FREE,
         also=("learning_rate", "lrate", "max_lr", "peak_lr", "base_lr"),
     )
-    beta1: float = field(0.9, "decay of the first moment", FRACTION, also=("b1", "betas", "adam_beta1", "momentum"))
-    beta2: float = field(0.95, "decay of the second moment", FRACTION, also=("b2", "adam_beta2"))
+    beta1: float = field(
+        0.9,
+        "decay of the first moment; Muon's own is 0.95, 'adafactor' has none",
+        FRACTION,
+        also=("b1", "betas", "adam_beta1", "momentum"),
+    )
+    beta2: float = field(
+        0.95,
+        "decay of the second moment; that of 'adafactor' is 1 - s**-0.8 at update s",
+        FRACTION,
+        also=("b2", "adam_beta2"),
+    )
     eps: float = field(
-        1e-8, "added to the root of the second moment", ABOVE_ZERO, also=("epsilon", "adam_eps", "adam_epsilon")
+        1e-8,
+        "added to the root of the second moment of 'adamw' and of Muon's AdamW",
+        ABOVE_ZERO,
+        also=("epsilon", "adam_eps", "adam_epsilon"),
     )
     weight_decay: float = field(
         0.03, "decoupled weight decay, per unit of learning rate", NON_NEGATIVE, continues=FREE, also=("wd", "l2")
