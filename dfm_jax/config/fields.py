@@ -211,7 +211,7 @@ class Optim(Group):
 
     name: str = field(
         "adamw",
-        "optimizer; 'muon' makes the momentum of each matrix orthogonal, and is AdamW for embedding, head, norms, biases",
+        "optimizer; 'muon' makes each matrix's momentum orthogonal, and is AdamW for embedding, head, norms and biases",
         one_from(optimizers),
         also=("optimizer", "optimiser", "type"),
     )
