@@ -605,7 +605,8 @@ class Checkpoint(Group):
     )  # fmt: skip
     restore_from: str = field(
         "",
-        "RUN[:STEP]: start from that run's weights; '' = from scratch",
+        "RUN[:STEP], a folder or file of weights, or hf:NAME: start from those that fit by name and shape; '' = "
+        "from scratch",
         ANYTHING,
         continues=FREE,
         path=True,

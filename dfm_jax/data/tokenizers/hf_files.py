@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -70,7 +71,7 @@ def keep(name: str, run: pathlib.Path) -> None:
     """Copies the files of `hf:...` into the run's folder, so that the folder alone is enough; others have none."""
     if not name.startswith(PREFIX):
         return
-    source, place = find(name), run / KEPT
+    source, place = find(name.removesuffix(_ending(name))), run / KEPT
     if (place / TOKENIZER).is_file() and os.path.samefile(source, place):
         return
     place.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,7 @@ def keep(name: str, run: pathlib.Path) -> None:
 def kept(name: str, run: pathlib.Path) -> str:
     """`name`, or the run's own copy of its files where the run has one."""
     own = run / KEPT
-    return f"{PREFIX}{own}" if name.startswith(PREFIX) and (own / TOKENIZER).is_file() else name
+    return f"{PREFIX}{own}{_ending(name)}" if name.startswith(PREFIX) and (own / TOKENIZER).is_file() else name
 
 
 def same(trained: str, given: str, run: pathlib.Path) -> bool:
@@ -93,7 +94,18 @@ def same(trained: str, given: str, run: pathlib.Path) -> bool:
     own = kept(trained, run)
     if own == trained == given:
         return True
-    return describe(own).identity == describe(given).identity
+    ends = _ending(own), _ending(given)
+    return ends[0] == ends[1] and _identity(own) == _identity(given)
+
+
+def _ending(name: str) -> str:
+    """What changes the tokenizer that is named before it, such as `:without=103`."""
+    match = re.search(r"(:(without|size)=\d+)+$", name)
+    return match[0] if match else ""
+
+
+def _identity(name: str) -> str:
+    return describe(name.removesuffix(_ending(name))).identity
 
 
 def _download(name: str, repository: str) -> pathlib.Path:
