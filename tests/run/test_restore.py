@@ -92,7 +92,7 @@ def test_another_shape_is_initialised_and_said(run, source, tmp_path, capsys):
 
 
 def test_where_nothing_fits_it_is_refused(run, tmp_path):
-    with pytest.raises(WorldError, match=r"expected weights of which some fit this model; .*embedding\.table") as error:
+    with pytest.raises(WorldError, match=r"some fit this model; blocks\..*\(\[2, 32\] and not \[2, 64\]\)") as error:
         start(run, tmp_path, "model.hidden_size=64")
     assert "\n" not in str(error.value)
 
