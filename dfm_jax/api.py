@@ -219,6 +219,7 @@ def sample(
     num: "int | None" = None,
     *,
     prompt: "str | None" = None,
+    prompt_special: bool = False,
     trim: bool = False,
     step: "int | None" = None,
     overrides: "Mapping[str, Any] | None" = None,
@@ -232,6 +233,7 @@ def sample(
         run: a loaded run or its folder.
         num: how many; None is `config.sampling.num`; 0 is an empty list, and nothing is written.
         prompt: a beginning, or a text with <gap:N> where N tokens are to be filled in.
+        prompt_special: names of special tokens in the prompt, such as <|endoftext|>, stand for them.
         trim: end each text at its first end of text.
         step: of the checkpoint, for a folder; None is the newest.
         overrides: other values of fields, such as {"sampling.steps": 64, "sampling.temperature": 0.9}.
@@ -259,10 +261,11 @@ def sample(
             return []
         if isinstance(run, _run_type()) and config == run.config:
             trained = run
-            check(config, folder, run.mesh, place, prompt)
+            check(config, folder, run.mesh, place, prompt, prompt_special)
         else:
-            trained = open_to_sample(config, folder, step=step, output=place, prompt=prompt)
-        return draw(trained, prompt=prompt, trim=trim, output=place).texts
+            given = {"prompt": prompt, "special": prompt_special}
+            trained = open_to_sample(config, folder, step=step, output=place, **given)
+        return draw(trained, prompt=prompt, special=prompt_special, trim=trim, output=place).texts
 
 
 def import_weights(

@@ -90,7 +90,7 @@ def test_the_page_of_all_fields_is_the_one_in_the_docs():
         ("eval.corpora", (1,), "expected a list of texts"),
         ("data.train", "", "config.data.train = '': expected a name or a path"),
         ("data.train", "a\0b", "without a NUL character"),
-        ("tokenizer.name", "words", "config.tokenizer.name = words: expected gpt2, bytes or ids:N"),
+        ("tokenizer.name", "words", "config.tokenizer.name = words: expected gpt2, bytes, hf:NAME"),
         ("tokenizer.name", "ids:0", "ids:N"),
         ("flow.embeddings", "random:0", "WIDTH > 0"),
         ("flow.source_distribution", "gaussian", "one of uniform, mask, unigram"),

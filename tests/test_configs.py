@@ -38,7 +38,18 @@ TINY = {
     "mesh.fsdp": 1,
     "mesh.tensor": 1,
 }
-CONFIGS = ("uniform_gkl", "uniform_ce", "mask_gkl", "mask_ce", "mask_md4", "uniform_tr", "prompted")
+CONFIGS = (
+    "uniform_gkl",
+    "uniform_ce",
+    "mask_gkl",
+    "mask_ce",
+    "mask_md4",
+    "uniform_tr",
+    "prompted",
+    "text8",
+    "lm1b",
+    "owt",
+)
 OTHER_PATHS = ("three_term", "unigram_ko", "mask_genmd4", "metric_ko")
 
 

@@ -43,6 +43,7 @@ OPERANDS: dict[str, tuple[tuple[str, ...], str]] = {
 }
 SWITCHES: dict[str, tuple[tuple[str, ...], str]] = {
     "verify": (("prepare",), "read every shard and compare its checksum with the manifest"),
+    "prompt_special": (("sample",), "names of special tokens in the prompt, such as <|endoftext|>, stand for them"),
     "trim": (("sample",), "end each text at its first end of text"),
     "frontier": (("eval",), "sweep temperature and steps, and plot perplexity against entropy"),
     "eval_elbo": (("eval",), "estimate the likelihood (config.eval.elbo)"),

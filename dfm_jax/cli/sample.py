@@ -14,8 +14,9 @@ def run(command: Command) -> int:
     operands = command.operands
     prompt = read_prompt(operands["prompt"], operands["prompt_file"])
     output = pathlib.Path(operands["output"]) if operands["output"] else None
-    trained = open_to_sample(command.config, command.workdir, step=operands["step"], output=output, prompt=prompt)
-    drawn = sample(trained, prompt=prompt, trim=bool(operands["trim"]), output=output)
+    given = {"prompt": prompt, "special": bool(operands["prompt_special"])}
+    trained = open_to_sample(command.config, command.workdir, step=operands["step"], output=output, **given)
+    drawn = sample(trained, **given, trim=bool(operands["trim"]), output=output)
     if drawn.stem is not None:
         for text in drawn.texts[:PRINTED]:
             print(text, end="\n---\n")

@@ -33,7 +33,7 @@ from dfm_jax.config.accepted import (
     one_from,
     one_of,
 )
-from dfm_jax.config.statement import FREE, LATER, PACE, SAME_TOKENS, Field, Group, field, stated
+from dfm_jax.config.statement import FREE, LATER, PACE, SAME_TOKENIZER, SAME_TOKENS, Field, Group, field, stated
 
 
 # Names that other rooms have in a table.
@@ -118,11 +118,14 @@ class Tokenizer(Group):
 
     name: str = field(
         "gpt2",
-        "'gpt2' (50257 tokens), 'bytes' (256 and an end of text) or 'ids:N' (N tokens without a text); NAME:without=ID "
-        "takes out a mask token of its own, NAME:size=N adds ids without a text",
+        "'gpt2' (50257 tokens), 'bytes' (256 and an end of text), 'hf:NAME_OR_FOLDER' (a tokenizer.json, of the hub or "
+        "a folder), 'char:text8' (a to z and the blank) or 'ids:N' (N tokens without a text); NAME:without=ID takes out "
+        "a mask token of its own, NAME:size=N adds ids without a text",
         matching(
-            "gpt2, bytes or ids:N with N > 0", r"(gpt2|bytes|ids:0*[1-9]\d{0,8})(:without=\d{1,9}|:size=\d{1,9})*"
+            "gpt2, bytes, hf:NAME_OR_FOLDER, char:text8 or ids:N with N > 0",
+            r"hf:.*\S.*|(gpt2|bytes|char:text8|ids:0*[1-9]\d{0,8})(:without=\d{1,9}|:size=\d{1,9})*",
         ),
+        continues=SAME_TOKENIZER,
         network=True,
         also=("tokenizer", "vocab", "vocab_size", "vocabulary", "type"),
     )
@@ -209,7 +212,12 @@ class Training(Group):
 class Optim(Group):
     """The optimizer and its learning rate."""
 
-    name: str = field("adamw", "optimizer", one_from(optimizers), also=("optimizer", "optimiser", "type"))
+    name: str = field(
+        "adamw",
+        "optimizer; 'muon' makes each matrix's momentum orthogonal, and is AdamW for embedding, head, norms and biases",
+        one_from(optimizers),
+        also=("optimizer", "optimiser", "type"),
+    )
     lr: float = field(
         3e-4,
         "peak learning rate",
@@ -217,10 +225,23 @@ class Optim(Group):
         continues=FREE,
         also=("learning_rate", "lrate", "max_lr", "peak_lr", "base_lr"),
     )
-    beta1: float = field(0.9, "decay of the first moment", FRACTION, also=("b1", "betas", "adam_beta1", "momentum"))
-    beta2: float = field(0.95, "decay of the second moment", FRACTION, also=("b2", "adam_beta2"))
+    beta1: float = field(
+        0.9,
+        "decay of the first moment; Muon's own is 0.95, 'adafactor' has none",
+        FRACTION,
+        also=("b1", "betas", "adam_beta1", "momentum"),
+    )
+    beta2: float = field(
+        0.95,
+        "decay of the second moment; that of 'adafactor' is 1 - s**-0.8 at update s",
+        FRACTION,
+        also=("b2", "adam_beta2"),
+    )
     eps: float = field(
-        1e-8, "added to the root of the second moment", ABOVE_ZERO, also=("epsilon", "adam_eps", "adam_epsilon")
+        1e-8,
+        "added to the root of the second moment of 'adamw' and of Muon's AdamW",
+        ABOVE_ZERO,
+        also=("epsilon", "adam_eps", "adam_epsilon"),
     )
     weight_decay: float = field(
         0.03, "decoupled weight decay, per unit of learning rate", NON_NEGATIVE, continues=FREE, also=("wd", "l2")
@@ -603,7 +624,8 @@ class Checkpoint(Group):
     )  # fmt: skip
     restore_from: str = field(
         "",
-        "RUN[:STEP]: start from that run's weights; '' = from scratch",
+        "RUN[:STEP], a folder or file of weights, or hf:NAME: start from those that fit by name and shape; '' = "
+        "from scratch",
         ANYTHING,
         continues=FREE,
         path=True,

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dfm_jax.config.checks import build, flatten, modern
+from dfm_jax.config.checks import build, flatten, modern, replace
 from dfm_jax.config.fields import TABLE, Config
 from dfm_jax.runtime.errors import UsageError, WorldError
 
@@ -141,4 +141,9 @@ def load_run(folder: pathlib.Path) -> Config:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise WorldError(f"{path}: {one_line(error)}; expected a config that a run saved") from error
-    return from_json(text, str(path))
+    config = from_json(text, str(path))
+    if config.tokenizer.name.startswith("hf:"):
+        from dfm_jax.data.tokenizers import hf_files  # the run's own copy of the tokenizer: the folder may have moved
+
+        return replace(config, {"tokenizer.name": hf_files.kept(config.tokenizer.name, folder)})
+    return config

@@ -20,6 +20,10 @@ FREE = Continues("yes", lambda old, new, done: True)
 # An average cannot begin or end in mid-run; another pace is possible.
 PACE = Continues("between values above 0", lambda old, new, done: bool(old) and bool(new))
 LATER = Continues("to no less than the steps that are done", lambda old, new, done: new >= done)
+# Which tokenizer it is, the tokens tell: their fingerprint holds a hash of its files.
+SAME_TOKENIZER = Continues(
+    "to the same files at another place (hf:)", lambda old, new, done: str(old)[:3] == str(new)[:3] == "hf:"
+)
 SAME_TOKENS = Continues("to the same tokens at another place", lambda old, new, done: True)  # see resume.check
 
 

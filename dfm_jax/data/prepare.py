@@ -249,12 +249,16 @@ def reference_segments(lengths: Sequence[int], workers: int = 8, rows: int = 100
     return tuple(segments)
 
 
-def summary(folder: str | os.PathLike, lines: int = 3) -> str:
-    """What a prepared folder holds, and the text that its first tokens stand for."""
+def summary(folder: str | os.PathLike, lines: int = 3, tokenizer: Tokenizer | None = None) -> str:
+    """What a prepared folder holds, and the text that its first tokens stand for.
+
+    tokenizer: that they were made with; None is the one of the manifest's name, which for a tokenizer.json is a hash.
+    """
     stream = open_stream(folder)
     m = stream.manifest
     head = stream.read(0, min(stream.num_tokens, 200 * lines))
-    text = [line for line in get_tokenizer(m.tokenizer).decode(head).splitlines() if line.strip()][:lines]
+    tokenizer = tokenizer or get_tokenizer(m.tokenizer)
+    text = [line for line in tokenizer.decode(head).splitlines() if line.strip()][:lines]
     counts = [
         f"{m.corpus} ({m.split}): {m.num_documents:,} documents, {m.num_tokens:,} tokens of {m.tokenizer}, "
         f"{m.num_bytes:,} bytes of text ({m.num_bytes / m.num_tokens:.2f} a token)",

@@ -8,6 +8,7 @@ import numpy as np
 from dfm_jax.data.tokenizers import Tokenizer
 from dfm_jax.runtime.errors import UsageError
 
+CHARACTERS = ("bytes", "char:text8")  # tokenizers whose blank is a token by itself
 GAP = re.compile(r"<gap(?::([^<>]*))?>")
 
 
@@ -18,12 +19,15 @@ class Prompt(NamedTuple):
     fixed: np.ndarray
 
 
-def parse_prompt(text: str, tokenizer: Tokenizer, length: int) -> Prompt:
+def parse_prompt(text: str, tokenizer: Tokenizer, length: int, *, special: bool = False) -> Prompt:
     """The prompt that `text` describes in a sequence of `length` tokens.
 
     `<gap:40>` stands for 40 tokens to generate, and `<gap>` for all tokens that are left. Without `<gap>`, the tokens
     that are left follow the text. So `Once upon a time` is a beginning and `<gap> the end.` an end.
     `Once upon <gap:40> ever after.` has a gap inside and goes on after the text.
+
+    special: whether the names of the tokenizer's special tokens, such as `<|endoftext|>` or `[MASK]`, stand for them.
+    By default they are text like any other.
 
     A token of GPT-2 begins with the space before its word. The space before a gap is therefore generated too.
 
@@ -36,13 +40,13 @@ def parse_prompt(text: str, tokenizer: Tokenizer, length: int) -> Prompt:
     pieces: list[np.ndarray | int | None] = []
     start, free = 0, 0
     for gap in GAP.finditer(text):
-        pieces.append(_encode(text[start : gap.start()], tokenizer, before_gap=True))
+        pieces.append(_encode(text[start : gap.start()], tokenizer, special, before_gap=True))
         if gap[1] is not None and not (gap[1].isdecimal() and int(gap[1]) > 0):
             raise UsageError(f"prompt = {text!r}: {gap[0]}: expected gaps of one token or more, as <gap:40>")
         pieces.append(int(gap[1]) if gap[1] else None)
         free += gap[1] is None
         start = gap.end()
-    pieces.append(_encode(text[start:], tokenizer, before_gap=free == 0))
+    pieces.append(_encode(text[start:], tokenizer, special, before_gap=free == 0))
     if free > 1:
         raise UsageError(f"prompt = {text!r}: expected one <gap> without a size")
     known = sum(len(p) if isinstance(p, np.ndarray) else p or 0 for p in pieces)
@@ -60,7 +64,8 @@ def parse_prompt(text: str, tokenizer: Tokenizer, length: int) -> Prompt:
     return Prompt(tokens, fixed)
 
 
-def _encode(text: str, tokenizer: Tokenizer, *, before_gap: bool) -> np.ndarray:
-    if before_gap and tokenizer.name != "bytes":
+def _encode(text: str, tokenizer: Tokenizer, special: bool, *, before_gap: bool) -> np.ndarray:
+    if before_gap and tokenizer.name not in CHARACTERS:
         text = text.removesuffix(" ")
-    return np.asarray(tokenizer.encode_batch([text])[0], np.int32)
+    ids = tokenizer.encode_special(text) if special else tokenizer.encode_batch([text])[0]
+    return np.asarray(ids, np.int32)

@@ -16,6 +16,7 @@ from dfm_jax.runtime.mesh import axis_size
 
 # First match wins. Leaves of the stacked blocks have a leading axis of n_blocks, which is never split.
 RULES: tuple[tuple[str, P], ...] = (
+    (r"\.v_(row|col)\.", P()),  # Adafactor's means over the rows and columns of a matrix
     (r"embedding\.table", P("tensor", "fsdp")),
     (r"head\.kernel", P("fsdp", "tensor")),
     (r"head\.bias", P(("tensor", "fsdp"))),

@@ -2,22 +2,37 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 from jax import Array
 
+from dfm_jax.optim import muon
 from dfm_jax.optim.rate import learning_rate
 
-# name -> function of (beta1, beta2, eps) that makes the direction of an update, before weight decay and learning rate.
+
+class Entry(NamedTuple):
+    """direction: (beta1, beta2, eps) -> what makes an update's direction, before weight decay and learning rate.
+
+    moments: copies of the parameters that its state holds, at the least.
+    """
+
+    direction: Callable[[float, float, float], optax.GradientTransformation]
+    moments: int
+
+
 # To add an optimizer of optax, add a line.
-_DIRECTIONS: dict[str, Callable[[float, float, float], optax.GradientTransformation]] = {
-    "adamw": lambda beta1, beta2, eps: optax.scale_by_adam(beta1, beta2, eps),
-    "lion": lambda beta1, beta2, eps: optax.scale_by_lion(beta1, beta2),
+TABLE: dict[str, Entry] = {
+    "adamw": Entry(lambda beta1, beta2, eps: optax.scale_by_adam(beta1, beta2, eps), 2),
+    "muon": Entry(muon.direction, 1),
+    "lion": Entry(lambda beta1, beta2, eps: optax.scale_by_lion(beta1, beta2), 1),
+    "adafactor": Entry(
+        lambda beta1, beta2, eps: optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)), 0
+    ),
 }
-NAMES = tuple(_DIRECTIONS)
+NAMES = tuple(TABLE)
 _DECAY = ("all", "matrices")
 
 
@@ -38,15 +53,18 @@ def make_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """An optimizer with clipping and decoupled weight decay: p <- p - lr(s) (direction + weight_decay p).
 
-    `direction` is Adam's or Lion's from the clipped gradients (Loshchilov & Hutter 2019; Chen et al. 2023).
+    `direction` is made of the clipped gradients: Adam's (Loshchilov & Hutter 2019), Lion's (Chen et al. 2023), Muon's
+    (see `muon`), or Adafactor's second moment by rows and columns with its updates clipped to a root mean square of 1,
+    without a first moment and without a scale of its own (Shazeer & Stern 2018). All have a size of about 1 an entry,
+    Muon's of 0.2 as Adam's has after some steps, so a learning rate of one is of use for another; Lion wants less.
     `update(gradients, state, parameters, step=s)` takes the number s of the update, whose first is 1. The learning rate
     follows s, the run's step. The optimizer's own count differs from it after a skipped update or an import. The state
     holds no learning rate, and has the same structure with and without clipping.
 
     Args:
-        name: 'adamw' or 'lion'.
+        name: 'adamw', 'muon', 'lion' or 'adafactor'.
         lr, warmup, n_iters, eta_min_ratio: of `learning_rate`.
-        beta1, beta2, eps: of the direction; 'lion' has no eps.
+        beta1, beta2, eps: of the direction; 'lion' has no eps; 'muon' gives them to AdamW's part; 'adafactor' has none.
         weight_decay: the coefficient of the decay, multiplied by the learning rate.
         decay: 'all' decays every parameter, as published; learned exponents then decay towards 1. 'matrices' does not
             decay biases, norm scales and exponents.
@@ -58,13 +76,13 @@ def make_optimizer(
     Raises:
         ValueError: an unknown name or decay.
     """
-    if name not in _DIRECTIONS:
-        raise ValueError(f"optim.name = {name}: expected {', '.join(_DIRECTIONS)}")
+    if name not in TABLE:
+        raise ValueError(f"optim.name = {name}: expected {', '.join(TABLE)}")
     if decay not in _DECAY:
         raise ValueError(f"optim.decay = {decay}: expected {', '.join(_DECAY)}")
     chain = optax.chain(
         optax.stateless(functools.partial(clipped, largest=grad_clip)) if grad_clip else optax.identity(),
-        _DIRECTIONS[name](beta1, beta2, eps),
+        TABLE[name].direction(beta1, beta2, eps),
         optax.add_decayed_weights(weight_decay, mask=functools.partial(decayed, decay=decay)),
     )
     rate = functools.partial(learning_rate, lr=lr, warmup=warmup, n_iters=n_iters, eta_min_ratio=eta_min_ratio)

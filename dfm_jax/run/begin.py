@@ -10,7 +10,7 @@ from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import Config
 from dfm_jax.data import TokenStream
 from dfm_jax.models.transformer import count_parameters
-from dfm_jax.run.load import EVALUATED
+from dfm_jax.run import restore
 from dfm_jax.run.preflight import restorable
 from dfm_jax.runtime import processes
 from dfm_jax.runtime.terminal import note, warn
@@ -51,12 +51,10 @@ def first_state(trainer: Trainer, checkpoints: Checkpoints) -> TrainState:
     origin = restorable(trainer.config)
     if origin is None:
         return trainer.create()
-    source, folder, step = origin
-    state = trainer.create()
-    at, model = source.restore_subtree(trainer.abstract.model, *EVALUATED, step=step)
-    ema = None if state.ema is None else jax.tree.map(jax.numpy.copy, model)
-    note(f"weights of {folder}, step {at}")
-    return dataclasses.replace(state, model=model, ema=ema)
+    state, lines = restore.take(origin, trainer.create())
+    for line in lines:
+        note(line)
+    return state
 
 
 def announce(trainer: Trainer, stream: TokenStream, workdir: pathlib.Path, step: int) -> None:

@@ -14,6 +14,7 @@ from dfm_jax.checkpoints.layouts import LAYOUTS, Export, layout_of
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import NETWORK, TABLE, Config
 from dfm_jax.data import vocabulary_size
+from dfm_jax.data.tokenizers import hf_files
 from dfm_jax.experiment import conditions
 from dfm_jax.models.transformer import TransformerConfig, count_parameters
 from dfm_jax.run.load import load_with
@@ -70,6 +71,7 @@ def make_run(workdir: pathlib.Path, config: Config, imported: pytorch.ImportedCh
         with Checkpoints(folder, keep_last=config.checkpoint.keep_last) as checkpoints:
             metadata = {"config": config.to_dict(), "origin": origin}
             checkpoints.save(imported.step, state, metadata=metadata, block=True)
+        hf_files.keep(config.tokenizer.name, workdir)
         files.write_atomically(workdir / "config.json", configs.to_json(config))
     note(
         f"{origin}: step {imported.step}, {count_parameters(imported.config):,} parameters, "

@@ -89,11 +89,20 @@ class Run:
             t = arguments.times("t", t, len(x_t))
         return self._logits(self.model, jnp.asarray(x_t, jnp.int32), jnp.asarray(t, jnp.float32))
 
-    def sample(self, num: int = 4, *, prompt: str | None = None, trim: bool = False, **options: Any) -> list[str]:
+    def sample(
+        self,
+        num: int = 4,
+        *,
+        prompt: str | None = None,
+        prompt_special: bool = False,
+        trim: bool = False,
+        **options: Any,
+    ) -> list[str]:
         """`num` texts; none are an empty list.
 
         Args:
             prompt: a beginning, or a text with <gap:N> where N tokens are to be filled in.
+            prompt_special: names of special tokens in the prompt, such as <|endoftext|>, stand for them.
             trim: end each text at its first end of text.
             options: as in `sample_tokens`, such as steps=64, temperature=0.9, seed=1.
 
@@ -107,7 +116,7 @@ class Run:
             arguments.refuse("prompt", prompt, "a text")
         length = self._length(options.get("length"))
         with arguments.as_value_errors():
-            prompts = () if prompt is None else (parse_prompt(prompt, self.tokenizer, length),)
+            prompts = () if prompt is None else (parse_prompt(prompt, self.tokenizer, length, special=prompt_special),)
         tokens = self.sample_tokens(num, prompts=prompts, **options)
         return [to_text(row, self.tokenizer, trim=trim) for row in tokens]
 

@@ -10,17 +10,15 @@ import pathlib
 
 import jax
 
-from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import Config
 from dfm_jax.data import Tokenizer, TokenStream, get_tokenizer, vocabulary_size
 from dfm_jax.evaluation.judge.perplexity import find_judge
 from dfm_jax.experiment.problem import get_model_config
 from dfm_jax.experiment.streams import get_stream
 from dfm_jax.models import implementations
-from dfm_jax.run import sizes
-from dfm_jax.run.network import check_restorable, split_reference
+from dfm_jax.run import restore, sizes
 from dfm_jax.runtime import files, processes
-from dfm_jax.runtime.errors import UsageError, WorldError
+from dfm_jax.runtime.errors import UsageError
 from dfm_jax.runtime.terminal import note
 
 
@@ -146,24 +144,6 @@ def corpora(config: Config, tokenizer: Tokenizer, mesh: jax.sharding.Mesh, *, el
         get_stream(config, "data.valid", tokenizer)  # real text beside the samples
 
 
-def restorable(config: Config) -> tuple[Checkpoints, pathlib.Path, int | None] | None:
-    """The checkpoints that `checkpoint.restore_from` names, its folder and step, or None where it names nothing.
-
-    Raises:
-        WorldError: there are none. UsageError: they are of another network.
-    """
-    origin = config.checkpoint.restore_from
-    if not origin:
-        return None
-
-    def find() -> tuple[Checkpoints, pathlib.Path, int | None]:
-        folder, step = split_reference(origin)
-        source = Checkpoints(folder / "checkpoints")
-        if source.latest_step() is None:
-            raise WorldError(
-                f"config.checkpoint.restore_from = {origin}: expected the folder of a run with a checkpoint"
-            )
-        check_restorable(source.metadata(step).get("config", {}), config, folder)
-        return source, folder, step
-
-    return processes.shared(find)
+def restorable(config: Config) -> restore.Origin | None:
+    """What `checkpoint.restore_from` names, or None where it names nothing. Raises as `restore.find`."""
+    return processes.shared(lambda: restore.find(config))

@@ -31,5 +31,5 @@ def prepare(config: Config, *, shard: tuple[int, int] | None = None, check: bool
         if check:
             for part in verify(folder):
                 note(f"{folder / part.name}: {part.num_tokens:,} tokens, checksum right")
-        print(summary(folder))
+        print(summary(folder, tokenizer=tokenizer))
     return found

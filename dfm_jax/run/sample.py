@@ -29,30 +29,48 @@ class SampleSet(NamedTuple):
 
 
 def open_to_sample(
-    config: Config, folder: pathlib.Path, *, step: int | None, output: pathlib.Path | None, prompt: str | None
+    config: Config,
+    folder: pathlib.Path,
+    *,
+    step: int | None,
+    output: pathlib.Path | None,
+    prompt: str | None,
+    special: bool = False,
 ) -> Run:
     """The run, after the preflight of samples with `config` into `output` (None: its folder). Raises as both."""
     check_folder(config, folder, step)
     mesh = using_mesh(config)
-    check(config, folder, mesh, output, prompt)
+    check(config, folder, mesh, output, prompt, special)
     return load_with(config, folder, step=step, mesh=mesh)
 
 
-def check(config: Config, folder: pathlib.Path, mesh, output: pathlib.Path | None, prompt: str | None) -> None:
+def check(
+    config: Config,
+    folder: pathlib.Path,
+    mesh,
+    output: pathlib.Path | None,
+    prompt: str | None,
+    special: bool = False,
+) -> None:
     """The preflight of samples of the run in `folder`; UsageError for a prompt that does not fit its length."""
     place, field = (folder, "workdir") if output is None else (output, "output")
     tokenizer = preflight.sampling(config, place, mesh, field=field)
     if prompt is not None:
-        parse_prompt(prompt, tokenizer, config.model.length)
+        parse_prompt(prompt, tokenizer, config.model.length, special=special)
 
 
 def sample(
-    trained: Run, *, prompt: str | None = None, trim: bool = False, output: pathlib.Path | None = None
+    trained: Run,
+    *,
+    prompt: str | None = None,
+    special: bool = False,
+    trim: bool = False,
+    output: pathlib.Path | None = None,
 ) -> SampleSet:
     """`sampling.num` sequences as the run's config says, written into `output`/samples (None: its own folder).
 
-    prompt: a beginning, or a text with <gap:N>. trim: texts end at their first end of text. Files of earlier samples
-    stay: each set has a name of its own.
+    prompt: a beginning, or a text with <gap:N>; special: names of special tokens in it stand for them. trim: texts end
+    at their first end of text. Files of earlier samples stay: each set has a name of its own.
     """
     config, folder = trained.config, pathlib.Path(trained.folder)
     settings = EvaluationSettings.from_config(config, trained.tokenizer.vocab_size)
@@ -72,7 +90,9 @@ def sample(
         trained.model,
         config.sampling.num,
         trained.tokenizer,
-        prompts=() if prompt is None else [parse_prompt(prompt, trained.tokenizer, config.model.length)],
+        prompts=()
+        if prompt is None
+        else [parse_prompt(prompt, trained.tokenizer, config.model.length, special=special)],
         title=f"{folder.name} · step {trained.step:,}",
         settings={"step": trained.step, "prompt": prompt or ""},
         trim=trim,

@@ -12,13 +12,12 @@ from collections.abc import Iterable, Sequence
 
 from jax.sharding import Mesh
 
+from dfm_jax import optim
 from dfm_jax.config import TABLE, Config
 from dfm_jax.data import vocabulary_size
 from dfm_jax.runtime.errors import UsageError
 from dfm_jax.runtime.mesh import axis_size
 
-# Copies of the parameters that a state holds besides themselves: moments of the optimizer.
-MOMENTS = {"adamw": 2, "lion": 1}
 MODEL = ("model.hidden_size", "model.n_blocks", "model.mlp_ratio", "model.cond_dim", "tokenizer.name")
 BATCH = ("model.length", "model.hidden_size", "model.n_blocks", "model.n_heads")
 
@@ -42,7 +41,7 @@ def least_parameters(config: Config) -> int:
 
 def training(config: Config, mesh: Mesh) -> list[Need]:
     """The state, and what a part of a batch keeps for its backward pass; parameters split as far as the mesh can."""
-    copies = 1 + MOMENTS.get(config.optim.name, 0) + (config.optim.ema_decay > 0)
+    copies = 1 + optim.TABLE[config.optim.name].moments + (config.optim.ema_decay > 0)
     split = axis_size(mesh, ("fsdp", "tensor"))
     state = 4 * copies * least_parameters(config) // split
     rows = -(-config.training.batch_size // (axis_size(mesh, ("data", "fsdp")) * config.training.grad_accum))

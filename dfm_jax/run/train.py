@@ -7,6 +7,7 @@ import jax
 from dfm_jax import config as configs
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import Config
+from dfm_jax.data.tokenizers import hf_files
 from dfm_jax.evaluation.evaluate import Evaluator
 from dfm_jax.evaluation.report import curves as plots
 from dfm_jax.experiment import tables
@@ -54,6 +55,7 @@ def train(config: Config, workdir: pathlib.Path, stop: GracefulStop | None = Non
             state = first_state(trainer, checkpoints)
             if processes.is_first():
                 tables.keep(made_of, config, workdir)
+                hf_files.keep(config.tokenizer.name, workdir)
                 files.write_atomically(workdir / "config.json", configs.to_json(config))
             announce(trainer, stream, workdir, int(state.step))
             evaluator = get_evaluator(Run(workdir, config, 0, tokenizer, trainer.problem, state.best_model, mesh))

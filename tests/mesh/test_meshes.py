@@ -96,6 +96,18 @@ def test_other_paths_on_a_mesh(name, source, cache):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["muon", "adafactor"])
+def test_optimizers_on_a_mesh(name, cache):
+    """A matrix that Muon makes orthogonal is split over fsdp and tensor, and so is the state."""
+    flags = [f"--config.optim.name={name}", "--config.model.hidden_size=128", "--config.data.num_workers=1"]
+    definition = run(cache, f"{name}-alone", "1x1x1", "--devices=1", *flags)
+    result = run(cache, f"{name}-mesh", "2x2x2", *flags)
+    assert_same_run(result, definition)
+    for part, (local, whole) in ((n, value) for n, value in result.items() if n.startswith("bytes/opt_state")):
+        assert whole < 4 * sharding.MIN_SIZE or local <= whole / 2, part
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh, count, devices", [("8x1x1", 2, 4), ("2x2x1", 4, 1)])
 def test_processes_change_nothing(mesh, count, devices, cache, alone):
     assert_same_run(run_processes(cache, f"{count}-processes", mesh, count, devices), alone)

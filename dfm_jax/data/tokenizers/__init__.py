@@ -1,4 +1,4 @@
-"""Text to token ids and back: bytes, the GPT-2 byte-pair encoding, or ids as they are.
+"""Text to token ids and back: bytes, GPT-2's byte-pair encoding, a tokenizer.json, the signs of text8, ids as they are.
 
 A new tokenizer is a file in this folder and a line in TABLE.
 """
@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dfm_jax.data.tokenizers import byte, changed, gpt2, ids
+from dfm_jax.data.tokenizers import byte, changed, char, gpt2, hf, ids
 from dfm_jax.data.tokenizers.base import END_OF_TEXT, Tokenizer
 from dfm_jax.data.tokenizers.pieces import PIECE_CHARS, split_long
 from dfm_jax.runtime.errors import UsageError
@@ -27,6 +27,8 @@ class Entry(NamedTuple):
 TABLE = {
     "bytes": Entry("bytes", byte.make, byte.size),
     "gpt2": Entry("gpt2", gpt2.make, gpt2.size),
+    "hf:NAME_OR_FOLDER": Entry("hf:.+", hf.make, hf.size),
+    "char:text8": Entry("char:text8", char.make, char.size),
     "ids:N": Entry(r"ids:0*[1-9][0-9]*", ids.make, ids.size),
     # Asked first: what is before the sign may be any of the others.
     "NAME:without=ID": Entry(

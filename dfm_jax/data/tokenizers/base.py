@@ -19,6 +19,10 @@ class Tokenizer(Protocol):
         """One array of ids (int, 1-D) per text, without EOS. Special tokens in a text are ordinary text."""
         ...
 
+    def encode_special(self, text: str) -> np.ndarray:
+        """The ids of one text in which the names of special tokens, such as `<|endoftext|>`, stand for them."""
+        ...
+
     def cut(self, text: str) -> int:
         """The last place found, in characters, at which `text` can be cut whatever follows it; 0 if there is none.
 

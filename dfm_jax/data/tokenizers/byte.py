@@ -15,6 +15,11 @@ class ByteTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.uint16) for text in texts]
 
+    def encode_special(self, text: str) -> np.ndarray:
+        texts = self.encode_batch(text.split(END_OF_TEXT.decode()))
+        ids = [part for t in texts for part in (np.array([self.eos_id], np.uint16), t)]
+        return np.concatenate(ids[1:])
+
     def cut(self, text: str) -> int:
         return len(text)
 

@@ -31,6 +31,9 @@ class GPT2Tokenizer:
             return encode(text)
         return np.concatenate([encode(piece) for piece in split_long(text, self.cut)])
 
+    def encode_special(self, text: str) -> np.ndarray:
+        return self._encoding.encode_to_numpy(text, allowed_special="all")
+
     def decode(self, ids: Iterable[int]) -> str:
         return self._encoding.decode(checked(ids, self.vocab_size).tolist(), errors="replace")
 

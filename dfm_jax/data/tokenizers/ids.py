@@ -23,6 +23,9 @@ class IdTokenizer:
                 f"tokenizer.name = {self.name}: expected text of numbers from 0 to {self.vocab_size - 1} ({error})"
             ) from error
 
+    def encode_special(self, text: str) -> np.ndarray:
+        return self.encode_batch([text])[0]
+
     def cut(self, text: str) -> int:
         return max(text.rfind(" "), text.rfind("\n"), 0)
 

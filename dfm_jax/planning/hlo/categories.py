@@ -28,7 +28,17 @@ SCOPES = {
 }
 _HEAD = ("kernels/vocab_head/", "dfm_jax/models/head.py")
 # Where the update is computed: ours, and Optax's, whose files are named by their last two parts.
-_UPDATE = ("dfm_jax/optim/", "dfm_jax/training/step.py", "tree_utils/", "transforms/", "src/transform", "src/update")
+_UPDATE = (
+    "dfm_jax/optim/",
+    "dfm_jax/training/step.py",
+    "tree_utils/",
+    "transforms/",
+    "src/transform",
+    "src/update",
+    "src/factorized",
+    "src/combine",
+    "contrib/_muon",
+)
 # An instruction that only puts values elsewhere, or in another dtype.
 _MOVES = frozenset(
     {
