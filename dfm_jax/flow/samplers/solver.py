@@ -10,15 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.flow.prediction import PathLike
-from dfm_jax.flow.samplers.denoiser import Denoiser, DenseDenoiser, from_logits
+from dfm_jax.flow.samplers.correctors.settings import Correction
+from dfm_jax.flow.samplers.denoiser import Denoiser, DenseDenoiser, check_answers, from_logits
 from dfm_jax.flow.samplers.events import Events, simulate
 from dfm_jax.flow.samplers.grid import TimeGrid, make_grid, uniform_grid
 from dfm_jax.flow.samplers.jumps import Euler, TwoStage
 from dfm_jax.flow.samplers.loop import group_size, run
-from dfm_jax.flow.samplers.step import DivFree, Knots, OtherStep, Plan, Step
+from dfm_jax.flow.samplers.moves import Evaluations, State
+from dfm_jax.flow.samplers.names import get_corrector
+from dfm_jax.flow.samplers.step import DivFree, Knots, OtherStep, Step
 from dfm_jax.flow.samplers.stochastic import DivFreeEuler
+from dfm_jax.flow.samplers.trajectory import Setting, Trajectory, corrected, of_step, of_unmask
+from dfm_jax.flow.samplers.unmasking.unmask import Unmask
 from dfm_jax.flow.sources import CategoricalSource, MaskSource, UniformSource
-from dfm_jax.flow.tree import Kept
 
 Model = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -31,6 +35,7 @@ class Solver:
     path: gives the scheduler of the training, and the steps by name.
     source: the law of x_0.
     step: a name for the path's `get_step`, or a `Step`.
+    corrector: a name for `get_corrector`, or one of its settings; it acts after the steps. None for no corrector.
     scheduler: another schedule to sample with. The model then gets the time kappa_train^{-1}(kappa_sample(t)).
     group_size: rows per call of the vocabulary head; None chooses.
 
@@ -48,21 +53,29 @@ class Solver:
     model: Model | Denoiser
     path: PathLike
     source: Any
-    step: str | Step | Events = "exact"
+    step: str | Step | Events | Unmask = "exact"
     scheduler: Any = None
     group_size: int | None = None
+    corrector: str | Correction | None = None
 
     def __post_init__(self):
         if isinstance(self.step, str):
             object.__setattr__(self, "step", self.path.get_step(self.step))
-        elif not isinstance(self.step, (Step, Events)):
+        elif not isinstance(self.step, (Step, Events, Unmask)):
             object.__setattr__(self, "step", OtherStep(self.step))
         # A step that does not support this path or source raises here, not in the middle of a run.
         step: Any = self.step
-        if isinstance(step, Events):
+        if isinstance(step, (Events, Unmask)):
             step.check(self.path, self.source)
         else:
             step.plan(self.path.scheduler, self.source, uniform_grid(1))
+        if isinstance(self.corrector, str):
+            object.__setattr__(self, "corrector", get_corrector(self.corrector))
+        correction: Any = self.corrector
+        if correction is not None:
+            if isinstance(step, Events):
+                raise ValueError(f"corrector = {correction.name!r}: expected none with step = {step.name!r}")
+            correction.check(self.path, self.source, isinstance(step, Unmask))
         if self.group_size is not None and self.group_size < 1:
             raise ValueError(f"group_size = {self.group_size}: expected a positive integer")
         model = self.model if isinstance(self.model, Denoiser) else from_logits(self.model)
@@ -70,14 +83,20 @@ class Solver:
             suppress = self.source.mask_id if model.suppress is None else model.suppress
             model = dataclasses.replace(model, suppress=suppress, num_states=self.source.num_states)
         object.__setattr__(self, "model", model)
+        if isinstance(step, (Step, Unmask)):
+            check_answers(model, step.needs, f"step {type(step).__name__}")
+        if correction is not None:
+            check_answers(
+                model, correction.needs(self.source, isinstance(step, Unmask)), f"corrector {correction.name}"
+            )
 
     @functools.cached_property
-    def _program(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    def _program(self) -> Callable[..., tuple[State, jax.Array]]:
         denoiser: Any = self.model
-        return jax.jit(functools.partial(run, denoiser, self.path.carries_over), static_argnames=("group", "slots"))
+        return jax.jit(functools.partial(run, denoiser), static_argnames=("group", "slots"))
 
     @functools.cached_property
-    def _event_program(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    def _event_program(self) -> Callable[..., tuple[State, jax.Array]]:
         denoiser: Any = self.model
         step: Any = self.step
         chain = functools.partial(simulate, denoiser, self.path.scheduler, self.source.mask_id, step.delta)
@@ -94,7 +113,8 @@ class Solver:
         div_free: DivFree = 0.0,
         return_intermediates: bool | Sequence[float] = False,
         fixed: jax.Array | None = None,
-    ) -> jax.Array:
+        return_evaluations: bool = False,
+    ) -> Any:
         """Samples tokens (B, L) int32 at the last time of the grid, or states (K, B, L) if intermediates are asked for.
 
         Args:
@@ -106,6 +126,8 @@ class Solver:
                 state), or a sequence of times. Each is the state at the nearest grid point; a chain without steps gives
                 the exact state.
             fixed: (B, L) bool, positions that keep x_init, for prompts and infilling.
+            return_evaluations: whether to return the pair (samples, `Evaluations`), what each sequence asked of the
+                model.
 
         May be called inside jit and shard_map. Called directly it compiles once per shape.
 
@@ -113,6 +135,8 @@ class Solver:
         """
         x, keys, fixed = self._checked(key, x_init, fixed)
         own = self.path.scheduler if self.scheduler is None else self.scheduler
+        if isinstance(self.step, Unmask) and not self.step.by_schedule and step_size is steps is time_grid is None:
+            steps = x.shape[1]  # it has no steps; as a grid of the frames' shares
         grid, asked = make_grid(own, step_size, steps, time_grid)
         if not isinstance(return_intermediates, bool):
             asked = grid.nearest(return_intermediates)
@@ -129,15 +153,17 @@ class Solver:
             group = self.group_size or group_size(np.array([x.size]))
             final, saved = self._event_program(keys, x, fixed, ends, sigma[slots].astype(np.float32), group=group)
         else:
-            step = self._with_div_free(div_free)
-            plan = step.plan(own, self.source, grid)
-            waiting = 1.0 if self.source.mask_id is None else own.float64(plan.time).sigma
-            group = self.group_size or group_size(x.size * plan.jumps * waiting)
-            rows = self._rows(own, plan, slots)
+            trajectory = self._trajectory(grid, div_free, x.shape[1])
+            rows = {**trajectory.rows, "number": np.arange(len(trajectory.index), dtype=np.int32)}
+            where = {int(index): slot for slot, index in enumerate(slots)}
+            rows["slot"] = np.array([where.get(int(index), len(slots)) for index in trajectory.index], np.int32)
+            group = self.group_size or group_size(len(x) * trajectory.expected)
             final, saved = self._program(
-                keys, x, fixed, rows, step, Kept.wrap(self.source), group=group, slots=len(slots)
-            )
-        return saved[back] if len(asked) else final
+                keys, x, fixed, rows, trajectory.moves, group=group, slots=len(slots),
+                shares=grid.t[slots].astype(np.float32),
+            )  # fmt: skip
+        samples = saved[back] if len(asked) else final.x
+        return (samples, Evaluations(final.evaluations, final.head_rows)) if return_evaluations else samples
 
     def _checked(
         self, key: jax.Array, x_init: jax.Array, fixed: jax.Array | None
@@ -168,18 +194,14 @@ class Solver:
             return TwoStage(div_free)
         raise ValueError(f"div_free = {div_free}: expected 0 unless step is 'euler' or 'two_stage'")
 
-    def _rows(self, own: Any, plan: Plan, slots: np.ndarray) -> dict[str, np.ndarray]:
-        """What the scan runs over, name -> (M,): scalars in float32, the network's time, and the slot of each state."""
-        time = plan.time.t
-        if self.scheduler is not None:
-            value = own.float64(plan.time.t, plan.time.r)
-            time = self.path.scheduler.float64_inverse(value.kappa, value.sigma).t
-        rows: dict[str, np.ndarray] = {name: np.asarray(value, np.float32) for name, value in plan.scalars.items()}
-        where = {int(index): slot for slot, index in enumerate(slots)}
-        rows["time"] = np.asarray(time, np.float32)
-        rows["slot"] = np.array([where.get(int(index), len(slots)) for index in plan.index], np.int32)
-        rows["number"] = np.arange(len(time), dtype=np.int32)
-        return rows
+    def _trajectory(self, grid: TimeGrid, div_free: DivFree, length: int) -> Trajectory:
+        """All moves on `grid`, for sequences of `length` tokens."""
+        step: Any = self._with_div_free(div_free)
+        own = self.path.scheduler if self.scheduler is None else self.scheduler
+        setting = Setting(self.path, self.source, own, grid, length)
+        trajectory = of_unmask(step, setting) if isinstance(step, Unmask) else of_step(step, setting)
+        correction: Any = self.corrector
+        return trajectory if correction is None else corrected(trajectory, correction, setting)
 
 
 MixtureDiscreteSolver = Solver  # the name in version 0.1
