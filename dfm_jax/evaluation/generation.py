@@ -127,6 +127,10 @@ class Generator:
             kept = None if frames is None else np.asarray(frames)[:, :count]
             yield Samples(np.asarray(drawn)[:count], kept)
 
+    def tokens(self, model: Transformer, num: int, *, prompts: Sequence[Prompt] = ()) -> np.ndarray:
+        """The first `num` sequences, (num, L) int32."""
+        return np.concatenate([batch.tokens for batch in self(model, num, prompts=prompts)])
+
     @functools.cached_property
     def _no_prompt(self) -> Prompt:
         return Prompt(np.zeros(self.settings.length, np.int32), np.zeros(self.settings.length, bool))
@@ -195,8 +199,7 @@ def generate(
 ) -> np.ndarray:
     """Draws `num` sequences (num, L) int32. For several calls keep a `Generator`, which compiles only once."""
     generator = Generator(problem, settings, batch_size, mesh, deterministic=deterministic)
-    batches = generator(model, num, prompts=prompts)
-    return np.concatenate([batch.tokens for batch in batches])
+    return generator.tokens(model, num, prompts=prompts)
 
 
 def to_text(tokens: np.ndarray, tokenizer: Tokenizer, *, trim: bool = False, prompt_length: int = 0) -> str:
