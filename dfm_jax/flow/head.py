@@ -11,6 +11,7 @@ no array of shape (B, L, S) exists. The types come from `kernels.vocab_head`; th
 - `answer_from_logits`: the definition of the answer, from logits (B, L, S)
 - `one_minus_y_cot_y`: e_v = 1 - y cot y at y = sigma W_v. On the kinetic-optimal path token v jumps at the rate
   (2 / sigma) (1 - e_v).
+- `look_at_logits`: the definition of what a sampler asks about a drawn token, from logits (N, S)
 """
 
 from dfm_jax.kernels import vocab_head
@@ -20,3 +21,4 @@ HeadAnswer = vocab_head.Answer
 VocabReduction = vocab_head.Reduction
 answer_from_logits = vocab_head.answer_from_logits
 one_minus_y_cot_y = vocab_head.one_minus_y_cot_y
+look_at_logits = vocab_head.look_at_logits

@@ -52,16 +52,52 @@ class TransformerDenoiser:
 
     def draw(self, keys: Array, features: Array, x_t: Array, t: Array) -> Array:
         """x_1 (N,) int32, each row from its own key alone."""
-        prediction = self.prediction
-        shift = None if prediction.shift is None else prediction.shift(x_t, t)  # of the logit at x_t
-        query = vocab_head.Query(shift=shift, shift_ids=None if shift is None else x_t, suppress=prediction.suppress)
-        asked = head.of(self.model, implementation=self.implementation), query, features
-        if not callable(self.temperature) and self.temperature == 0:
+        asked = self._asked(features, x_t, t)
+        if self._greedy:
             x_1 = vocab_head.argmax(*asked)
         else:
-            temperature = self.temperature(t) if callable(self.temperature) else self.temperature
-            x_1 = vocab_head.sample(*asked, keys, temperature=temperature, top_p=self.top_p)
-        return prediction.carry_over(x_1, x_t)
+            x_1 = vocab_head.sample(*asked, keys, temperature=self._temperature_at(t), top_p=self.top_p)
+        return self.prediction.carry_over(x_1, x_t)
+
+    def answer(
+        self, keys: Array, features: Array, x_t: Array, t: Array, needs: flow.Needs, given: Array | None = None
+    ) -> flow.Answer:
+        """x_1 as `draw` gives it, and what `needs` asks of the posterior before temperature and top-p; given (N,)."""
+        drawn = vocab_head.draw(
+            *self._asked(features, x_t, t, given),
+            None if self._greedy else keys,
+            temperature=1.0 if self._greedy else self._temperature_at(t),
+            top_p=self.top_p,
+            asked=needs.asked,
+        )
+        answer = flow.Answer(
+            drawn.token,
+            drawn.log_prob,
+            drawn.top_two,
+            drawn.entropy,
+            None if drawn.at_ids is None else drawn.at_ids[:, 0],
+        )
+        carried = self.prediction.carries_all_but
+        return answer if carried is None else answer.carried_over(x_t, x_t != carried, given)
+
+    @property
+    def _greedy(self) -> bool:
+        return not callable(self.temperature) and self.temperature == 0
+
+    def _temperature_at(self, t: Array) -> Array | float:
+        return self.temperature(t) if callable(self.temperature) else self.temperature
+
+    def _asked(
+        self, features: Array, x_t: Array, t: Array, given: Array | None = None
+    ) -> tuple[vocab_head.Head, vocab_head.Query, Array]:
+        shift = None if self.prediction.shift is None else self.prediction.shift(x_t, t)  # of the logit at x_t
+        query = vocab_head.Query(
+            ids=None if given is None else given[:, None],  # pyright: ignore[reportArgumentType]
+            shift=shift,
+            shift_ids=None if shift is None else x_t,
+            suppress=self.prediction.suppress,
+        )
+        return head.of(self.model, implementation=self.implementation), query, features
 
 
 def posterior_logits(denoiser: TransformerDenoiser, x: Array, t: Array) -> Array:

@@ -8,7 +8,7 @@ from jax import Array
 
 from .arithmetic import accumulator, masked_bias, matmul
 from .reductions import reduce
-from .types import Answer, Head, Query
+from .types import Answer, Drawn, Head, Query
 
 
 def answer_from_logits(logits: Array, query: Query) -> Answer:
@@ -67,3 +67,21 @@ def draw(values: Array, words: Array, temperature: Array, top_p: float) -> Array
     keys = jax.random.wrap_key_data(words.reshape(-1, 2), impl="threefry2x32")
     noise = jax.vmap(lambda key: jax.random.gumbel(key, values.shape[-1:], mode="high"))(keys)
     return jnp.argmax(values + noise.reshape(values.shape), axis=-1).astype(jnp.int32)
+
+
+def look(logits: Array, token: Array, ids: Array | None, asked: frozenset[str]) -> Drawn:
+    """The definition of a draw's answers: logits (..., V) of any float type, token (...), ids (..., K)."""
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    probs = jnp.exp(log_probs)
+    answer: dict[str, Array] = {"token": token}
+    if "log_prob" in asked:
+        answer["log_prob"] = jnp.take_along_axis(log_probs, token[..., None], axis=-1)[..., 0]
+    if "at_ids" in asked and ids is not None:
+        answer["at_ids"] = jnp.take_along_axis(log_probs, ids, axis=-1)
+    if "entropy" in asked:
+        answer["entropy"] = -jnp.where(probs > 0, probs * log_probs, 0.0).sum(-1)
+    if "top_two" in asked:
+        if logits.shape[-1] == 1:
+            probs = jnp.concatenate([probs, jnp.zeros_like(probs)], -1)
+        answer["top_two"] = jax.lax.top_k(probs, 2)[0]
+    return Drawn(**answer)

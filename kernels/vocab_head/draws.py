@@ -1,4 +1,4 @@
-"""One token per row from the vocabulary head, by an inverse CDF of two levels in blocks of rows.
+"""One token per row from the vocabulary head, by an inverse CDF of two levels in blocks of rows; how sure the head is.
 
 A float32 cumulative sum over 50257 tokens, or one Gumbel per token on a 2^-23 grid, loses the tail of the law
 (mathematics.md E.4: tokens below 2^-22 get a quarter of their mass). Two levels do not: one uniform picks a group of
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from .blocks import Settings, logits_of, prepare, scan_rows
-from .shards import gather_shards, vary, varying_axes
-from .types import Head, Query
+from .shards import first_column, gather_shards, over_shards, sum_over_shards, vary, varying_axes
+from .types import Drawn, Head, Query
 
 GROUP = 128  # tokens; the stored vocabulary is a multiple of it
 
@@ -32,12 +32,67 @@ def sample(settings: Settings, head: Head, query: Query, features: Array, draw: 
     def block(operands: tuple[Query, Array, Draw | None]) -> Array:
         rows, features, draw = operands
         logits = logits_of(head, rows, features).astype(jnp.float32)
-        if draw is None:
-            return _most_probable(head.axis_name, logits)
-        return _inverse_cdf(head.axis_name, logits / draw.temperature[..., None], _uniforms(draw.words), top_p)
+        return _token(head.axis_name, logits, draw, top_p)
 
     rows = Query(shift=query.shift, shift_ids=query.shift_ids)
     return scan_rows(settings, (rows, features, draw), block)
+
+
+def draw(
+    settings: Settings, head: Head, query: Query, features: Array, how: Draw | None, top_p: float, asked: frozenset[str]
+) -> Drawn:
+    """What `sample` gives, and what is `asked` of the law before temperature and top-p, from the same logits."""
+    head = prepare(head, query, features.dtype)
+
+    def block(operands: tuple[Query, Array, Draw | None]) -> Drawn:
+        rows, features, how = operands
+        logits = logits_of(head, rows, features).astype(jnp.float32)
+        return _look(head, logits, _token(head.axis_name, logits, how, top_p), rows.ids, asked)
+
+    rows = Query(ids=query.ids, shift=query.shift, shift_ids=query.shift_ids)
+    return scan_rows(settings, (rows, features, how), block)
+
+
+def _look(head: Head, logits: Array, token: Array, ids: Array | None, asked: frozenset[str]) -> Drawn:
+    """The answers of one block, logits (G, R, V), token (G, R), ids (G, R, K). All exponentials are taken once."""
+    axis_name = head.axis_name
+    local_peak = jnp.maximum(logits.max(-1), jnp.finfo(logits.dtype).min)
+    below = logits - local_peak[..., None]
+    exponentials = jnp.exp(below)
+    wanted = [token[..., None]] if ids is None else [token[..., None], ids]
+    places = jnp.concatenate(wanted, -1) - first_column(head)
+    inside = (places >= 0) & (places < logits.shape[-1])
+    picked = jnp.take_along_axis(logits, jnp.where(inside, places, 0), -1)
+    picked = jnp.where(inside, picked, 0.0 if axis_name is not None else -jnp.inf)
+    peak, mass, picked = over_shards(axis_name, local_peak, exponentials.sum(-1), picked)
+    log_probs = (picked - peak[..., None]) - jnp.log(mass)[..., None]
+    answer: dict[str, Array] = {"token": token}
+    if "log_prob" in asked:
+        answer["log_prob"] = log_probs[..., 0]
+    if ids is not None:
+        answer["at_ids"] = log_probs[..., 1:]
+    if "entropy" in asked:
+        # - sum p log p, with p log p = 0 where p = 0. Every shard adds its own part, below the common peak.
+        offset = (local_peak - peak)[..., None]
+        own = jnp.where(exponentials > 0, exponentials * jnp.exp(offset) * (below + offset), 0.0).sum(-1)
+        answer["entropy"] = jnp.maximum(jnp.log(mass) - sum_over_shards(axis_name, own) / mass, 0.0)
+    if "top_two" in asked:
+        first = logits.max(-1)
+        ties = (logits == first[..., None]).sum(-1)
+        second = jnp.where(ties > 1, first, jnp.where(logits < first[..., None], logits, -jnp.inf).max(-1))
+        two = jnp.stack([first, second], -1)
+        if axis_name is not None:
+            (shards,) = gather_shards(axis_name, two)
+            every = jnp.moveaxis(shards, 0, -2).reshape(*two.shape[:-1], -1)
+            two = jax.lax.top_k(every, 2)[0]
+        answer["top_two"] = jnp.exp(two - peak[..., None]) / mass[..., None]
+    return Drawn(**answer)
+
+
+def _token(axis_name: str | None, logits: Array, draw: Draw | None, top_p: float) -> Array:
+    if draw is None:
+        return _most_probable(axis_name, logits)
+    return _inverse_cdf(axis_name, logits / draw.temperature[..., None], _uniforms(draw.words), top_p)
 
 
 def _most_probable(axis_name: str | None, logits: Array) -> Array:

@@ -17,7 +17,7 @@ from .. import target as targets
 from . import blocks, dense, draws, fused_loss
 from .arithmetic import accumulator
 from .shards import vary, varying_axes
-from .types import Answer, Head, Query, check
+from .types import ASKED, Answer, Drawn, Head, Query, check
 
 IMPLEMENTATIONS = ("dense", "blocks", "pallas")
 CAPABILITY = (9, 0)  # of the GPUs that 'pallas' is written for
@@ -126,6 +126,48 @@ def sample(
     Raises:
         ValueError: as `log_probs`; temperature or top_p out of range; a key that is not typed or of another shape.
     """
+    return _draw(head, query, features, _how(features, key, temperature, top_p), top_p)
+
+
+def draw(
+    head: Head,
+    query: Query,
+    features: Array,
+    key: Array | None,
+    *,
+    temperature: Array | float = 1.0,
+    top_p: float = 1.0,
+    asked: frozenset[str] = frozenset(),
+) -> Drawn:
+    """A token per row as `sample` draws it, and how probable it was, from one pass over the vocabulary.
+
+    The answers speak of the softmax of the logits as `log_probs` defines them, before temperature and top-p.
+
+    Args:
+        key: as in `sample`; None gives the most probable token, the lowest id among equals.
+        query: as in `sample`; its `ids` are looked at where 'at_ids' is asked for.
+        asked: of 'log_prob', 'top_two', 'entropy', 'at_ids', see `Drawn`. What is not asked for is None.
+
+    Raises:
+        ValueError: as `sample`; another word in `asked`, or 'at_ids' without ids.
+    """
+    if not asked <= set(ASKED):
+        raise ValueError(f"asked = {sorted(asked)}: expected some of {', '.join(ASKED)}")
+    if "at_ids" in asked and query.ids is None:
+        raise ValueError("ids = None: expected ids (..., K) where 'at_ids' is asked for")
+    how = None if key is None else _how(features, key, temperature, top_p)
+    ids = query.ids if "at_ids" in asked else None
+    query = Query(ids=ids, shift=query.shift, shift_ids=query.shift_ids, suppress=query.suppress)  # pyright: ignore
+    chosen, head = _choose(head, features, draws=True), check(head, query, features)
+    if chosen == "dense":
+        logits = dense.logits_of(head, query, features)
+        return dense.look(logits, _dense_token(logits, how, top_p), query.ids, asked)
+    settings, head, rows, flat = _prepare(head, query, features)
+    drawn = draws.draw(settings, head, rows, flat, _by_row(how, features, flat), top_p, asked)
+    return jax.tree.map(lambda x: x.reshape(*features.shape[:-1], *x.shape[2:]), drawn)
+
+
+def _how(features: Array, key: Array, temperature: Array | float, top_p: float) -> draws.Draw:
     rows = features.shape[:-1]
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape not in ((), rows):
         raise ValueError(f"key = shape {key.shape}, dtype {key.dtype}: expected one typed PRNG key or {rows} of them")
@@ -138,7 +180,7 @@ def sample(
         words = jax.random.bits(key, (*rows, 2), jnp.uint32)
     else:
         words = jax.vmap(lambda k: jax.random.bits(k, (2,), jnp.uint32))(key.reshape(-1)).reshape(*rows, 2)
-    return _draw(head, query, features, draws.Draw(words, by_row), top_p)
+    return draws.Draw(words, by_row)
 
 
 def argmax(head: Head, query: Query, features: Array) -> Array:
@@ -150,14 +192,21 @@ def _draw(head: Head, query: Query, features: Array, how: draws.Draw | None, top
     query = Query(shift=query.shift, shift_ids=query.shift_ids, suppress=query.suppress)
     chosen, head = _choose(head, features, draws=True), check(head, query, features)
     if chosen == "dense":
-        logits = dense.logits_of(head, query, features)
-        if how is None:
-            return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        return dense.draw(logits, how.words, how.temperature, top_p)
+        return _dense_token(dense.logits_of(head, query, features), how, top_p)
     settings, head, rows, flat = _prepare(head, query, features)
-    shape, axes = features.shape[:-1], varying_axes(flat)
-    how = jax.tree.map(lambda x: vary(x.reshape(*flat.shape[:2], *x.shape[len(shape) :]), axes), how)
-    return draws.sample(settings, head, rows, flat, how, top_p).reshape(shape)
+    return draws.sample(settings, head, rows, flat, _by_row(how, features, flat), top_p).reshape(features.shape[:-1])
+
+
+def _dense_token(logits: Array, how: draws.Draw | None, top_p: float) -> Array:
+    if how is None:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return dense.draw(logits, how.words, how.temperature, top_p)
+
+
+def _by_row(how: draws.Draw | None, features: Array, flat: Array) -> draws.Draw | None:
+    """The arrays of a draw as rows (G, L, ...), varying as the features `flat` (G, L, D) do."""
+    leading, axes = len(features.shape) - 1, varying_axes(flat)
+    return jax.tree.map(lambda x: vary(x.reshape(*flat.shape[:2], *x.shape[leading:]), axes), how)
 
 
 def _prepare(head: Head, query: Query, features: Array) -> tuple[blocks.Settings, Head, Query, Array]:

@@ -167,6 +167,29 @@ class Answer:
     log_sum_exp: Array | None = None
 
 
+ASKED = ("log_prob", "top_two", "entropy", "at_ids")  # of a draw, beside the token
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Drawn:
+    """A drawn token, and what was asked of the law that it was drawn from, before temperature and top-p; float32.
+
+    Attributes:
+        token: (...) int32.
+        log_prob: (...) the token's log-probability, nats.
+        top_two: (..., 2) the largest probability and the second largest; of equal ones both.
+        entropy: (...) nats.
+        at_ids: (..., K) log-probabilities at the query's ids, nats.
+    """
+
+    token: Array
+    log_prob: Array | None = None
+    top_two: Array | None = None
+    entropy: Array | None = None
+    at_ids: Array | None = None
+
+
 def check(head: Head, query: Query, features: Array) -> Head:
     """The head with its num_valid. Raises ValueError where the arguments do not fit together."""
     rows, kernel, bias = features.shape[:-1], head.kernel, head.bias

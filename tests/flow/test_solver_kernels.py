@@ -11,7 +11,7 @@ from oracles import transitions
 from dfm_jax import flow
 from dfm_jax.flow import categorical
 from dfm_jax.flow.samplers import grid as grids
-from dfm_jax.flow.samplers.loop import fresh_tokens
+from dfm_jax.flow.samplers.fresh import fresh_tokens
 
 MASK, UNIFORM = flow.MaskSource(4), flow.UniformSource(5)
 RAMP = flow.CategoricalSource(np.arange(1.0, 6.0) / 15.0)

@@ -77,21 +77,26 @@ def check(mesh, kind, implementation):
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found, wanted)
 
-    def draws(tensor, keys, features, kernel, bias):
+    def draws(tensor, ids, keys, features, kernel, bias):
         head = vocab_head.Head(kernel, bias, num_valid=VALID, axis_name=tensor)
         asked = head, vocab_head.Query(suppress=SUPPRESS), features
         return (
             vocab_head.sample(*asked, keys, temperature=0.7),
             vocab_head.sample(*asked, keys, top_p=0.5),
             vocab_head.argmax(*asked),
-        )
+            vocab_head.draw(
+                head, vocab_head.Query(ids, suppress=SUPPRESS), features, keys,
+                top_p=0.5, asked=frozenset({"log_prob", "top_two", "entropy", "at_ids"}),
+            ),
+        )  # fmt: skip
 
     run = jax.shard_map(
-        lambda *args: draws(tensor, *args), mesh=mesh, in_specs=(data, *specs[:3]), out_specs=(data,) * 3
+        lambda *args: draws(tensor, *args), mesh=mesh, in_specs=(data, data, *specs[:3]), out_specs=(data,) * 4
     )
-    sharded_draws = jax.jit(run)(keys, *placed[:3])
-    for a, b in zip(sharded_draws, draws(None, keys, *operands[:3]), strict=True):
+    found, wanted = jax.jit(run)(ids, keys, *placed[:3]), draws(None, ids, keys, *operands[:3])
+    for a, b in zip((*found[:3], found[3].token), (*wanted[:3], wanted[3].token), strict=True):
         np.testing.assert_array_equal(a, b)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found[3], wanted[3])
 
 
 def check_law(mesh):

@@ -1,13 +1,71 @@
-"""What a sampler asks of a model: the features of a sequence, and draws of x_1 at the positions that need them."""
+"""What a sampler asks of a model: the features of a sequence, and answers at the positions that need them."""
 
 import dataclasses
+import enum
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
 from dfm_jax.flow import categorical
+from dfm_jax.flow.head import look_at_logits
+
+
+class Needs(enum.Flag):
+    """What a sampler needs from the model at a position: nothing, a draw of x_1, or also how sure the model is of it.
+
+    DRAWS: x_1 ~ posterior. LOG_PROB: the log-probability of that x_1. TOP_TWO: the largest and the second largest
+    probability. ENTROPY: of the posterior. AT_GIVEN: the log-probability of a token that the sampler names. All but
+    the draw speak of the posterior before temperature and top-p.
+    """
+
+    NOTHING = 0
+    DRAWS = enum.auto()
+    LOG_PROB = enum.auto()
+    TOP_TWO = enum.auto()
+    ENTROPY = enum.auto()
+    AT_GIVEN = enum.auto()
+
+    @property
+    def certainty(self) -> "Needs":
+        """What is needed beside the draw."""
+        return self & ~Needs.DRAWS
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """The same, as `kernels.vocab_head.draw` names it."""
+        return frozenset(word for need, word in _ASKED.items() if need in self)
+
+
+_ASKED = {Needs.LOG_PROB: "log_prob", Needs.TOP_TWO: "top_two", Needs.ENTROPY: "entropy", Needs.AT_GIVEN: "at_ids"}
+
+
+class Answer(NamedTuple):
+    """What a model says at a position, of any leading shape (...): (N,) rows, or (B, L) for a sampler.
+
+    x_1: int32, drawn where it was asked for. The rest is float32, None unless asked for (`Needs`): log_prob (...) of
+    x_1 and at_given (...) of a given token, nats; top_two (..., 2) probabilities, the larger first; entropy (...) nats.
+    Where a sampler did not ask, x_1 is x_t and the rest is what a posterior that is sure of x_t has.
+    """
+
+    x_1: jax.Array
+    log_prob: jax.Array | None = None
+    top_two: jax.Array | None = None
+    entropy: jax.Array | None = None
+    at_given: jax.Array | None = None
+
+    def carried_over(self, x_t: jax.Array, carried: jax.Array, given: jax.Array | None) -> "Answer":
+        """The same, but sure of x_t where it is `carried` over. x_t, carried and given have the shape (...)."""
+        sure = jax.nn.one_hot(jnp.zeros_like(x_t), 2, dtype=jnp.float32)
+        at_given = None if given is None else jnp.where(given == x_t, 0.0, -jnp.inf)
+        return Answer(
+            jnp.where(carried, x_t, self.x_1),
+            None if self.log_prob is None else jnp.where(carried, 0.0, self.log_prob),
+            None if self.top_two is None else jnp.where(carried[..., None], sure, self.top_two),
+            None if self.entropy is None else jnp.where(carried, 0.0, self.entropy),
+            None if self.at_given is None or at_given is None else jnp.where(carried, at_given, self.at_given),
+        )
 
 
 @runtime_checkable
@@ -16,6 +74,10 @@ class Denoiser(Protocol):
 
     `features` runs the trunk on whole sequences, once per step. `draw` runs the vocabulary head only at the positions
     that need x_1, so no (B, L, S) array has to exist.
+
+    A sampler that looks at the posterior (`Needs` beyond DRAWS) also calls a third method: `answer(keys, features, x_t,
+    t, needs, given) -> Answer`. It takes what `draw` takes, with what is needed (static) and the given tokens (N,)
+    int32, or None, and its x_1 is that of `draw`.
     """
 
     def features(self, x: jax.Array, t: jax.Array) -> jax.Array:
@@ -57,9 +119,7 @@ class DenseDenoiser:
 
     def draw(self, keys: jax.Array, features: jax.Array, x_t: jax.Array, t: jax.Array) -> jax.Array:
         """x_1 (N,) int32 from logits `features` (N, S), keys (N,) and t (N,); x_t is not used."""
-        logits = features.astype(jnp.float32)
-        if self.suppress is not None:
-            logits = logits.at[:, self.suppress].set(-jnp.inf)
+        logits = self._allowed(features)
         if callable(self.temperature):
             logits = categorical.temper(logits, jnp.broadcast_to(self.temperature(t), t.shape))
         elif self.temperature != 1.0:
@@ -67,6 +127,26 @@ class DenseDenoiser:
         if self.top_p < 1.0:
             logits = categorical.nucleus(logits, self.top_p)
         return categorical.draw(keys, logits)
+
+    def answer(
+        self,
+        keys: jax.Array,
+        features: jax.Array,
+        x_t: jax.Array,
+        t: jax.Array,
+        needs: Needs,
+        given: jax.Array | None = None,
+    ) -> Answer:
+        """x_1 as `draw` gives it, and what `needs` asks of softmax(logits) at N rows; given (N,) int32 tokens."""
+        x_1 = self.draw(keys, features, x_t, t)
+        ids = None if given is None else given[:, None]
+        drawn = look_at_logits(self._allowed(features), x_1, ids, needs.asked)
+        at_given = None if drawn.at_ids is None else drawn.at_ids[:, 0]
+        return Answer(x_1, drawn.log_prob, drawn.top_two, drawn.entropy, at_given)
+
+    def _allowed(self, features: jax.Array) -> jax.Array:
+        logits = features.astype(jnp.float32)
+        return logits if self.suppress is None else logits.at[:, self.suppress].set(-jnp.inf)
 
 
 def from_logits(
@@ -89,43 +169,88 @@ def from_logits(
     return DenseDenoiser(fn, temperature, top_p, suppress)
 
 
-class Answer(NamedTuple):
-    """What a denoiser returns to a step: x_1 (B, L) int32, drawn where the step asked for it and x_t elsewhere."""
+class Question(NamedTuple):
+    """What a sampler asks the model before one of its moves (`moves.Moves`).
 
-    x_1: jax.Array
-
-
-def draw_where(
-    denoiser: Denoiser, keys: jax.Array, x: jax.Array, t: jax.Array, needed: jax.Array, group: int
-) -> Answer:
-    """Draws x_1 ~ posterior where `needed`, and leaves x elsewhere. If nothing is needed the trunk does not run.
-
-    keys: (B,) typed. x: (B, L) int32. t: (B,) float32. needed: (B, L) bool. group: rows per call of the head (static).
-    The needed positions are gathered into groups of `group` rows, as many groups as it takes. The draw at (b, l) has
-    the key fold_in(keys[b], l).
+    x: (B, L) int32, the tokens that the model is given. t: (B,) float32, the time on the schedule of the training.
+    needed: (B, L) bool, where an answer is used. keys: (B,) typed; the draw at (b, l) has the key fold_in(keys[b], l).
+    given: (B, L) int32, the tokens of Needs.AT_GIVEN, or None. noise: any further noise of the move.
     """
+
+    x: jax.Array
+    t: jax.Array
+    needed: jax.Array
+    keys: jax.Array
+    given: jax.Array | None = None
+    noise: Any = None
+
+
+def check_answers(denoiser: Denoiser, needs: Needs, by: str) -> None:
+    """Raises ValueError if `needs` goes beyond draws and `denoiser` has no method `answer`. by: who needs it."""
+    if needs.certainty and not hasattr(denoiser, "answer"):
+        wanted = ", ".join(need.name for need in needs.certainty if need.name)
+        raise ValueError(
+            f"model = {type(denoiser).__name__}: expected a denoiser with the method `answer` for {by}, needs {wanted}"
+        )
+
+
+def unasked(x: jax.Array, needs: Needs) -> Answer:
+    """The answers (B, L) before any was asked for: x_1 = x, of which the model is sure."""
+    zero = jnp.zeros(x.shape, jnp.float32) + 0 * x.astype(jnp.float32)
+    return Answer(
+        x,
+        zero if Needs.LOG_PROB in needs else None,
+        jnp.stack([zero + 1, zero], -1) if Needs.TOP_TWO in needs else None,
+        zero if Needs.ENTROPY in needs else None,
+        zero if Needs.AT_GIVEN in needs else None,
+    )
+
+
+def features_of(denoiser: Denoiser, question: Question) -> jax.Array:
+    """The trunk's part: features (B, L, D) of the question's tokens."""
+    return denoiser.features(question.x, question.t)
+
+
+def answer_where(denoiser: Denoiser, features: jax.Array, question: Question, needs: Needs, group: int) -> Answer:
+    """The head's part: answers (B, L) where `question.needed`, from features (B, L, D) of the trunk.
+
+    The features may be those of another input; the draw then is that of the other input's posterior. group: rows per
+    call of the head (static). The needed positions are gathered into groups of `group` rows, as many as it takes.
+    """
+    x, t, needed = question.x, question.t, question.needed
     batch, length = x.shape
     positions = batch * length
+    features = features.reshape(positions, features.shape[-1])
+    flat = x.reshape(-1)
+    given = None if question.given is None else question.given.reshape(-1)
+    padded = -(-positions // group) * group
+    order = jnp.nonzero(needed.reshape(-1), size=padded, fill_value=positions)[0].astype(jnp.int32)
+    count = needed.sum(dtype=jnp.int32)
 
-    def some(x):
-        features = denoiser.features(x, t)
-        features = features.reshape(positions, features.shape[-1])
-        flat = x.reshape(-1)
-        padded = -(-positions // group) * group
-        order = jnp.nonzero(needed.reshape(-1), size=padded, fill_value=positions)[0].astype(jnp.int32)
-        count = needed.sum(dtype=jnp.int32)
+    def one_group(state):
+        done, answers = state
+        rows = jax.lax.dynamic_slice(order, (done,), (group,))
+        inside = jnp.minimum(rows, positions - 1)
+        sequence, place = inside // length, inside % length
+        asked = (
+            jax.vmap(jax.random.fold_in)(question.keys[sequence], place), features[inside], flat[inside], t[sequence]
+        )  # fmt: skip
+        if needs.certainty:
+            drawn = denoiser.answer(*asked, needs, None if given is None else given[inside])  # pyright: ignore
+        else:
+            drawn = Answer(denoiser.draw(*asked))
+        place_rows = lambda all, some: all.at[rows].set(some.astype(all.dtype), mode="drop")  # noqa: E731
+        return done + group, jax.tree.map(place_rows, answers, drawn)
 
-        def one_group(state):
-            done, x_1 = state
-            rows = jax.lax.dynamic_slice(order, (done,), (group,))
-            inside = jnp.minimum(rows, positions - 1)
-            sequence, place = inside // length, inside % length
-            drawn = denoiser.draw(
-                jax.vmap(jax.random.fold_in)(keys[sequence], place), features[inside], flat[inside], t[sequence]
-            )
-            return done + group, x_1.at[rows].set(drawn.astype(x.dtype), mode="drop")
+    start = jax.tree.map(lambda a: a.reshape(positions, *a.shape[2:]), unasked(x, needs))
+    _, answers = jax.lax.while_loop(lambda state: state[0] < count, one_group, (jnp.int32(0), start))
+    return jax.tree.map(lambda a: a.reshape(batch, length, *a.shape[1:]), answers)
 
-        _, x_1 = jax.lax.while_loop(lambda state: state[0] < count, one_group, (jnp.int32(0), flat))
-        return x_1.reshape(batch, length)
 
-    return Answer(jax.lax.cond(needed.any(), some, lambda x: x, x))
+def draw_where(denoiser: Denoiser, question: Question, needs: Needs, group: int) -> Answer:
+    """Trunk and head: answers (B, L) where `question.needed`. If nothing is needed the trunk does not run."""
+
+    def some(question: Question) -> Answer:
+        return answer_where(denoiser, features_of(denoiser, question), question, needs, group)
+
+    return jax.lax.cond(question.needed.any(), some, lambda question: unasked(question.x, needs), question)

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from dfm_jax.flow import categorical
 from dfm_jax.flow.prediction import PathLike
-from dfm_jax.flow.samplers.denoiser import Denoiser, draw_where
+from dfm_jax.flow.samplers.denoiser import Denoiser, Needs, Question, draw_where
+from dfm_jax.flow.samplers.moves import State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ def simulate(
     saved_sigma: jax.Array,
     *,
     group: int,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[State, jax.Array]:
     """Lets the positions of x (B, L) that are not `fixed` jump one at a time. Each sequence has its own clock.
 
     A sequence stops before its next jump would come after the end or after `delta`. From `delta` one exact step leads
@@ -87,7 +88,7 @@ def simulate(
         saved_sigma: (K,) float32, sigma at the times of the states to return.
         group: rows per call of the head in the exact step (static).
 
-    Returns: x (B, L) at the end, and the states (K, B, L).
+    Returns: the state at the end, and the tokens (K, B, L).
     """
     batch, length = x.shape
     stop = jnp.clip(jnp.float32(delta), ends[1], ends[0])
@@ -101,7 +102,7 @@ def simulate(
         return (may_jump(state[1]).any(-1) & (state[2] > floor)).any()
 
     def one_event(state):
-        event, x, log_sigma, saved = state
+        event, x, log_sigma, saved, jumps = state
         waiting = may_jump(x)
         count = waiting.sum(-1, dtype=jnp.int32)
         event_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, event)))(keys)
@@ -123,16 +124,16 @@ def simulate(
         x_1 = denoiser.draw(event_keys[:, 1], features[sequence, place], x[sequence, place], t).astype(x.dtype)
         here = jax.lax.broadcasted_iota(jnp.int32, (batch, length), 1) == place[:, None]
         x = jnp.where(here & active[:, None], x_1[:, None], x)
-        return event + 1, x, jnp.where(active, later, -jnp.inf), saved
+        return event + 1, x, jnp.where(active, later, -jnp.inf), saved, jumps + active.astype(jnp.int32)
 
     saved = jnp.broadcast_to(x[None], (len(saved_sigma), batch, length))
     log_sigma = jnp.log(ends[0]) + 0.0 * x[:, 0].astype(jnp.float32)
-    start = (jnp.int32(0), x, log_sigma, saved)
-    _, x, log_sigma, saved = jax.lax.while_loop(unfinished, one_event, start)
+    start = (jnp.int32(0), x, log_sigma, saved, 0 * x[:, 0])
+    _, x, log_sigma, saved, jumps = jax.lax.while_loop(unfinished, one_event, start)
     rest = lowest[:, None] <= log_sigma[None, :]
     saved = jnp.where(rest[:, :, None], x[None], saved)
     if delta == 0:
-        return x, saved
+        return State(x, fixed, jumps, jumps, {}), saved
 
     # One x_1 and one uniform per token, so that states on the way belong to one trajectory. The key is that of an event
     # number that is never reached. The actual count depends on the batch, and a sequence must not.
@@ -140,6 +141,7 @@ def simulate(
     u = categorical.uniform(jax.vmap(lambda key: jax.random.bits(key, (length,), jnp.uint32))(last_keys[:, 0]))
     t = jnp.broadcast_to(scheduler.inverse(1.0 - stop, stop).t, (batch,)).astype(jnp.float32)
     needed = may_jump(x) & (u < 1.0 - ends[1] / stop)
-    x_1 = draw_where(denoiser, last_keys[:, 1], x, t, needed, group).x_1
+    x_1 = draw_where(denoiser, Question(x, t, needed, last_keys[:, 1]), Needs.DRAWS, group).x_1
     on_the_way = needed[None] & (u[None] < 1.0 - (saved_sigma / stop)[:, None, None])
-    return jnp.where(needed, x_1, x), jnp.where(on_the_way, x_1[None], saved)
+    final = State(jnp.where(needed, x_1, x), fixed, jumps, jumps, {}).counted(needed)
+    return final, jnp.where(on_the_way, x_1[None], saved)

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.flow.prediction import PathLike
-from dfm_jax.flow.samplers.denoiser import Denoiser, DenseDenoiser, from_logits
+from dfm_jax.flow.samplers.denoiser import Denoiser, DenseDenoiser, check_answers, from_logits
 from dfm_jax.flow.samplers.events import Events, simulate
 from dfm_jax.flow.samplers.grid import TimeGrid, make_grid, uniform_grid
 from dfm_jax.flow.samplers.jumps import Euler, TwoStage
 from dfm_jax.flow.samplers.loop import group_size, run
+from dfm_jax.flow.samplers.moves import Evaluations, State, StepMoves
 from dfm_jax.flow.samplers.step import DivFree, Knots, OtherStep, Plan, Step
 from dfm_jax.flow.samplers.stochastic import DivFreeEuler
 from dfm_jax.flow.sources import CategoricalSource, MaskSource, UniformSource
-from dfm_jax.flow.tree import Kept
 
 Model = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -70,14 +70,16 @@ class Solver:
             suppress = self.source.mask_id if model.suppress is None else model.suppress
             model = dataclasses.replace(model, suppress=suppress, num_states=self.source.num_states)
         object.__setattr__(self, "model", model)
+        if isinstance(self.step, Step):
+            check_answers(model, self.step.needs, f"step {type(self.step).__name__}")
 
     @functools.cached_property
-    def _program(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    def _program(self) -> Callable[..., tuple[State, jax.Array]]:
         denoiser: Any = self.model
-        return jax.jit(functools.partial(run, denoiser, self.path.carries_over), static_argnames=("group", "slots"))
+        return jax.jit(functools.partial(run, denoiser), static_argnames=("group", "slots"))
 
     @functools.cached_property
-    def _event_program(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    def _event_program(self) -> Callable[..., tuple[State, jax.Array]]:
         denoiser: Any = self.model
         step: Any = self.step
         chain = functools.partial(simulate, denoiser, self.path.scheduler, self.source.mask_id, step.delta)
@@ -94,7 +96,8 @@ class Solver:
         div_free: DivFree = 0.0,
         return_intermediates: bool | Sequence[float] = False,
         fixed: jax.Array | None = None,
-    ) -> jax.Array:
+        return_evaluations: bool = False,
+    ) -> Any:
         """Samples tokens (B, L) int32 at the last time of the grid, or states (K, B, L) if intermediates are asked for.
 
         Args:
@@ -106,6 +109,8 @@ class Solver:
                 state), or a sequence of times. Each is the state at the nearest grid point; a chain without steps gives
                 the exact state.
             fixed: (B, L) bool, positions that keep x_init, for prompts and infilling.
+            return_evaluations: whether to return the pair (samples, `Evaluations`), what each sequence asked of the
+                model.
 
         May be called inside jit and shard_map. Called directly it compiles once per shape.
 
@@ -134,10 +139,10 @@ class Solver:
             waiting = 1.0 if self.source.mask_id is None else own.float64(plan.time).sigma
             group = self.group_size or group_size(x.size * plan.jumps * waiting)
             rows = self._rows(own, plan, slots)
-            final, saved = self._program(
-                keys, x, fixed, rows, step, Kept.wrap(self.source), group=group, slots=len(slots)
-            )
-        return saved[back] if len(asked) else final
+            moves = StepMoves(step, self.source, self.path.carries_over)
+            final, saved = self._program(keys, x, fixed, rows, moves, group=group, slots=len(slots))
+        samples = saved[back] if len(asked) else final.x
+        return (samples, Evaluations(final.evaluations, final.head_rows)) if return_evaluations else samples
 
     def _checked(
         self, key: jax.Array, x_init: jax.Array, fixed: jax.Array | None

@@ -12,7 +12,6 @@ lambda = d kappa / sigma and mu = d kappa / kappa.
 """
 
 import abc
-import enum
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dfm_jax.flow.samplers.denoiser import Needs
 from dfm_jax.flow.samplers.grid import TimeGrid
 from dfm_jax.flow.sources import CategoricalSource, UniformSource
 from dfm_jax.flow.time import Time
@@ -99,18 +99,11 @@ class Knots(NamedTuple):
         return c
 
 
-class Needs(enum.Flag):
-    """What a step needs from the model: nothing, or draws of x_1 where `needs_x_1` is True."""
-
-    NOTHING = 0
-    DRAWS = enum.auto()
-
-
 class Step(Tree, abc.ABC):
     """A step of a sampler. A subclass names its array and path attributes in `leaves` (`flow.Tree`).
 
     needs: what the step needs from the model. words: uniforms per position. fresh: the kind of the fresh token y, see
-    `loop.fresh_tokens`. Version 0.1 called the methods decide, move and law.
+    `fresh.fresh_tokens`. Version 0.1 called the methods decide, move and law.
     """
 
     needs: ClassVar[Needs] = Needs.DRAWS

@@ -18,7 +18,7 @@ REMASKING = ("fb", "cap", "rescale")
 
 
 def others_law(source: Any) -> np.ndarray:
-    """The law of the 'others' draw (`loop.fresh_tokens`), (S, S) float64 indexed [z, y].
+    """The law of the 'others' draw (`fresh.fresh_tokens`), (S, S) float64 indexed [z, y].
 
     It is uniform on y != z, the mask, or for a general source p itself, where y = z is no move.
     """
