@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.flow.prediction import PathLike
+from dfm_jax.flow.samplers import drafts
 from dfm_jax.flow.samplers.denoiser import Denoiser, DenseDenoiser, check_answers, from_logits
 from dfm_jax.flow.samplers.events import Events, simulate
 from dfm_jax.flow.samplers.grid import TimeGrid, make_grid, uniform_grid
@@ -79,6 +80,11 @@ class Solver:
         return jax.jit(functools.partial(run, denoiser), static_argnames=("group", "slots"))
 
     @functools.cached_property
+    def _draft_program(self) -> Callable[..., tuple[State, jax.Array, drafts.Counts]]:
+        denoiser: Any = self.model
+        return jax.jit(functools.partial(drafts.run, denoiser), static_argnames=("group", "slots", "draft", "split"))
+
+    @functools.cached_property
     def _event_program(self) -> Callable[..., tuple[State, jax.Array]]:
         denoiser: Any = self.model
         step: Any = self.step
@@ -97,6 +103,8 @@ class Solver:
         return_intermediates: bool | Sequence[float] = False,
         fixed: jax.Array | None = None,
         return_evaluations: bool = False,
+        draft: int = 1,
+        split: Sequence[str] = (),
     ) -> Any:
         """Samples tokens (B, L) int32 at the last time of the grid, or states (K, B, L) if intermediates are asked for.
 
@@ -111,12 +119,19 @@ class Solver:
             fixed: (B, L) bool, positions that keep x_init, for prompts and infilling.
             return_evaluations: whether to return the pair (samples, `Evaluations`), what each sequence asked of the
                 model.
+            draft: how many inputs the trunk evaluates at once, most of them guesses of later moves (`drafts`). The
+                samples are those of draft = 1, in fewer evaluations one after the other. Memory grows with it.
+            split: names of axes of an enclosing `jax.shard_map` over which these inputs are divided; the arguments are
+                then the same on every device.
 
         May be called inside jit and shard_map. Called directly it compiles once per shape.
 
         Raises ValueError for arguments of another shape, dtype or range.
         """
         x, keys, fixed = self._checked(key, x_init, fixed)
+        if isinstance(draft, bool) or int(draft) != draft or draft < 1:
+            raise ValueError(f"draft = {draft!r}: expected an integer >= 1")
+        counts = None
         own = self.path.scheduler if self.scheduler is None else self.scheduler
         grid, asked = make_grid(own, step_size, steps, time_grid)
         if not isinstance(return_intermediates, bool):
@@ -132,6 +147,8 @@ class Solver:
             ends = np.array([sigma[0], sigma[-1]], np.float32)
             # All tokens that are left at `delta` may jump in one step.
             group = self.group_size or group_size(np.array([x.size]))
+            if draft > 1:
+                raise ValueError(f"draft = {draft}: expected 1 with step={self.step.name!r}, whose times are random")
             final, saved = self._event_program(keys, x, fixed, ends, sigma[slots].astype(np.float32), group=group)
         else:
             step = self._with_div_free(div_free)
@@ -140,9 +157,19 @@ class Solver:
             group = self.group_size or group_size(x.size * plan.jumps * waiting)
             rows = self._rows(own, plan, slots)
             moves = StepMoves(step, self.source, self.path.carries_over)
-            final, saved = self._program(keys, x, fixed, rows, moves, group=group, slots=len(slots))
+            given = (keys, x, fixed, rows, moves)
+            if draft == 1:
+                final, saved = self._program(*given, group=group, slots=len(slots))
+            else:
+                how = {"group": group, "slots": len(slots), "draft": int(draft), "split": tuple(split)}
+                final, saved, counts = self._draft_program(*given, **how)
         samples = saved[back] if len(asked) else final.x
-        return (samples, Evaluations(final.evaluations, final.head_rows)) if return_evaluations else samples
+        if not return_evaluations:
+            return samples
+        used, head_rows = final.evaluations, final.head_rows
+        if counts is None:
+            return samples, Evaluations(used, head_rows, used, used)
+        return samples, Evaluations(counts.inputs, head_rows + counts.guessed_rows, counts.windows, used)
 
     def _checked(
         self, key: jax.Array, x_init: jax.Array, fixed: jax.Array | None
