@@ -1,4 +1,4 @@
-"""Coupled drafts: the moves of a trajectory, several at a time, with the tokens that `loop.run` gives (mathematics.md E.5).
+"""Coupled drafts: several moves of a trajectory at a time, with the tokens that `loop.run` gives (mathematics.md E.5).
 
 All noise of move n is keyed by (sequence, position, n), so a move is a fixed map F_n of the state and of the model's
 answers. A window guesses `draft` moves ahead and checks the guesses with one evaluation:
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from dfm_jax.flow.samplers.denoiser import Answer, Denoiser, Question, answer_where, features_of
 from dfm_jax.flow.samplers.moves import Moves, State
+from dfm_jax.kernels import target
 
 Rows = dict[str, jax.Array]
 
@@ -91,13 +92,16 @@ def run(
             question = _of_batch(asked)
             asks = question.needed.any(-1) & walk.going
             here = asks[:, None] & (jnp.arange(draft)[None, :] == walk.asked[:, None])
-            inputs = jax.tree.map(lambda all, one: jnp.where(_like(here, all), one[:, None], all), inputs, _input(question))
+            inputs = jax.tree.map(
+                lambda all, one: jnp.where(_like(here, all), one[:, None], all), inputs, _input(question)
+            )
             # The last input is not answered: what comes after it is not guessed.
             goes = walk.going & (~asks | (walk.asked + 1 < limit))
             question = question._replace(needed=question.needed & goes[:, None])
             answer = answer_where(denoiser, frozen, question, moves.needs, group)
             walk = step(walk, row, asked, answer, goes)
-            walk = walk._replace(asked=walk.asked + asks.astype(jnp.int32), going=goes & unfinished(walk.state, walk.at))
+            asked_now = walk.asked + asks.astype(jnp.int32)
+            walk = walk._replace(asked=asked_now, going=goes & unfinished(walk.state, walk.at))
             return walk, inputs, head_rows + question.needed.sum(-1, dtype=jnp.int32)
 
         return jax.lax.while_loop(lambda carry: carry[0].going.any(), one, (walk, inputs, none))
@@ -120,9 +124,8 @@ def run(
             if slots:
                 slot = jnp.where(goes, row["slot"], slots)
                 saved = saved.at[slot, jnp.arange(batch)].set(walk.state.x, mode="drop")
-            walk = walk._replace(
-                asked=walk.asked + (asks & goes).astype(jnp.int32), going=goes & unfinished(walk.state, walk.at)
-            )
+            asked_now = walk.asked + (asks & goes).astype(jnp.int32)
+            walk = walk._replace(asked=asked_now, going=goes & unfinished(walk.state, walk.at))
             return walk, saved
 
         return jax.lax.while_loop(lambda carry: carry[0].going.any(), one, (walk, saved))
@@ -162,7 +165,7 @@ def run(
 
 
 def _ask(moves: Moves, row: Rows, state: State, keys: jax.Array) -> Question:
-    """The questions of sequences at moves of their own, row: name -> (B,). Leaves (B, ...), with an axis of 1 inside."""
+    """The questions of sequences at moves of their own, row: name -> (B,). Leaves (B, 1, ...)."""
     return jax.vmap(lambda row, state, key: moves.ask(row, _alone(state), key[None]))(row, state, keys)
 
 
@@ -197,24 +200,32 @@ def _equal(one: Question, other: Question) -> jax.Array:
 
 
 def _evaluate(denoiser: Denoiser, inputs: Question, split: tuple[str, ...]) -> jax.Array:
-    """Features (B, k, L, D) of inputs (B, k, ...), in one batch, or one on each device of the axes `split`."""
+    """Features (B, k, L, D) of inputs (B, k, ...), those of each device of the axes `split` on it."""
     batch, draft = inputs.x.shape[:2]
     flat = jax.tree.map(lambda a: a.reshape(batch * draft, *a.shape[2:]), inputs)
-    if split:
-        devices = math.prod(jax.lax.axis_size(axis) for axis in split)
-        each = -(-batch * draft // devices)
-        spare = each * devices - batch * draft
-        begin = jax.lax.axis_index(split) * each
+    devices = math.prod(jax.lax.axis_size(axis) for axis in split)
+    own = -(-batch * draft // devices)
+    # A processor multiplies larger matrices no faster, and rounds their products differently. There the inputs take
+    # turns in batches of the size that one move at a time has, so that the features are the same to the last bit.
+    turns = -(-own // batch) if target.current().platform == "cpu" else 1
+    size = -(-own // turns)
 
-        def own(all: jax.Array) -> jax.Array:
-            padded = jnp.concatenate([all, jnp.broadcast_to(all[:1], (spare, *all.shape[1:]))])
-            return jax.lax.dynamic_slice_in_dim(padded, begin, each)
+    def ready(all: jax.Array) -> jax.Array:
+        spare = devices * turns * size - len(all)
+        all = jnp.concatenate([all, jnp.broadcast_to(all[:1], (spare, *all.shape[1:]))])
+        if split:
+            all = jax.lax.dynamic_slice_in_dim(all, jax.lax.axis_index(split) * turns * size, turns * size)
+        return all.reshape(turns, size, *all.shape[1:])
 
-        parts = features_of(denoiser, jax.tree.map(own, flat))
-        features = jax.lax.all_gather(parts, split, tiled=True)[: batch * draft]
+    parts = jax.tree.map(ready, flat)
+    if turns == 1:
+        features = features_of(denoiser, jax.tree.map(lambda a: a[0], parts))
     else:
-        features = features_of(denoiser, flat)
-    return features.reshape(batch, draft, *features.shape[1:])
+        features = jax.lax.map(lambda part: features_of(denoiser, part), parts)
+        features = features.reshape(turns * size, *features.shape[2:])
+    if split:
+        features = jax.lax.all_gather(features, split, tiled=True)
+    return features[: batch * draft].reshape(batch, draft, *features.shape[1:])
 
 
 def _pick(all: jax.Array, which: jax.Array) -> jax.Array:
