@@ -62,6 +62,7 @@ from dfm_jax.flow.samplers.denoiser import Answer, Denoiser, Needs, from_logits
 from dfm_jax.flow.samplers.events import FirstHitting, Thinning
 from dfm_jax.flow.samplers.grid import TimeGrid, adaptive_grid, make_grid
 from dfm_jax.flow.samplers.jumps import Euler, Exact, TwoStage
+from dfm_jax.flow.samplers.moves import Evaluations
 from dfm_jax.flow.samplers.names import get_step
 from dfm_jax.flow.samplers.solver import MixtureDiscreteEulerSolver, MixtureDiscreteSolver, Solver
 from dfm_jax.flow.samplers.step import Step

@@ -125,6 +125,7 @@ class Run:
         length: int | None = None,
         batch_size: int | None = None,
         prompts: Sequence[Prompt] = (),
+        draft: int | None = None,
     ) -> np.ndarray:
         """(num, L) int32 token ids; sequence i depends on (seed, i) alone, not on num, batch_size or the mesh.
 
@@ -137,6 +138,7 @@ class Run:
             length: L, at most `config.model.length`.
             batch_size: sequences per batch over all devices, a multiple of their number.
             prompts: `Prompt`s of length L, used in turn; see `dfm_jax.evaluation.prompts.parse_prompt`.
+            draft: inputs of the network at once (coupled drafts), 1 or more; the tokens do not depend on it.
 
         Raises:
             ValueError: naming the argument.
@@ -155,10 +157,14 @@ class Run:
             changes["top_p"] = arguments.of_field("top_p", top_p, "sampling.top_p")
         if seed is not None:
             changes["seed"] = arguments.integer("seed", seed, 0)
+        if draft is not None:
+            changes["draft"] = arguments.of_field("draft", draft, "sampling.draft")
         if method is not None:
             changes["method"] = arguments.of_field("method", method, "sampling.method")
+        together = {f"sampling.{name}": changes[name] for name in ("method", "draft") if name in changes}
+        if together:
             with arguments.as_value_errors("config.sampling."):
-                conditions.check(configs.replace(self.config, {"sampling.method": method}))
+                conditions.check(configs.replace(self.config, together))
         for prompt in prompts:
             if not isinstance(prompt, Prompt) or prompt.tokens.shape != (length,) or prompt.fixed.shape != (length,):
                 raise ValueError(f"prompts: expected Prompts of length {length}, as parse_prompt makes them")

@@ -45,4 +45,4 @@ def test_batches_append_and_nothing_is_overwritten(tmp_path):
     assert stem.with_suffix(".txt").read_text() == text
     assert sample_set(tmp_path / "samples", 7).name == "step_7-3"
     assert sample_set(tmp_path / "samples", 8).name == "step_8"
-    assert write_samples(None, generator, model, 1, BYTES).shape == (1, 8)
+    assert write_samples(None, generator, model, 1, BYTES).tokens.shape == (1, 8)

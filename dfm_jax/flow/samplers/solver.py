@@ -74,6 +74,11 @@ class Solver:
         if isinstance(self.step, Step):
             check_answers(model, self.step.needs, f"step {type(self.step).__name__}")
 
+    @property
+    def has_drafts(self) -> bool:
+        """Whether `sample` takes a `draft` above 1: every step does, a chain without steps does not."""
+        return not isinstance(self.step, Events)
+
     @functools.cached_property
     def _program(self) -> Callable[..., tuple[State, jax.Array]]:
         denoiser: Any = self.model
