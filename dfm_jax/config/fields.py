@@ -536,8 +536,7 @@ class Sampling(Group):
     seed: int = field(42, "of the samples", COUNT, continues=FREE)
     draft: int = field(
         1,
-        "coupled drafts: inputs of the network at once, most of them guesses; the same samples in fewer evaluations one "
-        "after the other",
+        "coupled drafts: inputs of the network at once, most of them guesses of later steps; the same samples sooner",
         POSITIVE,
         since="0.2",
         unit="inputs",

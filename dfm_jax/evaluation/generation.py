@@ -22,8 +22,8 @@ from dfm_jax.runtime.rng import noise_key
 
 
 class Samples(NamedTuple):
-    """One batch: tokens (B, L) int32, what each took of the model, (B,) int32, and frames (F, B, L) int32, the states at
-    `Generator.frame_steps`, or None."""
+    """One batch: tokens (B, L) int32, what each sequence took of the network, (B,) int32, and frames (F, B, L) int32, the
+    states at `Generator.frame_steps`, or None."""
 
     tokens: np.ndarray
     evaluations: flow.Evaluations

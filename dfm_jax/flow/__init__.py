@@ -58,15 +58,17 @@ from dfm_jax.flow.paths.token_schedules.kinetic_optimal import KineticOptimalPro
 from dfm_jax.flow.paths.velocity import Velocity, flux
 from dfm_jax.flow.prediction import Prediction
 from dfm_jax.flow.samplers.correctors import Corrector
+from dfm_jax.flow.samplers.correctors.settings import ForwardBackward, Gibbs, Resample
 from dfm_jax.flow.samplers.denoiser import Answer, Denoiser, Needs, from_logits
 from dfm_jax.flow.samplers.events import FirstHitting, Thinning
 from dfm_jax.flow.samplers.grid import TimeGrid, adaptive_grid, make_grid
 from dfm_jax.flow.samplers.jumps import Euler, Exact, TwoStage
 from dfm_jax.flow.samplers.moves import Evaluations
-from dfm_jax.flow.samplers.names import get_step
+from dfm_jax.flow.samplers.names import get_corrector, get_step
 from dfm_jax.flow.samplers.solver import MixtureDiscreteEulerSolver, MixtureDiscreteSolver, Solver
 from dfm_jax.flow.samplers.step import Step
 from dfm_jax.flow.samplers.stochastic import Ancestral, DivFreeEuler, Multiflow, Remask
+from dfm_jax.flow.samplers.unmasking.unmask import Unmask
 from dfm_jax.flow.schedulers.base import HostSchedule, Scheduler, SchedulerOutput
 from dfm_jax.flow.schedulers.names import SCHEDULERS, WITH_EXPONENT, get_scheduler
 from dfm_jax.flow.schedulers.noise import GeometricScheduler, LogLinearScheduler

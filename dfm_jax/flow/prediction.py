@@ -87,6 +87,7 @@ class PathLike(Protocol):
 
     carries_over: ClassVar[bool]
     jumps_alike: ClassVar[bool]
+    noises_alike: ClassVar[bool]
 
     @property
     def scheduler(self) -> Scheduler:

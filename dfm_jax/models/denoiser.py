@@ -60,11 +60,21 @@ class TransformerDenoiser:
         return self.prediction.carry_over(x_1, x_t)
 
     def answer(
-        self, keys: Array, features: Array, x_t: Array, t: Array, needs: flow.Needs, given: Array | None = None
+        self,
+        keys: Array,
+        features: Array,
+        x_t: Array,
+        t: Array,
+        needs: flow.Needs,
+        given: Array | None = None,
+        shift: Array | None = None,
     ) -> flow.Answer:
-        """x_1 as `draw` gives it, and what `needs` asks of the posterior before temperature and top-p; given (N,)."""
+        """x_1 as `draw` gives it, and what `needs` asks of the posterior before temperature and top-p.
+
+        given: (N,) int32 tokens. shift: (N,) float32, added to the logit at x_t.
+        """
         drawn = vocab_head.draw(
-            *self._asked(features, x_t, t, given),
+            *self._asked(features, x_t, t, given, shift),
             None if self._greedy else keys,
             temperature=1.0 if self._greedy else self._temperature_at(t),
             top_p=self.top_p,
@@ -88,9 +98,11 @@ class TransformerDenoiser:
         return self.temperature(t) if callable(self.temperature) else self.temperature
 
     def _asked(
-        self, features: Array, x_t: Array, t: Array, given: Array | None = None
+        self, features: Array, x_t: Array, t: Array, given: Array | None = None, shift: Array | None = None
     ) -> tuple[vocab_head.Head, vocab_head.Query, Array]:
-        shift = None if self.prediction.shift is None else self.prediction.shift(x_t, t)  # of the logit at x_t
+        if self.prediction.shift is not None:
+            own = self.prediction.shift(x_t, t)  # of the logit at x_t
+            shift = own if shift is None else own + shift
         query = vocab_head.Query(
             ids=None if given is None else given[:, None],  # pyright: ignore[reportArgumentType]
             shift=shift,

@@ -75,8 +75,10 @@ def likelihood(config: Config, mesh: Mesh, blocks: int) -> list[Need]:
 
 
 def generation(config: Config, mesh: Mesh, field: str, num: int) -> list[Need]:
-    """Of the sequences a device that `field` says, of `num` in all. With drafts each has `sampling.draft` inputs at once,
-    whose features are kept while they are checked."""
+    """Of the sequences a device that `field` says, of `num` in all.
+
+    With drafts each has `sampling.draft` inputs at once, whose features are kept while they are checked.
+    """
     draft, rows = config.sampling.draft, min(config[field], -(-num // mesh.size))
     if draft == 1:
         return inference(config, mesh, (field,), rows)

@@ -26,13 +26,14 @@ def test_batches_append_and_nothing_is_overwritten(tmp_path):
     stem = sample_set(tmp_path / "samples", 7)
     tokens = write_samples(
         stem, generator, model, 5, BYTES, prompts=[prompt], settings={"step": 7}, progress=seen.append
-    )
+    ).tokens
     assert tokens.shape == (5, 8) and seen == [2, 4, 5]
     lines = [json.loads(line) for line in stem.with_suffix(".jsonl").read_text().splitlines()]
     assert [line["index"] for line in lines] == list(range(5))
     np.testing.assert_array_equal([line["tokens"] for line in lines], tokens)
     assert lines[0]["settings"] | {"method": "exact", "steps": 4, "step": 7} == lines[0]["settings"]
     for line, row in zip(lines, tokens, strict=True):
+        assert line["evaluations"] == {"trunk": 1, "head_rows": 5, "sequential": 1, "used": 1}
         assert line["text"] == BYTES.decode(row) and line["text"].startswith("ab")
     text = stem.with_suffix(".txt").read_text()
     assert text.count("=== ") == 5

@@ -51,8 +51,8 @@ def write_samples(
     """Generates `num` sequences, and writes stem.txt, stem.jsonl and stem.html. Returns them without their frames.
 
     Each batch is appended as it comes, to stem.txt.part and stem.jsonl.part, which get their names at the end. A line
-    of stem.jsonl holds `index`, `text`, `tokens`, `evaluations` (`flow.Evaluations`) and `settings`. stem.html shows the first PAGE_SAMPLES sequences
-    through time, if the generator keeps frames. stem: None writes nothing, for all
+    of stem.jsonl holds `index`, `text`, `tokens`, `evaluations` (a `flow.Evaluations`) and `settings`. stem.html shows
+    the first PAGE_SAMPLES sequences through time, if the generator keeps frames. stem: None writes nothing, for all
     processes but one; every process generates.
     trim: texts end at their first end of text.
     """

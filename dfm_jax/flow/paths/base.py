@@ -15,6 +15,7 @@ import jax
 from dfm_jax.flow.losses.objective import CROSS_ENTROPIES, Objective, PosteriorCrossEntropy
 from dfm_jax.flow.paths.velocity import Velocity
 from dfm_jax.flow.prediction import Prediction
+from dfm_jax.flow.samplers.names import OF_ANY_PATH, get_step
 from dfm_jax.flow.schedulers.base import Scheduler
 from dfm_jax.flow.sources import Source
 from dfm_jax.flow.time import TimeLike, as_time, expand
@@ -36,6 +37,7 @@ class Path(Tree, abc.ABC):
 
     carries_over: with the mask source, a token of x_t that is not the mask is x_1.
     jumps_alike: every token jumps at the clock's rate, and only to x_1. Samplers without steps need this.
+    noises_alike: C_t(x | x_1) is the same for every x_1 other than x. The corrector 'gibbs' needs this.
     counts_masks: with the mask source, the masks of x_t are a uniform subset, and its size stands for the time. The
     count form needs this.
     learns: the arrays of the path are parameters of a model.
@@ -48,6 +50,7 @@ class Path(Tree, abc.ABC):
 
     carries_over: ClassVar[bool] = False
     jumps_alike: ClassVar[bool] = False
+    noises_alike: ClassVar[bool] = False
     counts_masks: ClassVar[bool] = False
     learns: ClassVar[bool] = False
     bound_names: ClassVar[tuple[str, ...]] = ()
@@ -152,12 +155,14 @@ def find_objective(
 
 
 def find_step(path: Path, steps: Mapping[str, Any], name: str) -> Any:
-    """The step called `name`, made from `steps` (name -> class that takes the path).
+    """The step called `name`, made from `steps` (name -> class that takes the path), or a sampler of every path.
 
     Raises ValueError for an unknown name.
     """
+    if name.partition(":")[0] in OF_ANY_PATH:
+        return get_step(name)
     if name not in steps:
-        raise ValueError(f"step = {name!r} on {type(path).__name__}: expected {', '.join(steps)}")
+        raise ValueError(f"step = {name!r} on {type(path).__name__}: expected {', '.join([*steps, *OF_ANY_PATH])}")
     return steps[name](path)
 
 

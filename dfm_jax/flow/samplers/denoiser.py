@@ -16,8 +16,9 @@ class Needs(enum.Flag):
     """What a sampler needs from the model at a position: nothing, a draw of x_1, or also how sure the model is of it.
 
     DRAWS: x_1 ~ posterior. LOG_PROB: the log-probability of that x_1. TOP_TWO: the largest and the second largest
-    probability. ENTROPY: of the posterior. AT_GIVEN: the log-probability of a token that the sampler names. All but
-    the draw speak of the posterior before temperature and top-p.
+    probability. ENTROPY: of the posterior. AT_GIVEN: the log-probability of a token that the sampler names. These speak
+    of the posterior before temperature and top-p. LEAVE_ONE_OUT: all of it after a shift of the logit at x_t, which
+    the sampler names; it makes xhat of the posterior.
     """
 
     NOTHING = 0
@@ -26,6 +27,7 @@ class Needs(enum.Flag):
     TOP_TWO = enum.auto()
     ENTROPY = enum.auto()
     AT_GIVEN = enum.auto()
+    LEAVE_ONE_OUT = enum.auto()
 
     @property
     def certainty(self) -> "Needs":
@@ -76,8 +78,8 @@ class Denoiser(Protocol):
     that need x_1, so no (B, L, S) array has to exist.
 
     A sampler that looks at the posterior (`Needs` beyond DRAWS) also calls a third method: `answer(keys, features, x_t,
-    t, needs, given) -> Answer`. It takes what `draw` takes, with what is needed (static) and the given tokens (N,)
-    int32, or None, and its x_1 is that of `draw`.
+    t, needs, given, shift) -> Answer`. It takes what `draw` takes, with what is needed (static), the given tokens (N,)
+    int32 or None, and the shift (N,) float32 of the logit at x_t, in nats, or None. Its x_1 is that of `draw`.
     """
 
     def features(self, x: jax.Array, t: jax.Array) -> jax.Array:
@@ -136,8 +138,15 @@ class DenseDenoiser:
         t: jax.Array,
         needs: Needs,
         given: jax.Array | None = None,
+        shift: jax.Array | None = None,
     ) -> Answer:
-        """x_1 as `draw` gives it, and what `needs` asks of softmax(logits) at N rows; given (N,) int32 tokens."""
+        """x_1 as `draw` gives it, and what `needs` asks of softmax(logits) at N rows.
+
+        given: (N,) int32 tokens. shift: (N,) float32, added to the logit at x_t.
+        """
+        if shift is not None:
+            features = features.astype(jnp.float32)
+            features = features.at[jnp.arange(len(x_t)), x_t].add(shift)
         x_1 = self.draw(keys, features, x_t, t)
         ids = None if given is None else given[:, None]
         drawn = look_at_logits(self._allowed(features), x_1, ids, needs.asked)
@@ -174,7 +183,8 @@ class Question(NamedTuple):
 
     x: (B, L) int32, the tokens that the model is given. t: (B,) float32, the time on the schedule of the training.
     needed: (B, L) bool, where an answer is used. keys: (B,) typed; the draw at (b, l) has the key fold_in(keys[b], l).
-    given: (B, L) int32, the tokens of Needs.AT_GIVEN, or None. noise: any further noise of the move.
+    given: (B, L) int32, the tokens of Needs.AT_GIVEN, or None. shift: (B, L) float32, that of Needs.LEAVE_ONE_OUT, or
+    None. noise: any further noise of the move.
     """
 
     x: jax.Array
@@ -182,6 +192,7 @@ class Question(NamedTuple):
     needed: jax.Array
     keys: jax.Array
     given: jax.Array | None = None
+    shift: jax.Array | None = None
     noise: Any = None
 
 
@@ -222,7 +233,7 @@ def answer_where(denoiser: Denoiser, features: jax.Array, question: Question, ne
     positions = batch * length
     features = features.reshape(positions, features.shape[-1])
     flat = x.reshape(-1)
-    given = None if question.given is None else question.given.reshape(-1)
+    given, shift = (None if a is None else a.reshape(-1) for a in (question.given, question.shift))
     padded = -(-positions // group) * group
     order = jnp.nonzero(needed.reshape(-1), size=padded, fill_value=positions)[0].astype(jnp.int32)
     count = needed.sum(dtype=jnp.int32)
@@ -236,7 +247,8 @@ def answer_where(denoiser: Denoiser, features: jax.Array, question: Question, ne
             jax.vmap(jax.random.fold_in)(question.keys[sequence], place), features[inside], flat[inside], t[sequence]
         )  # fmt: skip
         if needs.certainty:
-            drawn = denoiser.answer(*asked, needs, None if given is None else given[inside])  # pyright: ignore
+            of_rows = (None if a is None else a[inside] for a in (given, shift))
+            drawn = denoiser.answer(*asked, needs, *of_rows)  # pyright: ignore[reportAttributeAccessIssue]
         else:
             drawn = Answer(denoiser.draw(*asked))
         place_rows = lambda all, some: all.at[rows].set(some.astype(all.dtype), mode="drop")  # noqa: E731

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax.flow.samplers.denoiser import Answer, Denoiser, Question, answer_where, features_of
+from dfm_jax.flow.samplers.loop import SHARE
 from dfm_jax.flow.samplers.moves import Moves, State
 from dfm_jax.kernels import target
 
@@ -58,6 +59,7 @@ def run(
     *,
     group: int,
     slots: int,
+    shares: jax.Array | None = None,
     draft: int,
     split: tuple[str, ...] = (),
 ) -> tuple[State, jax.Array, Counts]:
@@ -121,7 +123,11 @@ def run(
             question = question._replace(needed=question.needed & goes[:, None])
             answer = answer_where(denoiser, _pick(features, which), question, moves.needs, group)
             walk = step(walk, row, asked, answer, goes)
-            if slots:
+            if slots and moves.ends_early:
+                assert shares is not None
+                reached = goes[None] & (moves.share(walk.state)[None] <= shares[:, None] + SHARE)
+                saved = jnp.where(reached[..., None], walk.state.x[None], saved)
+            elif slots:
                 slot = jnp.where(goes, row["slot"], slots)
                 saved = saved.at[slot, jnp.arange(batch)].set(walk.state.x, mode="drop")
             asked_now = walk.asked + (asks & goes).astype(jnp.int32)

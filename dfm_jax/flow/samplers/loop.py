@@ -9,6 +9,8 @@ import numpy as np
 from dfm_jax.flow.samplers.denoiser import Denoiser, draw_where, unasked
 from dfm_jax.flow.samplers.moves import Moves, State
 
+SHARE = 1e-6  # how far a share may be above the one asked for, for rounding
+
 
 def run(
     denoiser: Denoiser,
@@ -20,11 +22,15 @@ def run(
     *,
     group: int,
     slots: int,
+    shares: jax.Array | None = None,
 ) -> tuple[State, jax.Array]:
     """Makes all moves, from x (B, L) int32. Returns the final state, and the tokens (slots, B, L) of rows["slot"].
 
     keys: (B,), one per sequence. fixed: (B, L) bool, positions that keep their token. rows: name -> (M,), the scalars
     of each move, with `time`, `number` and `slot`. group: rows per call of the vocabulary head (static).
+
+    Moves that end early are made until every sequence has ended. Slot k then has the last tokens of which at most the
+    share shares[k] was revealed, shares (slots,).
     """
     # Every slot starts as x_init, which is the state at the first point of the grid.
     saved = jnp.broadcast_to(x[None], (slots, *x.shape))
@@ -37,11 +43,30 @@ def run(
         else:
             answer = unasked(question.x, moves.needs)
         state = moves.move(row, state, question, answer).counted(question.needed)
-        if slots:
+        if slots and not moves.ends_early:
             saved = saved.at[row["slot"]].set(state.x, mode="drop")
         return (state, saved), None
 
-    (state, saved), _ = jax.lax.scan(one_move, (State.start(x, fixed, moves.kept(x)), saved), rows)
+    start = State.start(x, fixed, moves.kept(x)), saved
+    if not moves.ends_early:
+        (state, saved), _ = jax.lax.scan(one_move, start, rows)
+        return state, saved
+
+    def unfinished(carry: tuple[jax.Array, tuple[State, jax.Array]]) -> jax.Array:
+        number, (state, _) = carry
+        return (number < len(rows["number"])) & moves.unfinished(state).any()
+
+    def next_move(carry: tuple[jax.Array, tuple[State, jax.Array]]) -> tuple[jax.Array, tuple[State, jax.Array]]:
+        number, (state, saved) = carry
+        row = {name: value[number] for name, value in rows.items()}
+        (state, _), _ = one_move((state, saved), row)
+        if slots:
+            assert shares is not None
+            reached = moves.share(state)[None] <= shares[:, None] + SHARE
+            saved = jnp.where(reached[..., None], state.x[None], saved)
+        return number + 1, (state, saved)
+
+    _, (state, saved) = jax.lax.while_loop(unfinished, next_move, (jnp.int32(0), start))
     return state, saved
 
 

@@ -68,11 +68,11 @@ class Evaluations(NamedTuple):
 class Moves(Tree, abc.ABC):
     """The moves of a trajectory. A subclass names its array attributes in `leaves` (`flow.Tree`).
 
-    needs: what the moves need from the model, all together. ends_early: whether `unfinished` may become False before
-    the last row.
+    needs: what the moves need from the model, all together. ends_early: whether a sequence ends when it is `unfinished`
+    no longer, perhaps before the last row. Its frames then go by the share that is revealed.
     """
 
-    ends_early: ClassVar[bool] = False
+    ends_early: Any = False
 
     @property
     @abc.abstractmethod
@@ -96,6 +96,10 @@ class Moves(Tree, abc.ABC):
 
     def unfinished(self, state: State) -> jax.Array:
         """(B,) bool: whether a later move may change the sequence. Asked only if `ends_early`."""
+        raise NotImplementedError
+
+    def share(self, state: State) -> jax.Array:
+        """(B,) float32: the share of the positions that is revealed. Asked only if `ends_early`."""
         raise NotImplementedError
 
 

@@ -11,14 +11,18 @@ import numpy as np
 
 from dfm_jax.flow.prediction import PathLike
 from dfm_jax.flow.samplers import drafts
+from dfm_jax.flow.samplers.correctors.settings import Correction
 from dfm_jax.flow.samplers.denoiser import Denoiser, DenseDenoiser, check_answers, from_logits
 from dfm_jax.flow.samplers.events import Events, simulate
 from dfm_jax.flow.samplers.grid import TimeGrid, make_grid, uniform_grid
 from dfm_jax.flow.samplers.jumps import Euler, TwoStage
 from dfm_jax.flow.samplers.loop import group_size, run
-from dfm_jax.flow.samplers.moves import Evaluations, State, StepMoves
-from dfm_jax.flow.samplers.step import DivFree, Knots, OtherStep, Plan, Step
+from dfm_jax.flow.samplers.moves import Evaluations, State
+from dfm_jax.flow.samplers.names import get_corrector
+from dfm_jax.flow.samplers.step import DivFree, Knots, OtherStep, Step
 from dfm_jax.flow.samplers.stochastic import DivFreeEuler
+from dfm_jax.flow.samplers.trajectory import Setting, Trajectory, corrected, of_step, of_unmask
+from dfm_jax.flow.samplers.unmasking.unmask import Unmask
 from dfm_jax.flow.sources import CategoricalSource, MaskSource, UniformSource
 
 Model = Callable[[jax.Array, jax.Array], jax.Array]
@@ -32,6 +36,7 @@ class Solver:
     path: gives the scheduler of the training, and the steps by name.
     source: the law of x_0.
     step: a name for the path's `get_step`, or a `Step`.
+    corrector: a name for `get_corrector`, or one of its settings; it acts after the steps. None for no corrector.
     scheduler: another schedule to sample with. The model then gets the time kappa_train^{-1}(kappa_sample(t)).
     group_size: rows per call of the vocabulary head; None chooses.
 
@@ -49,21 +54,29 @@ class Solver:
     model: Model | Denoiser
     path: PathLike
     source: Any
-    step: str | Step | Events = "exact"
+    step: str | Step | Events | Unmask = "exact"
     scheduler: Any = None
     group_size: int | None = None
+    corrector: str | Correction | None = None
 
     def __post_init__(self):
         if isinstance(self.step, str):
             object.__setattr__(self, "step", self.path.get_step(self.step))
-        elif not isinstance(self.step, (Step, Events)):
+        elif not isinstance(self.step, (Step, Events, Unmask)):
             object.__setattr__(self, "step", OtherStep(self.step))
         # A step that does not support this path or source raises here, not in the middle of a run.
         step: Any = self.step
-        if isinstance(step, Events):
+        if isinstance(step, (Events, Unmask)):
             step.check(self.path, self.source)
         else:
             step.plan(self.path.scheduler, self.source, uniform_grid(1))
+        if isinstance(self.corrector, str):
+            object.__setattr__(self, "corrector", get_corrector(self.corrector))
+        correction: Any = self.corrector
+        if correction is not None:
+            if isinstance(step, Events):
+                raise ValueError(f"corrector = {correction.name!r}: expected none with step = {step.name!r}")
+            correction.check(self.path, self.source, isinstance(step, Unmask))
         if self.group_size is not None and self.group_size < 1:
             raise ValueError(f"group_size = {self.group_size}: expected a positive integer")
         model = self.model if isinstance(self.model, Denoiser) else from_logits(self.model)
@@ -71,8 +84,12 @@ class Solver:
             suppress = self.source.mask_id if model.suppress is None else model.suppress
             model = dataclasses.replace(model, suppress=suppress, num_states=self.source.num_states)
         object.__setattr__(self, "model", model)
-        if isinstance(self.step, Step):
-            check_answers(model, self.step.needs, f"step {type(self.step).__name__}")
+        if isinstance(step, (Step, Unmask)):
+            check_answers(model, step.needs, f"step {type(step).__name__}")
+        if correction is not None:
+            check_answers(
+                model, correction.needs(self.source, isinstance(step, Unmask)), f"corrector {correction.name}"
+            )
 
     @property
     def has_drafts(self) -> bool:
@@ -138,6 +155,8 @@ class Solver:
             raise ValueError(f"draft = {draft!r}: expected an integer >= 1")
         counts = None
         own = self.path.scheduler if self.scheduler is None else self.scheduler
+        if isinstance(self.step, Unmask) and not self.step.by_schedule and step_size is steps is time_grid is None:
+            steps = x.shape[1]  # it has no steps; as a grid of the frames' shares
         grid, asked = make_grid(own, step_size, steps, time_grid)
         if not isinstance(return_intermediates, bool):
             asked = grid.nearest(return_intermediates)
@@ -156,18 +175,17 @@ class Solver:
                 raise ValueError(f"draft = {draft}: expected 1 with step={self.step.name!r}, whose times are random")
             final, saved = self._event_program(keys, x, fixed, ends, sigma[slots].astype(np.float32), group=group)
         else:
-            step = self._with_div_free(div_free)
-            plan = step.plan(own, self.source, grid)
-            waiting = 1.0 if self.source.mask_id is None else own.float64(plan.time).sigma
-            group = self.group_size or group_size(x.size * plan.jumps * waiting)
-            rows = self._rows(own, plan, slots)
-            moves = StepMoves(step, self.source, self.path.carries_over)
-            given = (keys, x, fixed, rows, moves)
+            trajectory = self._trajectory(grid, div_free, x.shape[1])
+            rows = {**trajectory.rows, "number": np.arange(len(trajectory.index), dtype=np.int32)}
+            where = {int(index): slot for slot, index in enumerate(slots)}
+            rows["slot"] = np.array([where.get(int(index), len(slots)) for index in trajectory.index], np.int32)
+            group = self.group_size or group_size(len(x) * trajectory.expected)
+            given = (keys, x, fixed, rows, trajectory.moves)
+            how: dict[str, Any] = {"group": group, "slots": len(slots), "shares": grid.t[slots].astype(np.float32)}
             if draft == 1:
-                final, saved = self._program(*given, group=group, slots=len(slots))
+                final, saved = self._program(*given, **how)
             else:
-                how = {"group": group, "slots": len(slots), "draft": int(draft), "split": tuple(split)}
-                final, saved, counts = self._draft_program(*given, **how)
+                final, saved, counts = self._draft_program(*given, **how, draft=int(draft), split=tuple(split))
         samples = saved[back] if len(asked) else final.x
         if not return_evaluations:
             return samples
@@ -205,18 +223,14 @@ class Solver:
             return TwoStage(div_free)
         raise ValueError(f"div_free = {div_free}: expected 0 unless step is 'euler' or 'two_stage'")
 
-    def _rows(self, own: Any, plan: Plan, slots: np.ndarray) -> dict[str, np.ndarray]:
-        """What the scan runs over, name -> (M,): scalars in float32, the network's time, and the slot of each state."""
-        time = plan.time.t
-        if self.scheduler is not None:
-            value = own.float64(plan.time.t, plan.time.r)
-            time = self.path.scheduler.float64_inverse(value.kappa, value.sigma).t
-        rows: dict[str, np.ndarray] = {name: np.asarray(value, np.float32) for name, value in plan.scalars.items()}
-        where = {int(index): slot for slot, index in enumerate(slots)}
-        rows["time"] = np.asarray(time, np.float32)
-        rows["slot"] = np.array([where.get(int(index), len(slots)) for index in plan.index], np.int32)
-        rows["number"] = np.arange(len(time), dtype=np.int32)
-        return rows
+    def _trajectory(self, grid: TimeGrid, div_free: DivFree, length: int) -> Trajectory:
+        """All moves on `grid`, for sequences of `length` tokens."""
+        step: Any = self._with_div_free(div_free)
+        own = self.path.scheduler if self.scheduler is None else self.scheduler
+        setting = Setting(self.path, self.source, own, grid, length)
+        trajectory = of_unmask(step, setting) if isinstance(step, Unmask) else of_step(step, setting)
+        correction: Any = self.corrector
+        return trajectory if correction is None else corrected(trajectory, correction, setting)
 
 
 MixtureDiscreteSolver = Solver  # the name in version 0.1

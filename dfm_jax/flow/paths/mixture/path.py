@@ -25,6 +25,7 @@ class MixtureDiscreteProbPath(Path):
 
     carries_over: ClassVar[bool] = True
     jumps_alike: ClassVar[bool] = True
+    noises_alike: ClassVar[bool] = True
     counts_masks: ClassVar[bool] = True
 
     def check(self, source: Source, parametrization: str) -> None:
