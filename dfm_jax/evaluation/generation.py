@@ -22,7 +22,7 @@ from dfm_jax.runtime.rng import noise_key
 
 
 class Samples(NamedTuple):
-    """One batch: tokens (B, L) int32, what each sequence took of the network, (B,) int32, and frames (F, B, L) int32, the
+    """A batch: tokens (B, L) int32, what each sequence took of the network, (B,) int32, and frames (F, B, L) int32, the
     states at `Generator.frame_steps`, or None."""
 
     tokens: np.ndarray

@@ -33,7 +33,8 @@ def test_batches_append_and_nothing_is_overwritten(tmp_path):
     np.testing.assert_array_equal([line["tokens"] for line in lines], tokens)
     assert lines[0]["settings"] | {"method": "exact", "steps": 4, "step": 7} == lines[0]["settings"]
     for line, row in zip(lines, tokens, strict=True):
-        assert line["evaluations"] == {"trunk": 1, "head_rows": 5, "sequential": 1, "used": 1}
+        spent = line["evaluations"]
+        assert spent["head_rows"] == 5 and 1 <= spent["trunk"] == spent["sequential"] == spent["used"] <= 4
         assert line["text"] == BYTES.decode(row) and line["text"].startswith("ab")
     text = stem.with_suffix(".txt").read_text()
     assert text.count("=== ") == 5

@@ -82,6 +82,7 @@ def run(
     def step(walk: Walk, row: Rows, asked: Question, answer: Answer, goes: jax.Array) -> Walk:
         state = _move(moves, row, walk.state, asked, answer).counted(_of_batch(asked).needed)
         state = jax.tree.map(lambda new, old: jnp.where(_like(goes, new), new, old), state, walk.state)
+        state = state._replace(fixed=walk.state.fixed)
         return walk._replace(state=state, at=walk.at + goes.astype(jnp.int32))
 
     def guess(walk: Walk, frozen: jax.Array, limit: jax.Array, inputs: Question) -> tuple[Walk, Question, jax.Array]:

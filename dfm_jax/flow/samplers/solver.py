@@ -172,7 +172,7 @@ class Solver:
             # All tokens that are left at `delta` may jump in one step.
             group = self.group_size or group_size(np.array([x.size]))
             if draft > 1:
-                raise ValueError(f"draft = {draft}: expected 1 with step={self.step.name!r}, whose times are random")
+                raise ValueError(f"draft = {draft}: expected 1 with step = {self.step.name!r}, a chain without steps")
             final, saved = self._event_program(keys, x, fixed, ends, sigma[slots].astype(np.float32), group=group)
         else:
             trajectory = self._trajectory(grid, div_free, x.shape[1])
