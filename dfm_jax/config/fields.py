@@ -576,6 +576,15 @@ class Sampling(Group):
         also=("schedule", "scheduler_type"),
     )
     seed: int = field(42, "of the samples", COUNT, continues=FREE)
+    draft: int = field(
+        1,
+        "coupled drafts: inputs of the network at once, most of them guesses of later steps; the same samples sooner",
+        POSITIVE,
+        since="0.2",
+        unit="inputs",
+        continues=FREE,
+        also=("drafts", "lookahead", "speculative"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -253,7 +253,7 @@ class Evaluator:
             title=f"{self.run} · step {step:,}",
             settings={"step": step, "source": "uniform" if self.problem.source.mask_id is None else "mask"},
             progress=lambda done: self.note(f"samples: {done} of {num}"),
-        )
+        ).tokens
 
     def _judge_texts(self, tokens: np.ndarray, missing: list[str]) -> dict[str, Any]:
         judged = None

@@ -22,10 +22,29 @@ from dfm_jax.runtime.rng import noise_key
 
 
 class Samples(NamedTuple):
-    """One batch: tokens (B, L) int32, and frames (F, B, L) int32, the states at `Generator.frame_steps`, or None."""
+    """A batch: tokens (B, L) int32, what each sequence took of the network, (B,) int32, and frames (F, B, L) int32, the
+    states at `Generator.frame_steps`, or None."""
 
     tokens: np.ndarray
+    evaluations: flow.Evaluations
     frames: np.ndarray | None
+
+
+def joined(batches: Sequence[Samples]) -> Samples:
+    """Several batches as one, without frames."""
+    evaluations = (np.concatenate(counts) for counts in zip(*(batch.evaluations for batch in batches), strict=True))
+    return Samples(np.concatenate([batch.tokens for batch in batches]), flow.Evaluations(*evaluations), None)
+
+
+def describe_evaluations(evaluations: flow.Evaluations) -> str:
+    """One line: what sequences took of the network, on average and at least and most."""
+    trunk, sequential, used = evaluations.trunk, evaluations.sequential, evaluations.used
+    line = f"{trunk.mean():.1f} evaluations each ({trunk.min()} to {trunk.max()})"
+    if (sequential != trunk).any():
+        line += (
+            f", {sequential.mean():.1f} one after the other, {used.sum() / max(sequential.sum(), 1):.2f} used of each"
+        )
+    return f"{line}; {evaluations.head_rows.mean():.0f} rows of the head"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +53,8 @@ class SamplingSettings:
 
     length: tokens per sequence. steps: of the sampler. method: a name of `flow.get_step`. temperature, top_p: of the
     posterior. seed: it gives all the noise of a sequence, together with the sequence's number. scheduler: the schedule
-    to sample with; None for that of the training.
+    to sample with; None for that of the training. draft: inputs that the network is given at once, most of them guesses
+    of later steps; the sequences are those of draft = 1.
     """
 
     length: int
@@ -44,10 +64,12 @@ class SamplingSettings:
     top_p: float = 1.0
     seed: int = 42
     scheduler: flow.Scheduler | None = None
+    draft: int = 1
 
     def describe(self) -> dict[str, object]:
         """The settings as plain values, for the files of a sample set."""
-        scheduler = {} if self.scheduler is None else {"scheduler": str(self.scheduler)}
+        others = {} if self.scheduler is None else {"scheduler": str(self.scheduler)}
+        others |= {"draft": self.draft} if self.draft > 1 else {}
         temperature = "a function of t" if callable(self.temperature) else self.temperature
         return {
             "method": self.method,
@@ -56,7 +78,7 @@ class SamplingSettings:
             "top_p": self.top_p,
             "seed": self.seed,
             "length": self.length,
-            **scheduler,
+            **others,
         }
 
 
@@ -65,7 +87,8 @@ class Generator:
     """Draws sequences of a problem. It compiles once per batch size.
 
     With a mesh every device has all parameters and runs its own loops on its rows, without communication. The key of
-    sequence i is (seed, i), so the sequence is the same on every mesh and in every batch.
+    sequence i is (seed, i), so the sequence is the same on every mesh and in every batch. With drafts, and fewer
+    sequences than devices, the devices work on the same sequences and share the inputs of each window.
 
     Attributes:
         batch_size: sequences per batch, over the whole mesh; a multiple of its devices.
@@ -115,53 +138,76 @@ class Generator:
         prompts: none, one for all sequences, or several that are used in turn. Every process gets every sequence.
         """
         devices = 1 if self.mesh is None else self.mesh.size
-        size = min(self.batch_size, -(-num // devices) * devices)
+        shares = self.settings.draft > 1 and num < devices
+        size = num if shares else min(self.batch_size, -(-num // devices) * devices)
         for first in range(start, start + num, size):
             index = np.arange(first, first + size, dtype=np.int32)
             given = [prompts[int(i) % len(prompts)] for i in index] if prompts else [self._no_prompt] * len(index)
             tokens = np.stack([prompt.tokens for prompt in given]).astype(np.int32)
             fixed = np.stack([prompt.fixed for prompt in given])
-            placed = (self._place(x) for x in (index, tokens, fixed))
-            drawn, frames = self._program(model, *placed)
+            placed = (self._place(x, shares) for x in (index, tokens, fixed))
+            program = self._sharing_program if shares else self._program
+            drawn, spent, frames = program(model, *placed)
             count = min(size, start + num - first)
             kept = None if frames is None else np.asarray(frames)[:, :count]
-            yield Samples(np.asarray(drawn)[:count], kept)
+            yield Samples(np.asarray(drawn)[:count], flow.Evaluations(*(np.asarray(e)[:count] for e in spent)), kept)
+
+    def tokens(self, model: Transformer, num: int, *, prompts: Sequence[Prompt] = ()) -> np.ndarray:
+        """The first `num` sequences, (num, L) int32."""
+        return joined(list(self(model, num, prompts=prompts))).tokens
 
     @functools.cached_property
     def _no_prompt(self) -> Prompt:
         return Prompt(np.zeros(self.settings.length, np.int32), np.zeros(self.settings.length, bool))
 
-    def _place(self, rows: np.ndarray) -> jax.Array:
+    def _place(self, rows: np.ndarray, whole: bool) -> jax.Array:
         if self.mesh is None:
             return jnp.asarray(rows)
-        sharding = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+        sharding = NamedSharding(self.mesh, PartitionSpec() if whole else PartitionSpec(self.mesh.axis_names))
         return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
 
     @functools.cached_property
     def _program(self):
+        return self._compiled(shares=False)
+
+    @functools.cached_property
+    def _sharing_program(self):
+        return self._compiled(shares=True)
+
+    def _compiled(self, *, shares: bool):
+        """The program of a batch. shares: every device has all its rows, and a part of the inputs of each window."""
         if self.mesh is None:
             return OfProblem(compiler.jit(self._draw, mesh=None, deterministic=self.deterministic), self.problem)
-        rows, whole = PartitionSpec(self.mesh.axis_names), PartitionSpec()
-        frames = PartitionSpec(None, self.mesh.axis_names)
+        whole, axes = PartitionSpec(), self.mesh.axis_names
+        rows, frames = (whole, whole) if shares else (PartitionSpec(axes), PartitionSpec(None, axes))
         # The loops of a device end when its rows are done, so jax must not check values across devices.
         sharded = jax.shard_map(
-            self._draw,
+            functools.partial(self._draw, split=axes if shares else ()),
             mesh=self.mesh,
             in_specs=(whole, whole, rows, rows, rows),
-            out_specs=(rows, frames),
+            out_specs=(rows, rows, frames),
             check_vma=False,
         )
         program = compiler.jit(
             sharded,
             out_shardings=NamedSharding(self.mesh, whole),
             mesh=self.mesh,
-            communicates=False,
+            communicates=shares,
             deterministic=self.deterministic,
         )
         return OfProblem(program, self.problem, self.mesh)
 
-    def _draw(self, problem: Problem, model: Transformer, index: jax.Array, given: jax.Array, fixed: jax.Array):
-        """The final tokens (B, L) and the frames (F, B, L) or None, of the sequences `index` (B,)."""
+    def _draw(
+        self,
+        problem: Problem,
+        model: Transformer,
+        index: jax.Array,
+        given: jax.Array,
+        fixed: jax.Array,
+        *,
+        split: tuple[str, ...] = (),
+    ):
+        """The final tokens (B, L), the evaluations, and the frames (F, B, L) or None, of the sequences `index` (B,)."""
         problem, settings = problem.given(model), self.settings
         key = noise_key(settings.seed, "sampling")
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(index)
@@ -176,10 +222,11 @@ class Generator:
         )
         solver = flow.Solver(denoiser, problem.path, problem.source, step=settings.method, scheduler=settings.scheduler)
         sample = functools.partial(solver.sample, keys[:, 1], x_init, steps=settings.steps, fixed=fixed)
+        sample = functools.partial(sample, return_evaluations=True, draft=settings.draft, split=split)
         if not self.frames:
-            return sample(), None
-        states = sample(return_intermediates=self.frame_times.tolist())
-        return states[-1], states
+            return *sample(), None
+        states, evaluations = sample(return_intermediates=self.frame_times.tolist())
+        return states[-1], evaluations, states
 
 
 def generate(
@@ -195,8 +242,7 @@ def generate(
 ) -> np.ndarray:
     """Draws `num` sequences (num, L) int32. For several calls keep a `Generator`, which compiles only once."""
     generator = Generator(problem, settings, batch_size, mesh, deterministic=deterministic)
-    batches = generator(model, num, prompts=prompts)
-    return np.concatenate([batch.tokens for batch in batches])
+    return generator.tokens(model, num, prompts=prompts)
 
 
 def to_text(tokens: np.ndarray, tokenizer: Tokenizer, *, trim: bool = False, prompt_length: int = 0) -> str:

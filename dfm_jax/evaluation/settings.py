@@ -46,6 +46,7 @@ class EvaluationSettings:
                 top_p=sampling.top_p,
                 seed=sampling.seed,
                 scheduler=get_sampling_scheduler(config, vocab_size),
+                draft=sampling.draft,
             ),
             corpora=tuple(given.corpora),
             valid=config.data.valid,

@@ -123,7 +123,10 @@ def check_problem(config: Config) -> None:
     with naming("sampling.method", config):
         step = path.get_step(config.sampling.method)
         check_options(step, config.sampling.steps or config.flow.sampling_steps)
-        flow.MixtureDiscreteSolver(lambda x, t: x, path, source, step=step)
+        solver = flow.MixtureDiscreteSolver(lambda x, t: x, path, source, step=step)
+    if config.sampling.draft > 1 and not solver.has_drafts:
+        refuse("sampling.draft", config.sampling.draft,
+               f"1 with sampling.method = {config.sampling.method}, whose times are random")  # fmt: skip
 
 
 def fits(check: Callable[[], Any]) -> bool:

@@ -18,7 +18,7 @@ from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import Config
 from dfm_jax.config.accepted import MOST_TIMES
 from dfm_jax.data import Tokenizer, get_tokenizer
-from dfm_jax.evaluation.generation import generate, to_text
+from dfm_jax.evaluation.generation import Generator, SamplingSettings, to_text
 from dfm_jax.evaluation.likelihood import LikelihoodResult, estimate_likelihood
 from dfm_jax.evaluation.prompts import Prompt, parse_prompt
 from dfm_jax.evaluation.settings import EvaluationSettings
@@ -35,6 +35,8 @@ from dfm_jax.runtime.rng import noise_key
 
 # The part of a checkpoint that evaluation uses: the average where one was kept, else the parameters.
 EVALUATED = ("ema", "model")
+# Compiled samplers that a run keeps for its next calls.
+MOST_GENERATORS = 8
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -132,6 +134,7 @@ class Run:
         length: int | None = None,
         batch_size: int | None = None,
         prompts: Sequence[Prompt] = (),
+        draft: int | None = None,
     ) -> np.ndarray:
         """(num, L) int32 token ids; sequence i depends on (seed, i) alone, not on num, batch_size or the mesh.
 
@@ -144,6 +147,7 @@ class Run:
             length: L, at most `config.model.length`.
             batch_size: sequences per batch over all devices, a multiple of their number.
             prompts: `Prompt`s of length L, used in turn; see `dfm_jax.evaluation.prompts.parse_prompt`.
+            draft: inputs of the network at once (coupled drafts), 1 or more; the tokens do not depend on it.
 
         Raises:
             ValueError: naming the argument.
@@ -162,10 +166,14 @@ class Run:
             changes["top_p"] = arguments.of_field("top_p", top_p, "sampling.top_p")
         if seed is not None:
             changes["seed"] = arguments.integer("seed", seed, 0)
+        if draft is not None:
+            changes["draft"] = arguments.of_field("draft", draft, "sampling.draft")
         if method is not None:
             changes["method"] = arguments.of_field("method", method, "sampling.method")
+        together = {f"sampling.{name}": changes[name] for name in ("method", "draft") if name in changes}
+        if together:
             with arguments.as_value_errors("config.sampling."):
-                conditions.check(configs.replace(self.config, {"sampling.method": method}))
+                conditions.check(configs.replace(self.config, together))
         for prompt in prompts:
             if not isinstance(prompt, Prompt) or prompt.tokens.shape != (length,) or prompt.fixed.shape != (length,):
                 raise ValueError(f"prompts: expected Prompts of length {length}, as parse_prompt makes them")
@@ -180,16 +188,7 @@ class Run:
                 arguments.refuse("batch_size", rows, f"a multiple of the {devices} devices")
         if num == 0:
             return np.zeros((0, length), np.int32)
-        return generate(
-            self.model,
-            self.problem,
-            settings,
-            num,
-            batch_size=rows,
-            prompts=prompts,
-            mesh=self.mesh,
-            deterministic=self.config.training.deterministic,
-        )
+        return self._generator(settings, rows).tokens(self.model, num, prompts=prompts)
 
     def likelihood(
         self, token_blocks: Any, *, time_points: int | None = None, seed: int = 0
@@ -236,6 +235,21 @@ class Run:
         """The length of samples: the model's, or a shorter one."""
         longest = self.config.model.length
         return longest if length is None else arguments.integer("length", length, 1, longest)
+
+    def _generator(self, settings: SamplingSettings, rows: int) -> Generator:
+        """The generator of `settings` for batches of `rows`. The newest ones are kept: each compiles a program."""
+        kept = self._generators
+        generator = next((g for g in kept if g.batch_size == rows and g.settings == settings), None)
+        if generator is None:
+            deterministic = self.config.training.deterministic
+            generator = Generator(self.problem, settings, rows, self.mesh, deterministic=deterministic)
+            kept[:] = kept[-(MOST_GENERATORS - 1) :]
+            kept.append(generator)
+        return generator
+
+    @functools.cached_property
+    def _generators(self) -> list[Generator]:
+        return []
 
     @functools.cached_property
     def _logits(self):

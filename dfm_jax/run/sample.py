@@ -7,7 +7,7 @@ import numpy as np
 
 from dfm_jax.config import Config
 from dfm_jax.evaluation.evaluate import FRAMES
-from dfm_jax.evaluation.generation import Generator, to_text
+from dfm_jax.evaluation.generation import Generator, describe_evaluations, to_text
 from dfm_jax.evaluation.prompts import parse_prompt
 from dfm_jax.evaluation.report.samples import sample_set, write_samples
 from dfm_jax.evaluation.settings import EvaluationSettings
@@ -84,7 +84,7 @@ def sample(
         frames=FRAMES,
         deterministic=settings.deterministic,
     )
-    tokens = write_samples(
+    drawn = write_samples(
         stem,
         generator,
         trained.model,
@@ -98,7 +98,9 @@ def sample(
         trim=trim,
         progress=(lambda done: note(f"samples: {done} of {config.sampling.num}")) if first else None,
     )
-    return SampleSet(tokens, [to_text(row, trained.tokenizer, trim=trim) for row in tokens], stem)
+    if first:
+        note(f"samples: {describe_evaluations(drawn.evaluations)}")
+    return SampleSet(drawn.tokens, [to_text(row, trained.tokenizer, trim=trim) for row in drawn.tokens], stem)
 
 
 def read_prompt(prompt: str | None, file: str | None) -> str | None:

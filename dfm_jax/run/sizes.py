@@ -55,26 +55,39 @@ def training(config: Config, mesh: Mesh) -> list[Need]:
     ]
 
 
-def inference(config: Config, mesh: Mesh, field: str, rows: int) -> list[Need]:
-    """Of a network that is whole on each device, one batch of `rows` sequences a device; `field` says how many."""
-    weights = 4 * least_parameters(config) // axis_size(mesh, ("fsdp", "tensor"))
+def inference(config: Config, mesh: Mesh, fields: tuple[str, ...], rows: int, kept: int = 0) -> list[Need]:
+    """Of a network that is whole on each device, one batch of `rows` sequences a device; `fields` say how many. kept:
+    bytes beside it."""
+    weights = 4 * least_parameters(config) // axis_size(mesh, ("fsdp", "tensor")) + kept
     stream = 2 * rows * config.model.length * config.model.hidden_size
     scores = _scores(config, mesh, rows)
     return [
-        Need("parameters and residual stream of a batch", weights + stream, (field, *BATCH)),
-        Need("parameters and attention of a batch", weights + scores, (field, *BATCH)),
+        Need("parameters and residual stream of a batch", weights + stream, (*fields, *BATCH)),
+        Need("parameters and attention of a batch", weights + scores, (*fields, *BATCH)),
     ]
 
 
 def likelihood(config: Config, mesh: Mesh, blocks: int) -> list[Need]:
     """Of `eval.batch_size` sequences of a corpus of so many blocks."""
     rows = -(-min(config.eval.batch_size, blocks) // axis_size(mesh, ("data", "fsdp")))
-    return inference(config, mesh, "eval.batch_size", rows)
+    return inference(config, mesh, ("eval.batch_size",), rows)
 
 
 def generation(config: Config, mesh: Mesh, field: str, num: int) -> list[Need]:
-    """Of the sequences a device that `field` says, of `num` in all."""
-    return inference(config, mesh, field, min(config[field], -(-num // mesh.size)))
+    """Of the sequences a device that `field` says, of `num` in all.
+
+    With drafts each has `sampling.draft` inputs at once, whose features are kept while they are checked.
+    """
+    draft, rows = config.sampling.draft, min(config[field], -(-num // mesh.size))
+    if draft == 1:
+        return inference(config, mesh, (field,), rows)
+    shared = num < mesh.size  # every device has all sequences, and a part of their inputs
+    sequences = num if shared else rows
+    kept = 2 * sequences * draft * config.model.length * config.model.hidden_size
+    inputs = -(-num * draft // mesh.size) if shared else rows * draft
+    if mesh.devices.flat[0].platform == "cpu":  # where they take turns
+        inputs = min(inputs, sequences)
+    return inference(config, mesh, ("sampling.draft", field), inputs, kept)
 
 
 def of_training(config: Config, mesh: Mesh) -> list[Need]:

@@ -47,6 +47,10 @@ for shape in (None, (2, 2, 1), (2, 1, 2)):
     if mesh is not None:
         placed = jax.device_put(model, sharding.state_shardings(model, mesh)[0])
     samples = generate(placed, problem, SamplingSettings(L, 6), 6, batch_size=4, mesh=mesh)
+    # Six sequences have rows of their own; of two the devices share the inputs.
+    for num in (6, 2):
+        drafted = generate(placed, problem, SamplingSettings(L, 6, draft=3), num, batch_size=4, mesh=mesh)
+        np.testing.assert_array_equal(drafted, samples[:num], err_msg=f"{num} samples with drafts on {shape}")
     results = estimate_likelihood(placed, problem, [(tokens, weights)], key=jax.random.key(0), time_points=4, mesh=mesh)
     judged = Judge(judge, Letters(), batch_size=4, mesh=mesh)(samples, Letters())
     figures = [r.nats_per_token for r in results.values()] + [judged.ppl_mean_of_exp, judged.ppl_token_mean]

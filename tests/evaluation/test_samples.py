@@ -26,13 +26,15 @@ def test_batches_append_and_nothing_is_overwritten(tmp_path):
     stem = sample_set(tmp_path / "samples", 7)
     tokens = write_samples(
         stem, generator, model, 5, BYTES, prompts=[prompt], settings={"step": 7}, progress=seen.append
-    )
+    ).tokens
     assert tokens.shape == (5, 8) and seen == [2, 4, 5]
     lines = [json.loads(line) for line in stem.with_suffix(".jsonl").read_text().splitlines()]
     assert [line["index"] for line in lines] == list(range(5))
     np.testing.assert_array_equal([line["tokens"] for line in lines], tokens)
     assert lines[0]["settings"] | {"method": "exact", "steps": 4, "step": 7} == lines[0]["settings"]
     for line, row in zip(lines, tokens, strict=True):
+        spent = line["evaluations"]
+        assert spent["head_rows"] == 5 and 1 <= spent["trunk"] == spent["sequential"] == spent["used"] <= 4
         assert line["text"] == BYTES.decode(row) and line["text"].startswith("ab")
     text = stem.with_suffix(".txt").read_text()
     assert text.count("=== ") == 5
@@ -45,4 +47,4 @@ def test_batches_append_and_nothing_is_overwritten(tmp_path):
     assert stem.with_suffix(".txt").read_text() == text
     assert sample_set(tmp_path / "samples", 7).name == "step_7-3"
     assert sample_set(tmp_path / "samples", 8).name == "step_8"
-    assert write_samples(None, generator, model, 1, BYTES).shape == (1, 8)
+    assert write_samples(None, generator, model, 1, BYTES).tokens.shape == (1, 8)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import dfm_jax
+from dfm_jax.evaluation.generation import Generator
 
 FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures" / "run_v01"
 
@@ -40,6 +41,19 @@ def test_no_samples_are_an_empty_list(run):
     assert run.sample(num=0) == [] and dfm_jax.sample(run, 0) == []
     assert run.sample_tokens(0).shape == (0, run.config.model.length)
     assert run.sample_tokens(np.int64(1), length=4, steps=2).shape == (1, 4)
+
+
+def test_a_call_like_an_earlier_one_traces_nothing(run, monkeypatch):
+    traced, draw = [], Generator._draw
+    monkeypatch.setattr(Generator, "_draw", lambda *given: traced.append(given) or draw(*given))
+    first = run.sample_tokens(1, length=4, steps=3)
+    assert len(traced) == 1
+    np.testing.assert_array_equal(run.sample_tokens(1, length=4, steps=3), first)
+    assert len(traced) == 1
+    assert (run.sample_tokens(1, length=4, steps=3, seed=7) != first).any() and len(traced) == 2
+    for seed in range(9):  # the oldest programs are forgotten
+        run._generator(run._generators[-1].settings, 100 + seed)
+    assert len(run._generators) == 8
 
 
 ROW = [[1, 2, 3]]

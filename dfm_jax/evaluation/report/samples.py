@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dfm_jax.data import Tokenizer
-from dfm_jax.evaluation.generation import Generator, to_text
+from dfm_jax.evaluation.generation import Generator, Samples, joined, to_text
 from dfm_jax.evaluation.prompts import Prompt
 from dfm_jax.evaluation.report.page import render_page
 from dfm_jax.models.transformer import Transformer
@@ -47,21 +47,21 @@ def write_samples(
     settings: Mapping[str, Any] | None = None,
     trim: bool = False,
     progress: Callable[[int], None] | None = None,
-) -> np.ndarray:
-    """Generates `num` sequences, (num, L) int32, and writes stem.txt, stem.jsonl and stem.html.
+) -> Samples:
+    """Generates `num` sequences, and writes stem.txt, stem.jsonl and stem.html. Returns them without their frames.
 
     Each batch is appended as it comes, to stem.txt.part and stem.jsonl.part, which get their names at the end. A line
-    of stem.jsonl holds `index`, `text`, `tokens` and `settings`. stem.html shows the first PAGE_SAMPLES sequences
-    through time, if the generator keeps frames. stem: None writes nothing, for all
+    of stem.jsonl holds `index`, `text`, `tokens`, `evaluations` (a `flow.Evaluations`) and `settings`. stem.html shows
+    the first PAGE_SAMPLES sequences through time, if the generator keeps frames. stem: None writes nothing, for all
     processes but one; every process generates.
     trim: texts end at their first end of text.
     """
     described = {**generator.settings.describe(), **(settings or {})}
-    tokens: list[np.ndarray] = []
+    batches: list[Samples] = []
     frames: list[np.ndarray] = []
     for batch in generator(model, num, prompts=prompts):
-        first = sum(map(len, tokens))
-        tokens.append(batch.tokens)
+        first = sum(len(earlier.tokens) for earlier in batches)
+        batches.append(batch._replace(frames=None))
         if batch.frames is not None and first < PAGE_SAMPLES:
             frames.append(batch.frames[:, : PAGE_SAMPLES - first])
         if stem is not None:
@@ -70,7 +70,9 @@ def write_samples(
                 file.writelines(_as_text(first + i, text) for i, text in enumerate(texts))
             with stem.with_suffix(".jsonl" + PART).open("a", encoding="utf-8") as file:
                 for i, (row, text) in enumerate(zip(batch.tokens.tolist(), texts, strict=True)):
-                    line = {"index": first + i, "text": text, "tokens": row, "settings": described}
+                    spent = {name: int(count[i]) for name, count in batch.evaluations._asdict().items()}
+                    line = {"index": first + i, "text": text, "tokens": row, "evaluations": spent}
+                    line["settings"] = described
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
         if progress is not None:
             progress(first + len(batch.tokens))
@@ -91,7 +93,7 @@ def write_samples(
     if stem is not None:
         for suffix in (".txt", ".jsonl"):
             os.replace(stem.with_suffix(suffix + PART), stem.with_suffix(suffix))
-    return np.concatenate(tokens)
+    return joined(batches)
 
 
 def _as_text(index: int, text: str) -> str:

@@ -52,10 +52,17 @@ class State(NamedTuple):
 
 
 class Evaluations(NamedTuple):
-    """What each sequence of a batch asked of the model, (B,) int32: evaluations of the trunk, rows of the head."""
+    """What each sequence of a batch asked of the model, (B,) int32.
+
+    trunk: inputs that the trunk evaluated. head_rows: rows of the vocabulary head. sequential: evaluations one after
+    the other; with drafts these are the windows, each of several inputs. used: inputs whose answers the sampler used;
+    the others were wrong guesses. Without drafts trunk, sequential and used are one number.
+    """
 
     trunk: jax.Array
     head_rows: jax.Array
+    sequential: jax.Array
+    used: jax.Array
 
 
 class Moves(Tree, abc.ABC):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.flow.prediction import PathLike
+from dfm_jax.flow.samplers import drafts
 from dfm_jax.flow.samplers.correctors.settings import Correction
 from dfm_jax.flow.samplers.denoiser import Denoiser, DenseDenoiser, check_answers, from_logits
 from dfm_jax.flow.samplers.events import Events, simulate
@@ -90,10 +91,20 @@ class Solver:
                 model, correction.needs(self.source, isinstance(step, Unmask)), f"corrector {correction.name}"
             )
 
+    @property
+    def has_drafts(self) -> bool:
+        """Whether `sample` takes a `draft` above 1: every step does, a chain without steps does not."""
+        return not isinstance(self.step, Events)
+
     @functools.cached_property
     def _program(self) -> Callable[..., tuple[State, jax.Array]]:
         denoiser: Any = self.model
         return jax.jit(functools.partial(run, denoiser), static_argnames=("group", "slots"))
+
+    @functools.cached_property
+    def _draft_program(self) -> Callable[..., tuple[State, jax.Array, drafts.Counts]]:
+        denoiser: Any = self.model
+        return jax.jit(functools.partial(drafts.run, denoiser), static_argnames=("group", "slots", "draft", "split"))
 
     @functools.cached_property
     def _event_program(self) -> Callable[..., tuple[State, jax.Array]]:
@@ -114,6 +125,8 @@ class Solver:
         return_intermediates: bool | Sequence[float] = False,
         fixed: jax.Array | None = None,
         return_evaluations: bool = False,
+        draft: int = 1,
+        split: Sequence[str] = (),
     ) -> Any:
         """Samples tokens (B, L) int32 at the last time of the grid, or states (K, B, L) if intermediates are asked for.
 
@@ -128,12 +141,19 @@ class Solver:
             fixed: (B, L) bool, positions that keep x_init, for prompts and infilling.
             return_evaluations: whether to return the pair (samples, `Evaluations`), what each sequence asked of the
                 model.
+            draft: how many inputs the trunk evaluates at once, most of them guesses of later moves (`drafts`). The
+                samples are those of draft = 1, in fewer evaluations one after the other. Memory grows with it.
+            split: names of axes of an enclosing `jax.shard_map` over which these inputs are divided; the arguments are
+                then the same on every device.
 
         May be called inside jit and shard_map. Called directly it compiles once per shape.
 
         Raises ValueError for arguments of another shape, dtype or range.
         """
         x, keys, fixed = self._checked(key, x_init, fixed)
+        if isinstance(draft, bool) or int(draft) != draft or draft < 1:
+            raise ValueError(f"draft = {draft!r}: expected an integer >= 1")
+        counts = None
         own = self.path.scheduler if self.scheduler is None else self.scheduler
         if isinstance(self.step, Unmask) and not self.step.by_schedule and step_size is steps is time_grid is None:
             steps = x.shape[1]  # it has no steps; as a grid of the frames' shares
@@ -151,6 +171,8 @@ class Solver:
             ends = np.array([sigma[0], sigma[-1]], np.float32)
             # All tokens that are left at `delta` may jump in one step.
             group = self.group_size or group_size(np.array([x.size]))
+            if draft > 1:
+                raise ValueError(f"draft = {draft}: expected 1 with step = {self.step.name!r}, a chain without steps")
             final, saved = self._event_program(keys, x, fixed, ends, sigma[slots].astype(np.float32), group=group)
         else:
             trajectory = self._trajectory(grid, div_free, x.shape[1])
@@ -158,12 +180,19 @@ class Solver:
             where = {int(index): slot for slot, index in enumerate(slots)}
             rows["slot"] = np.array([where.get(int(index), len(slots)) for index in trajectory.index], np.int32)
             group = self.group_size or group_size(len(x) * trajectory.expected)
-            final, saved = self._program(
-                keys, x, fixed, rows, trajectory.moves, group=group, slots=len(slots),
-                shares=grid.t[slots].astype(np.float32),
-            )  # fmt: skip
+            given = (keys, x, fixed, rows, trajectory.moves)
+            how: dict[str, Any] = {"group": group, "slots": len(slots), "shares": grid.t[slots].astype(np.float32)}
+            if draft == 1:
+                final, saved = self._program(*given, **how)
+            else:
+                final, saved, counts = self._draft_program(*given, **how, draft=int(draft), split=tuple(split))
         samples = saved[back] if len(asked) else final.x
-        return (samples, Evaluations(final.evaluations, final.head_rows)) if return_evaluations else samples
+        if not return_evaluations:
+            return samples
+        used, head_rows = final.evaluations, final.head_rows
+        if counts is None:
+            return samples, Evaluations(used, head_rows, used, used)
+        return samples, Evaluations(counts.inputs, head_rows + counts.guessed_rows, counts.windows, used)
 
     def _checked(
         self, key: jax.Array, x_init: jax.Array, fixed: jax.Array | None
