@@ -20,6 +20,13 @@ FREE = Continues("yes", lambda old, new, done: True)
 # An average cannot begin or end in mid-run; another pace is possible.
 PACE = Continues("between values above 0", lambda old, new, done: bool(old) and bool(new))
 LATER = Continues("to no less than the steps that are done", lambda old, new, done: new >= done)
+# What a run has done stays: entries `STEP:...` may come after those there are, from a step on that is not done yet.
+MORE_CHANGES = Continues(
+    "by entries for steps that are not done yet",
+    lambda old, new, done: (
+        list(new[: len(old)]) == list(old) and all(int(entry.partition(":")[0]) >= done for entry in new[len(old) :])
+    ),
+)
 SAME_TOKENS = Continues("to the same tokens at another place", lambda old, new, done: True)  # see resume.check
 
 

@@ -7,7 +7,8 @@
                                 `save_to_disk` of Hugging Face datasets
               | OWNER/DATASET   any dataset of the Hugging Face hub that needs no script
     KEY=VALUE = config=.. split=.. revision=.. (hub), column=.. (the text's; default `text`),
-                documents=file|lines (what one document of a .txt is; default file)
+                documents=file|lines (what one document of a .txt is; default file),
+                prompt=.. response=.. messages=.. template=.. (records, see readers/records.py)
 
 A path that exists is meant as it stands, whatever signs it holds: the longest such beginning of a spec is its WHERE.
 A name of the table is meant before a path of the same name; `./NAME` is the path.
@@ -25,7 +26,9 @@ from typing import Any
 
 from dfm_jax.data import readers
 from dfm_jax.data.identity import Memory
-from dfm_jax.data.rows import Cut, Item, Row, Rules, Unit
+from dfm_jax.data.manifest import MANIFEST, Manifest
+from dfm_jax.data.readers import records
+from dfm_jax.data.rows import Cut, Item, RecordRules, Row, Rules, Unit
 from dfm_jax.data.sources import hub, local, pydocs
 from dfm_jax.data.sources.wikitext import detokenize
 from dfm_jax.runtime.errors import UsageError, WorldError
@@ -48,7 +51,7 @@ NAMED: Mapping[str, Rules] = {
     "ptb": Rules(column="sentence", documents="lines"),
 }
 
-OPTIONS = ("config", "split", "revision", "column", "documents")
+OPTIONS = ("config", "split", "revision", "column", "documents", *records.OPTIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Corpus:
     identity: what its tokens depend on besides the tokenizer, as JSON; may read its files or ask the hub.
     earlier: the identity that version 0.1 gave it, whose shards are used where they are there.
     left_out: what its folder holds and is not read, a line for each reason.
+    records: whether its rows are prompts with responses.
     """
 
     name: str
@@ -67,6 +71,7 @@ class Corpus:
     detokenize: Callable[[str], str] | None = None
     keep_empty: bool = False
     left_out: tuple[str, ...] = ()
+    records: bool = False
 
 
 def resolve(spec: str, split: str, field: str) -> Corpus:
@@ -95,6 +100,15 @@ def resolve(spec: str, split: str, field: str) -> Corpus:
         f"{field} = {spec}: expected pydocs, {', '.join(NAMED)}, NAME@PATH, an existing file, folder or glob, "
         "or OWNER/DATASET of the Hugging Face hub"
     )
+
+
+def names_records(spec: str) -> bool:
+    """Whether a spec says that its rows are records, or is a folder of prepared ones. Reads no text."""
+    where, options = _split(spec)
+    if any(key in records.OPTIONS for key, _ in options):
+        return True
+    folder = pathlib.Path(os.path.expanduser(where))
+    return (folder / MANIFEST).is_file() and bool(Manifest.load(folder).records)
 
 
 def local_path(spec: str) -> pathlib.Path | None:
@@ -172,21 +186,29 @@ def _local(path: str, spec: str, split: str, field: str, rules: Rules, options: 
     rules = dataclasses.replace(
         rules, column=options.get("column", rules.column), documents=options.get("documents", rules.documents)
     )
-    reading = {"column": rules.column, "documents": rules.documents, "rules": rules.flags()}
+    form = records.form(options, where)
+    if form is not None:
+        rules = RecordRules(**vars(rules), form=form)
+    reading: dict[str, Any] = {"column": rules.column, "documents": rules.documents, "rules": rules.flags()}
+    if form is not None:
+        reading["records"] = form.identity
     if hub.is_saved(path):
         refuse_options(spec, field, options, ("config", "revision", "documents"), "a folder written by save_to_disk")
         folder = hub.saved_folder(path, options.get("split"), split, where)
         return Corpus(
             spec,
             lambda memory: {"contents": hub.saved_identity(folder, memory), **reading},
-            lambda memory: [Unit([hub.SavedPart(folder, rules.column, where)])],
+            lambda memory: [Unit([hub.SavedPart(folder, rules.column, where, form)])],
             lambda: {"files": hub.saved_stamps(folder), **reading},
             rules.detokenize,
             rules.keep_empty,
+            records=form is not None,
         )
     refuse_options(spec, field, options, ("config", "split", "revision"), "local files")
     files, left_out = local.find(path, where)
-    local.check_options(files, [key for key in ("column", "documents") if key in options], spec, field)
+    local.check_options(
+        files, [key for key in ("column", "documents", *records.OPTIONS) if key in options], spec, field
+    )
     kinds = [readers.kind_of_name(file) for file in files]
     return Corpus(
         spec,
@@ -196,6 +218,7 @@ def _local(path: str, spec: str, split: str, field: str, rules: Rules, options: 
         rules.detokenize,
         rules.keep_empty,
         left_out,
+        form is not None,
     )
 
 
@@ -209,16 +232,18 @@ def _hub(spec: str, split: str, field: str, name: str, rules: Rules, options: Ma
         raise UsageError(f"{where}: it has no split for this: expected {name}:split=NAME, another corpus")
     source = hub.Source(
         rules.hub, options.get("config", rules.config), hub_split, options.get("revision"),
-        options.get("column", rules.column), where,
+        options.get("column", rules.column), where, records.form(options, where),
     )  # fmt: skip
-    earlier = {"hub": source.asked_for(), "rules": rules.flags()}
+    reading: dict[str, Any] = {} if source.form is None else {"records": source.form.identity}
+    earlier = {"hub": source.asked_for(), "rules": rules.flags(), **reading}
     return Corpus(
         spec,
-        lambda memory: _at_commit(source, rules),
+        lambda memory: {**_at_commit(source, rules), **reading},
         lambda memory: source.units(),
         lambda: earlier,
         rules.detokenize,
         rules.keep_empty,
+        records=source.form is not None,
     )
 
 

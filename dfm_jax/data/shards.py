@@ -12,7 +12,7 @@ import os
 import pathlib
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -98,23 +98,6 @@ class ShardWriter:
         self._temporary.unlink(missing_ok=True)
 
 
-def open_stream(path: str | os.PathLike, tokenizer: str | None = None) -> "TokenStream":
-    """Opens a prepared folder and checks the size of every shard (checksums: `verify`).
-
-    tokenizer: the name that the tokens must have been made with, if any is required.
-    Raises WorldError on a missing or unreadable manifest, a missing, truncated or longer shard, another tokenizer.
-    """
-    folder = pathlib.Path(path)
-    manifest = Manifest.load(folder)
-    if tokenizer is not None and manifest.tokenizer != tokenizer:
-        raise WorldError(
-            f"{folder}: made with tokenizer.name = {manifest.tokenizer}: expected {tokenizer}, as the run's config says"
-        )
-    for shard in manifest.shards:
-        check_size(folder, shard, manifest.dtype)
-    return TokenStream(folder, manifest)
-
-
 def check_size(folder: pathlib.Path, shard: Shard, dtype: str) -> None:
     expected = len(header(dtype, shard.num_tokens)) + shard.num_tokens * np.dtype(dtype).itemsize
     try:
@@ -128,19 +111,7 @@ def check_size(folder: pathlib.Path, shard: Shard, dtype: str) -> None:
 _REDO = "delete this folder and prepare the corpus again"
 
 
-def verify(path: str | os.PathLike) -> Iterator[Shard]:
-    """Reads every shard whole and compares header and checksum with the manifest; yields each that is right.
-
-    Raises WorldError at the first one that is not.
-    """
-    folder = pathlib.Path(path)
-    stream = open_stream(folder)
-    for shard in stream.manifest.shards:
-        _verify(folder, shard, stream.manifest.dtype)
-        yield shard
-
-
-def _verify(folder: pathlib.Path, shard: Shard, dtype: str) -> np.ndarray:
+def verify_shard(folder: pathlib.Path, shard: Shard, dtype: str) -> np.ndarray:
     """The checksums of a shard's chunks, from reading it whole. Raises WorldError where its SHA-256 is not right."""
     expected = header(dtype, shard.num_tokens)
     digest, checksums = hashlib.sha256(), Checksums()
@@ -236,7 +207,7 @@ class ShardFiles:
                 return checksums
         except (OSError, ValueError):
             pass
-        checksums = _verify(self._folder, shard, self._dtype.str)
+        checksums = verify_shard(self._folder, shard, self._dtype.str)
         with contextlib.suppress(OSError):  # a folder that cannot be written: verified again by the next run
             write_atomically(path, checksums.tobytes())
         return checksums
@@ -248,6 +219,7 @@ class TokenStream:
     def __init__(self, folder: pathlib.Path, manifest: Manifest):
         self.folder, self.manifest = folder, manifest
         self.num_tokens = manifest.num_tokens
+        self.num_stored = sum(shard.num_tokens for shard in manifest.shards)  # with the marks of records
         self.dtype = np.dtype(manifest.dtype)
         self._files = ShardFiles(folder, manifest.shards, manifest.dtype)
 

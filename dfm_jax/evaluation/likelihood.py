@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from dfm_jax import flow
+from dfm_jax.data import Batch, RecordBatch
 from dfm_jax.evaluation import points
 from dfm_jax.evaluation.network import Network, TransformerNetwork, batch_program
 from dfm_jax.experiment.problem import Problem
@@ -27,7 +28,7 @@ SENSITIVITY = (1e-2, 1e-3, 1e-4)
 # The tails between the eps of SENSITIVITY, and the average over random orders, take this many times fewer points.
 TAIL_SHARE, COUNT_SHARE = 16, 8
 
-Batches = Iterable[tuple[np.ndarray, np.ndarray]]
+Batches = Iterable[tuple[Batch | RecordBatch | np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,9 +131,11 @@ class LikelihoodEstimator:
 
         Args:
             model: the model that `network` asks (a Transformer).
-            batches: (tokens (B, L) int32, weights (B,) of 0 or 1) of this process, all of one shape.
+            batches: (tokens (B, L) int32 or a batch of the loader, weights (B,) of 0 or 1) of this process, all of one
+                shape. Given positions are shown and not scored. The figures are then of the others given those, divided
+                by the tokens that a `RecordBatch` says are counted.
             key: one typed key, for all noise.
-            count_bytes: tokens (L,) -> the bytes of their text, for bits per byte.
+            count_bytes: tokens (n,) -> the bytes of their text, for bits per byte.
             progress: called after every batch with the number of blocks done.
 
         Raises:
@@ -140,20 +143,23 @@ class LikelihoodEstimator:
         """
         rows: list[tuple[np.ndarray, ...]] = []
         curves: list[np.ndarray] = []
-        blocks = length = num_bytes = first = 0
+        blocks = length = num_bytes = first = num_counted = 0
         for tokens, weights in batches:
-            length = tokens.shape[1]
+            batch = tokens if isinstance(tokens, Batch | RecordBatch) else Batch(tokens)
+            length = batch.tokens.shape[1]
             if count_bytes is not None:
-                num_bytes += sum(count_bytes(row) for row, weight in zip(tokens, weights, strict=True) if weight)
-            given = (jnp.asarray(tokens), jnp.asarray(weights))
+                texts = scored(batch)
+                num_bytes += sum(count_bytes(row) for row, weight in zip(texts, weights, strict=True) if weight)
+            placed = jax.tree.map(jnp.asarray, (batch, weights))
             if self.mesh is not None:
-                given = global_batch((tokens, weights), self.mesh)
-            values, counts, curve, kept = self._program(model, *given, np.int32(first), key)
+                placed = global_batch((batch, weights), self.mesh)
+            values, counts, curve, kept, sizes = self._program(model, *placed, np.int32(first), key)
             counted = np.asarray(kept) > 0
             rows.append(tuple(np.asarray(v, np.float64)[..., counted] for v in (values, counts)))
             curves.append(np.asarray(curve, np.float64))
             first += len(counted)
             blocks += int(counted.sum())
+            num_counted += int(np.asarray(sizes, np.float64)[counted].sum())
             if progress is not None:
                 progress(blocks)
         if not blocks:
@@ -161,19 +167,32 @@ class LikelihoodEstimator:
         if jax.process_count() > 1:
             num_bytes = int(multihost_utils.process_allgather(np.asarray(num_bytes)).sum())
         values, counts = (np.concatenate(part, axis=-1) for part in zip(*rows, strict=True))
-        return self._results(values, counts, sum(curves) / blocks, blocks, length, num_bytes)
+        curve = sum(curves) / blocks
+        if num_counted != blocks * length:  # the integrals are means over the rows' positions
+            share = blocks * length / num_counted
+            values, counts, curve = values * share, counts * share, curve * share
+        return self._results(values, counts, curve, blocks, num_counted, num_bytes)
 
     @functools.cached_property
     def _program(self):
         return batch_program(self._batch, self.problem, self.mesh, deterministic=self.deterministic)
 
     def _batch(
-        self, problem: Problem, model: Any, tokens: jax.Array, weights: jax.Array, first: jax.Array, key: jax.Array
+        self,
+        problem: Problem,
+        model: Any,
+        batch: Batch | RecordBatch | jax.Array,
+        weights: jax.Array,
+        first: jax.Array,
+        key: jax.Array,
     ):
-        """For one batch: the integrals (segments, K, B), those of the count form, the main curve, and the weights.
+        """For one batch: the integrals (segments, K, B), those of the count form, the main curve, the weights, and how
+        many tokens of each row are counted, (B,).
 
-        All are in nats per token. The curve is summed over rows.
+        All figures are in nats, divided by the length of a row. The curve is summed over rows.
         """
+        batch = batch if isinstance(batch, Batch | RecordBatch) else Batch(batch)
+        tokens, given = batch.tokens, batch.given
         index = first + jnp.arange(tokens.shape[0], dtype=jnp.int32)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
         path, source = problem.given(model).path, problem.source
@@ -183,13 +202,18 @@ class LikelihoodEstimator:
         timed = tuple(o for name, o in objectives.items() if name != "masked_count")
         values, curve = jnp.zeros((len(self.segments), 0, len(tokens))), jnp.zeros((0, self.time_points))
         if timed:
-            values, curve = self._integrate(model, tokens, weights, keys, timed)
+            values, curve = self._integrate(model, tokens, given, weights, keys, timed)
         counts = jnp.zeros((0, len(tokens)))
         if "masked_count" in self.objectives:
-            counts = self._orders(model, tokens, fold(keys, len(self.segments)))
-        return values, counts, curve, weights
+            counts = self._orders(model, tokens, given, fold(keys, len(self.segments)))
+        if isinstance(batch, RecordBatch):
+            sizes = batch.counted
+        else:
+            free = jnp.full(tokens.shape, True) if given is None else ~given
+            sizes = free.sum(1).astype(jnp.float32)
+        return values, counts, curve, weights, sizes
 
-    def _integrate(self, model, tokens, weights, keys, objectives) -> tuple[jax.Array, jax.Array]:
+    def _integrate(self, model, tokens, given, weights, keys, objectives) -> tuple[jax.Array, jax.Array]:
         """The integrals (segments, K, B), and the mean integrand of segment 0 summed over rows, (K, time_points)."""
         # One loop over the points of all segments, so that the network is compiled once.
         drawn = [
@@ -204,7 +228,7 @@ class LikelihoodEstimator:
             source_keys, path_keys = noise_keys(keys, number)
             x_0 = objectives[0].source.sample(source_keys, tokens.shape)
             x_t = objectives[0].path.sample(path_keys, x_0, tokens, linear).x_t
-            nats = self._ask(model, tokens, x_t, linear, objectives)
+            nats = self._ask(model, tokens, given, x_t, linear, objectives)
             return total.at[segment].add(nats * weight[None]), (nats * weights[None]).sum(1)
 
         zero = jnp.zeros((len(drawn), len(objectives), len(tokens)))
@@ -212,8 +236,10 @@ class LikelihoodEstimator:
         total, at_point = jax.lax.scan(one, zero, (numbers, owner, place.linear, place.weight))
         return total, at_point[: self.time_points].T
 
-    def _ask(self, model, x_1, x_t, linear: flow.Time, objectives) -> jax.Array:
+    def _ask(self, model, x_1, given, x_t, linear: flow.Time, objectives) -> jax.Array:
         """The K bounds at one time of the linear path, (K, B) nats per token, from one pass of the trunk."""
+        if given is not None:
+            x_t = flow.conditional_coupling(x_t, x_1, given)
         network = self.network or TransformerNetwork(mesh=self.mesh)
         t = self.problem.network_time(points.training_time(self.problem.path.scheduler, linear))
         features = network.features(model, x_t, t)
@@ -223,11 +249,16 @@ class LikelihoodEstimator:
         for objective, number in zip(objectives, points.shared_queries(queries), strict=True):
             if number not in by_number:
                 by_number[number] = network.answer(model, features, queries[number])
-            losses.append(objective(by_number[number], x_1, x_t, linear).mean(-1))
+            loss = objective(by_number[number], x_1, x_t, linear)
+            losses.append((loss if given is None else flow.uncharged(loss, given)).mean(-1))
         return jnp.stack(losses)
 
-    def _orders(self, model, tokens, keys) -> jax.Array:
-        """The average over random orders, (1, B) nats per token. Its only time is the one that the network is told."""
+    def _orders(self, model, tokens, given, keys) -> jax.Array:
+        """The average over random orders, (1, B) nats per token. Its only time is the one that the network is told.
+
+        An order of all positions is one of those that are not given too: a loss at n masks is then L / n times that of
+        the masks that are left when the given positions are shown.
+        """
         number = max(1, self.time_points // COUNT_SHARE)
         length, mask_id = tokens.shape[1], self.problem.source.vocab_size  # the mask comes after the data
         counts = points.mask_counts(fold(keys, 0), number, length)
@@ -238,16 +269,20 @@ class LikelihoodEstimator:
             x_t = flow.mask_subset(noise_keys(keys, index)[0], tokens, count, mask_id)
             sigma = count.astype(jnp.float32) / length
             linear = flow.Time((length - count).astype(jnp.float32) / length, sigma)
-            return total + self._ask(model, tokens, x_t, linear, (objective,)), None
+            nats = self._ask(model, tokens, given, x_t, linear, (objective,))
+            if given is not None:
+                left = ((x_t == mask_id) & ~given).sum(-1)  # by which the objective has divided
+                nats = nats * (left / count)[None]
+            return total + nats, None
 
         indices = jnp.arange(number, dtype=jnp.int32)
         total, _ = jax.lax.scan(one, jnp.zeros((1, tokens.shape[0])), (indices, counts))
         return total / number
 
-    def _results(self, values, counts, curve, blocks: int, length: int, num_bytes: int) -> dict[str, LikelihoodResult]:
+    def _results(self, values, counts, curve, blocks: int, tokens: int, num_bytes: int) -> dict[str, LikelihoodResult]:
         def result(name: str, per_block: np.ndarray, time_points: int, eps: float, **more) -> LikelihoodResult:
             nats = float(per_block.mean())
-            total_bits = nats * blocks * length / math.log(2)
+            total_bits = nats * tokens / math.log(2)
             return LikelihoodResult(
                 bound=name,
                 process=self.objectives[name].bounds or "",
@@ -256,7 +291,7 @@ class LikelihoodEstimator:
                 perplexity=float(np.exp(min(nats, 700.0))),  # the exponential of a very loose bound overflows
                 bits_per_byte=total_bits / num_bytes if num_bytes else math.nan,
                 blocks=blocks,
-                tokens=blocks * length,
+                tokens=tokens,
                 time_points=time_points,
                 eps=eps,
                 **more,
@@ -290,6 +325,13 @@ class LikelihoodEstimator:
             orders = max(1, self.time_points // COUNT_SHARE)
             results["masked_count"] = result("masked_count", counts[0], orders, 0.0)
         return {name: results[name] for name in self.names}
+
+
+def scored(batch: Batch | RecordBatch) -> Iterable[np.ndarray]:
+    """The tokens of each row that are counted, on the host: those after what is given, without the padding."""
+    for i, row in enumerate(batch.tokens):
+        free = row if batch.given is None else row[~batch.given[i]]
+        yield free[: int(batch.counted[i])] if isinstance(batch, RecordBatch) else free
 
 
 def fold(keys: jax.Array, number: Any) -> jax.Array:

@@ -17,13 +17,15 @@ from dfm_jax import config as configs
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import Config
 from dfm_jax.config.accepted import MOST_TIMES
-from dfm_jax.data import Tokenizer, get_tokenizer
+from dfm_jax.data import Tokenizer, get_tokenizer, marked
 from dfm_jax.evaluation.generation import generate, to_text
 from dfm_jax.evaluation.likelihood import LikelihoodResult, estimate_likelihood
 from dfm_jax.evaluation.prompts import Prompt, parse_prompt
+from dfm_jax.evaluation.report.samples import beginning
 from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.experiment import conditions, tables
 from dfm_jax.experiment.problem import Problem, get_model_config, get_problem
+from dfm_jax.experiment.streams import trains_on_records
 from dfm_jax.models import sharding
 from dfm_jax.models.transformer import Transformer, count_parameters
 from dfm_jax.run import arguments
@@ -94,7 +96,7 @@ class Run:
 
         Args:
             prompt: a beginning, or a text with <gap:N> where N tokens are to be filled in.
-            trim: end each text at its first end of text.
+            trim: end each text at its first end of text. A run that trains on records answers a prompt so by itself.
             options: as in `sample_tokens`, such as steps=64, temperature=0.9, seed=1.
 
         Raises:
@@ -107,9 +109,11 @@ class Run:
             arguments.refuse("prompt", prompt, "a text")
         length = self._length(options.get("length"))
         with arguments.as_value_errors():
-            prompts = () if prompt is None else (parse_prompt(prompt, self.tokenizer, length),)
-        tokens = self.sample_tokens(num, prompts=prompts, **options)
-        return [to_text(row, self.tokenizer, trim=trim) for row in tokens]
+            tokenizer = marked(self.tokenizer, self.config.data.special)
+            prompts = () if prompt is None else (parse_prompt(prompt, tokenizer, length),)
+        trim = trim or (prompt is not None and trains_on_records(self.config))
+        tokens, start = self.sample_tokens(num, prompts=prompts, **options), beginning(prompts, 0)
+        return [to_text(row, self.tokenizer, trim=trim, prompt_length=start) for row in tokens]
 
     def sample_tokens(
         self,

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import numpy as np
 
 from dfm_jax.config import Config
+from dfm_jax.data import marked
 from dfm_jax.evaluation.evaluate import FRAMES
 from dfm_jax.evaluation.generation import Generator, to_text
 from dfm_jax.evaluation.prompts import parse_prompt
-from dfm_jax.evaluation.report.samples import sample_set, write_samples
+from dfm_jax.evaluation.report.samples import beginning, sample_set, write_samples
 from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.run import preflight
 from dfm_jax.run.devices import using_mesh
@@ -43,7 +44,7 @@ def check(config: Config, folder: pathlib.Path, mesh, output: pathlib.Path | Non
     place, field = (folder, "workdir") if output is None else (output, "output")
     tokenizer = preflight.sampling(config, place, mesh, field=field)
     if prompt is not None:
-        parse_prompt(prompt, tokenizer, config.model.length)
+        parse_prompt(prompt, marked(tokenizer, config.data.special), config.model.length)
 
 
 def sample(
@@ -51,12 +52,15 @@ def sample(
 ) -> SampleSet:
     """`sampling.num` sequences as the run's config says, written into `output`/samples (None: its own folder).
 
-    prompt: a beginning, or a text with <gap:N>. trim: texts end at their first end of text. Files of earlier samples
-    stay: each set has a name of its own.
+    prompt: a beginning, or a text with <gap:N>. trim: texts end at their first end of text, as answers of a run that
+    trains on records do by themselves. Files of earlier samples stay: each set has a name of its own.
     """
     config, folder = trained.config, pathlib.Path(trained.folder)
     settings = EvaluationSettings.from_config(config, trained.tokenizer.vocab_size)
     first = processes.is_first()
+    trim = trim or (settings.records and prompt is not None)
+    tokenizer = marked(trained.tokenizer, config.data.special)
+    prompts = [] if prompt is None else [parse_prompt(prompt, tokenizer, config.model.length)]
     stem = sample_set((output or folder) / "samples", trained.step) if first else None
     generator = Generator(
         trained.problem,
@@ -72,13 +76,15 @@ def sample(
         trained.model,
         config.sampling.num,
         trained.tokenizer,
-        prompts=() if prompt is None else [parse_prompt(prompt, trained.tokenizer, config.model.length)],
+        prompts=prompts,
         title=f"{folder.name} · step {trained.step:,}",
         settings={"step": trained.step, "prompt": prompt or ""},
         trim=trim,
         progress=(lambda done: note(f"samples: {done} of {config.sampling.num}")) if first else None,
     )
-    return SampleSet(tokens, [to_text(row, trained.tokenizer, trim=trim) for row in tokens], stem)
+    start = beginning(prompts, 0)
+    texts = [to_text(row, trained.tokenizer, trim=trim, prompt_length=start) for row in tokens]
+    return SampleSet(tokens, texts, stem)
 
 
 def read_prompt(prompt: str | None, file: str | None) -> str | None:
