@@ -10,6 +10,7 @@ from typing import Any
 
 from dfm_jax.data.corpora import OPTIONS, local_path, refuse_options, split_spec
 from dfm_jax.data.manifest import FORMAT, MANIFEST, Manifest
+from dfm_jax.data.sources import remote
 from dfm_jax.data.tokenizers import Tokenizer
 from dfm_jax.data.views.folder import open_stream
 from dfm_jax.runtime.errors import WorldError
@@ -22,10 +23,17 @@ def is_complete(folder: str | os.PathLike) -> bool:
     return os.path.isfile(os.path.join(folder, MANIFEST))
 
 
-def given(corpus: str, field: str, tokenizer: Tokenizer, packing: str, special: str) -> pathlib.Path | None:
-    """The prepared folder that a corpus's spec names by its path; None for any other corpus."""
+def given(
+    corpus: str, field: str, tokenizer: Tokenizer, packing: str, special: str, cache: pathlib.Path
+) -> pathlib.Path | None:
+    """The prepared folder that a corpus's spec names by its path or URL; None for any other corpus.
+
+    cache: for the copy of one in a store.
+    """
     where, options = split_spec(corpus, field)
     folder = pathlib.Path(os.path.expanduser(where))
+    if remote.is_url(where):
+        folder = remote.prepared(where, f"{field} = {corpus}", cache) or folder
     if not is_complete(folder):
         return None
     refuse_options(corpus, field, options, OPTIONS, "a folder that is prepared already")

@@ -82,9 +82,9 @@ def prepare(
         raise UsageError(f"shard = {shard[0]}/{shard[1]}: expected i/n with 0 <= i < n")
     if special not in SPECIAL:
         raise UsageError(f"data.special = {special}: expected {', '.join(SPECIAL)}")
-    if (given := folders.given(corpus, field, tokenizer, packing, special)) is not None:
-        return given
     cache = pathlib.Path(os.path.expanduser(cache_dir))
+    if (given := folders.given(corpus, field, tokenizer, packing, special, cache)) is not None:
+        return given
     kept = functools.partial(folders.kept, cache, corpus, split, tokenizer.name, packing, special)
     path = local_path(corpus)
     if path is not None and not os.path.exists(path) and not glob.has_magic(str(path)) and (folder := kept()):

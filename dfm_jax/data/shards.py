@@ -12,7 +12,7 @@ import os
 import pathlib
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -138,8 +138,15 @@ class ShardFiles:
     What is read is compared with its checksums when it is first read.
     """
 
-    def __init__(self, folder: pathlib.Path, shards: Sequence[Shard], dtype: str):
-        self._folder, self._shards, self._dtype = folder, shards, np.dtype(dtype)
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        shards: Sequence[Shard],
+        dtype: str,
+        fetch: Callable[[str], None] | None = None,
+    ):
+        """fetch: brings a file of that name into the folder where it is not there yet."""
+        self._folder, self._shards, self._dtype, self._fetch = folder, shards, np.dtype(dtype), fetch
         self._ends = np.cumsum([shard.num_tokens for shard in shards], dtype=np.int64)
         self._opened: list[_Opened | None] = [None] * len(shards)
         self._lock = threading.Lock()
@@ -181,6 +188,11 @@ class ShardFiles:
                 return found
             shard = self._shards[index]
             path = self._folder / shard.name
+            if self._fetch is not None:
+                self._fetch(shard.name)
+                check_size(self._folder, shard, self._dtype.str)
+                with contextlib.suppress(WorldError):  # shards of version 0.1 have none
+                    self._fetch(_checksums_of(path).name)
             expected = header(self._dtype.str, shard.num_tokens)
             try:
                 with open(path, "rb") as file:
@@ -216,12 +228,13 @@ class ShardFiles:
 class TokenStream:
     """The tokens of a prepared folder."""
 
-    def __init__(self, folder: pathlib.Path, manifest: Manifest):
+    def __init__(self, folder: pathlib.Path, manifest: Manifest, fetch: Callable[[str], None] | None = None):
+        """fetch: brings a shard into the folder where it is not there yet."""
         self.folder, self.manifest = folder, manifest
         self.num_tokens = manifest.num_tokens
         self.num_stored = sum(shard.num_tokens for shard in manifest.shards)  # with the marks of records
         self.dtype = np.dtype(manifest.dtype)
-        self._files = ShardFiles(folder, manifest.shards, manifest.dtype)
+        self._files = ShardFiles(folder, manifest.shards, manifest.dtype, fetch)
 
     @property
     def fingerprint(self) -> str:

@@ -1,5 +1,6 @@
 """The token streams that a config names, prepared on first use."""
 
+import os
 import pathlib
 from typing import Any
 
@@ -63,7 +64,8 @@ def trains_on_records(config: Config) -> bool:
     """Whether `data.train` is said to be records, or one corpus of a mixture is. Nothing is read."""
     spec = config.data.train
     parts = weights.mixture(spec, "config.data.train")
-    return any(corpora.names_records(corpus) for corpus in ([part.corpus for part in parts] or [spec]))
+    cache = pathlib.Path(os.path.expanduser(config.data.cache_dir))
+    return any(corpora.names_records(corpus, cache) for corpus in ([part.corpus for part in parts] or [spec]))
 
 
 def prepare_corpus(config: Config, field: str, tokenizer: Tokenizer, corpus: str = "", **options: Any) -> pathlib.Path:

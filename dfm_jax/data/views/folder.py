@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from dfm_jax.data.manifest import Manifest, Shard
 from dfm_jax.data.shards import TokenStream, check_size, verify_shard
+from dfm_jax.data.sources import remote
 from dfm_jax.data.views.records import INDEX_DTYPE, RecordStream
 from dfm_jax.runtime.errors import WorldError
 
@@ -23,9 +24,13 @@ def open_stream(path: str | os.PathLike, tokenizer: str | None = None, long_reco
         raise WorldError(
             f"{folder}: made with tokenizer.name = {manifest.tokenizer}: expected {tokenizer}, as the run's config says"
         )
+    fetch = remote.fetcher(folder)
     for shard, dtype in _all_shards(manifest):
-        check_size(folder, shard, dtype)
-    return RecordStream(folder, manifest, long_records) if manifest.records else TokenStream(folder, manifest)
+        if fetch is None or (folder / shard.name).exists():
+            check_size(folder, shard, dtype)
+    if manifest.records:
+        return RecordStream(folder, manifest, fetch, long_records)
+    return TokenStream(folder, manifest, fetch)
 
 
 def verify(path: str | os.PathLike) -> Iterator[Shard]:
@@ -35,7 +40,10 @@ def verify(path: str | os.PathLike) -> Iterator[Shard]:
     """
     folder = pathlib.Path(path)
     stream = open_stream(folder)
+    fetch = remote.fetcher(folder)
     for shard, dtype in _all_shards(stream.manifest):
+        if fetch is not None:
+            fetch(shard.name)
         verify_shard(folder, shard, dtype)
         yield shard
 

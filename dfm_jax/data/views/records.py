@@ -8,7 +8,7 @@ cut or left out when the rows are read.
 
 import bisect
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -41,12 +41,18 @@ def write_index(folder: pathlib.Path, shards: Sequence[Shard], dtype: str, vocab
 class RecordStream(TokenStream):
     """The records of a prepared folder."""
 
-    def __init__(self, folder: pathlib.Path, manifest: Manifest, long: str = "cut"):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        manifest: Manifest,
+        fetch: Callable[[str], None] | None = None,
+        long: str = "cut",
+    ):
         """long: what happens to a record that is longer than a row, one of LONG."""
-        super().__init__(folder, manifest)
+        super().__init__(folder, manifest, fetch)
         self.long = long
         self.num_records = manifest.num_documents
-        self._places = ShardFiles(folder, manifest.records, INDEX_DTYPE)
+        self._places = ShardFiles(folder, manifest.records, INDEX_DTYPE, fetch)
         self._rows: dict[int, Records] = {}
 
     def num_blocks(self, length: int) -> int:
