@@ -33,7 +33,21 @@ from dfm_jax.config.accepted import (
     one_from,
     one_of,
 )
-from dfm_jax.config.statement import FREE, LATER, PACE, SAME_TOKENIZER, SAME_TOKENS, Field, Group, field, stated
+from dfm_jax.config.statement import (
+    FREE,
+    LATER,
+    MORE_CHANGES,
+    PACE,
+    SAME_TOKENIZER,
+    SAME_TOKENS,
+    Field,
+    Group,
+    field,
+    stated,
+)
+
+# STEP:WEIGHT/WEIGHT... of a mixture; `data.views.weights` reads it.
+CHANGE = r"\d+:[^/:]+(/[^/:]+)*"
 
 
 # Names that other rooms have in a table.
@@ -61,7 +75,7 @@ class Data(Group):
 
     train: str = field(
         "fineweb-edu",
-        "corpus to train on: a name, a path or glob of files, or NAME@PATH",
+        "corpus to train on: a name, a path or glob of files, NAME@PATH, or several with weights, A=0.7,B=0.3",
         NAME,
         continues=SAME_TOKENS,
         path=True,
@@ -101,6 +115,29 @@ class Data(Group):
         continues=FREE,
         since="0.2",
         also=("max_errors", "error_rate"),
+    )
+    special: str = field(
+        "text",
+        "special tokens in a text or prompt, such as <|endoftext|>: 'text', or the tokens that they name ('parse')",
+        one_of("text", "parse"),
+        continues=SAME_TOKENS,
+        since="0.2",
+        also=("parse_special", "special_tokens", "add_special_tokens"),
+    )
+    long_records: str = field(
+        "cut",
+        "records that are longer than model.length: 'cut' the response, or 'skip' the record; either is counted",
+        one_of("cut", "skip"),
+        since="0.2",
+        also=("truncate", "truncation", "overlong", "max_length"),
+    )
+    reweight: tuple[str, ...] = field(
+        (),
+        "other weights of a mixture from some update on, one a corpus: '2000:0.5/0.5'",
+        Accepted("STEP:WEIGHT/WEIGHT..., as 2000:0.5/0.5", lambda v: all(re.fullmatch(CHANGE, text) for text in v)),
+        continues=MORE_CHANGES,
+        since="0.2",
+        also=("weights", "mixture_weights", "probs", "probabilities"),
     )
     packing: str = field(
         "continuous",

@@ -24,6 +24,13 @@ LATER = Continues("to no less than the steps that are done", lambda old, new, do
 SAME_TOKENIZER = Continues(
     "to the same files at another place (hf:)", lambda old, new, done: str(old)[:3] == str(new)[:3] == "hf:"
 )
+# What a run has done stays: entries `STEP:...` may come after those there are, from a step on that is not done yet.
+MORE_CHANGES = Continues(
+    "by entries for steps that are not done yet",
+    lambda old, new, done: (
+        list(new[: len(old)]) == list(old) and all(int(entry.partition(":")[0]) >= done for entry in new[len(old) :])
+    ),
+)
 SAME_TOKENS = Continues("to the same tokens at another place", lambda old, new, done: True)  # see resume.check
 
 

@@ -5,9 +5,11 @@
               | NAME@PATH       the rules of that corpus on local files; all their rows belong to the split asked for
               | PATH            a file, folder or glob of what readers.READERS lists, or a folder written by
                                 `save_to_disk` of Hugging Face datasets
+              | URL             the same in an object store or on a web server: gs://, s3://, hf://, https://
               | OWNER/DATASET   any dataset of the Hugging Face hub that needs no script
     KEY=VALUE = config=.. split=.. revision=.. (hub), column=.. (the text's; default `text`),
-                documents=file|lines (what one document of a .txt is; default file)
+                documents=file|lines (what one document of a .txt is; default file),
+                prompt=.. response=.. messages=.. template=.. (records, see readers/records.py)
 
 A path that exists is meant as it stands, whatever signs it holds: the longest such beginning of a spec is its WHERE.
 A name of the table is meant before a path of the same name; `./NAME` is the path.
@@ -17,6 +19,7 @@ same bytes come out of one machine, of n machines, and of a run that was killed.
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import re
@@ -25,8 +28,10 @@ from typing import Any
 
 from dfm_jax.data import readers
 from dfm_jax.data.identity import Memory
-from dfm_jax.data.rows import Cut, Item, Row, Rules, Unit
-from dfm_jax.data.sources import hub, local, pydocs
+from dfm_jax.data.manifest import MANIFEST, Manifest
+from dfm_jax.data.readers import records
+from dfm_jax.data.rows import Cut, Item, RecordRules, Row, Rules, Unit
+from dfm_jax.data.sources import hub, local, pydocs, remote
 from dfm_jax.data.sources.wikitext import detokenize
 from dfm_jax.runtime.errors import UsageError, WorldError
 
@@ -48,7 +53,7 @@ NAMED: Mapping[str, Rules] = {
     "ptb": Rules(column="sentence", documents="lines"),
 }
 
-OPTIONS = ("config", "split", "revision", "column", "documents")
+OPTIONS = ("config", "split", "revision", "column", "documents", *records.OPTIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Corpus:
     identity: what its tokens depend on besides the tokenizer, as JSON; may read its files or ask the hub.
     earlier: the identity that version 0.1 gave it, whose shards are used where they are there.
     left_out: what its folder holds and is not read, a line for each reason.
+    records: whether its rows are prompts with responses.
     """
 
     name: str
@@ -67,6 +73,7 @@ class Corpus:
     detokenize: Callable[[str], str] | None = None
     keep_empty: bool = False
     left_out: tuple[str, ...] = ()
+    records: bool = False
 
 
 def resolve(spec: str, split: str, field: str) -> Corpus:
@@ -85,6 +92,8 @@ def resolve(spec: str, split: str, field: str) -> Corpus:
     name, at, files = where.partition("@")
     if at and name in NAMED:
         return _local(files, spec, split, field, NAMED[name], options)
+    if remote.is_url(where):
+        return _remote(where, spec, field, Rules(), options)
     if where in NAMED:
         return _hub(spec, split, field, where, NAMED[where], options)
     if _exists(where) or _is_a_path(where):
@@ -97,10 +106,25 @@ def resolve(spec: str, split: str, field: str) -> Corpus:
     )
 
 
+def names_records(spec: str, cache: pathlib.Path) -> bool:
+    """Whether a spec says that its rows are records, or is a folder of prepared ones. Reads no text. cache: where
+    copies of folders in stores are.
+    """
+    where, options = _split(spec)
+    if any(key in records.OPTIONS for key, _ in options):
+        return True
+    folder = pathlib.Path(os.path.expanduser(where))
+    if remote.is_url(where):
+        folder = remote.mirrored(where, cache) or folder
+    return (folder / MANIFEST).is_file() and bool(Manifest.load(folder).records)
+
+
 def local_path(spec: str) -> pathlib.Path | None:
     """The path that a spec means, whether there is anything or not; None for a corpus of another kind."""
     where, _ = _split(spec)
     path = _path_of(where)
+    if remote.is_url(path):
+        return None
     if path != where or _exists(where) or _is_a_path(where) or "/" not in where:
         return None if where in ("pydocs", *NAMED) else pathlib.Path(os.path.expanduser(path))
     return None
@@ -149,7 +173,12 @@ def split_spec(spec: str, field: str) -> tuple[str, dict[str, str]]:
         options[key] = value
     if not _exists(_path_of(where)) and (match := re.fullmatch(r"(.+):(\w+=[^:/]*)", where)):
         beginning = _path_of(match[1])
-        if beginning in ("pydocs", *NAMED) or _exists(beginning) or not _is_a_path(beginning):
+        if (
+            beginning in ("pydocs", *NAMED)
+            or _exists(beginning)
+            or remote.is_url(beginning)
+            or not _is_a_path(beginning)
+        ):
             accepted = ", ".join(f"{option}=..." for option in OPTIONS)
             raise UsageError(f"{field} = {spec}: {match[2]}: expected {accepted}")
     if options.get("documents", "file") not in ("file", "lines"):
@@ -168,25 +197,28 @@ def refuse_options(spec: str, field: str, options: Mapping[str, str], refused: S
 
 
 def _local(path: str, spec: str, split: str, field: str, rules: Rules, options: Mapping[str, str]) -> Corpus:
+    if remote.is_url(path):
+        return _remote(path, spec, field, rules, options)
     where = f"{field} = {spec}"
-    rules = dataclasses.replace(
-        rules, column=options.get("column", rules.column), documents=options.get("documents", rules.documents)
-    )
-    reading = {"column": rules.column, "documents": rules.documents, "rules": rules.flags()}
+    rules, reading = _as_said(rules, options, where)
+    form = rules.records()
     if hub.is_saved(path):
         refuse_options(spec, field, options, ("config", "revision", "documents"), "a folder written by save_to_disk")
         folder = hub.saved_folder(path, options.get("split"), split, where)
         return Corpus(
             spec,
             lambda memory: {"contents": hub.saved_identity(folder, memory), **reading},
-            lambda memory: [Unit([hub.SavedPart(folder, rules.column, where)])],
+            lambda memory: [Unit([hub.SavedPart(folder, rules.column, where, form)])],
             lambda: {"files": hub.saved_stamps(folder), **reading},
             rules.detokenize,
             rules.keep_empty,
+            records=form is not None,
         )
     refuse_options(spec, field, options, ("config", "split", "revision"), "local files")
     files, left_out = local.find(path, where)
-    local.check_options(files, [key for key in ("column", "documents") if key in options], spec, field)
+    local.check_options(
+        files, [key for key in ("column", "documents", *records.OPTIONS) if key in options], spec, field
+    )
     kinds = [readers.kind_of_name(file) for file in files]
     return Corpus(
         spec,
@@ -196,6 +228,44 @@ def _local(path: str, spec: str, split: str, field: str, rules: Rules, options: 
         rules.detokenize,
         rules.keep_empty,
         left_out,
+        form is not None,
+    )
+
+
+def _as_said(rules: Rules, options: Mapping[str, str], where: str) -> tuple[Rules, dict[str, Any]]:
+    """The rules with the options of a spec, and what of them is part of an identity."""
+    rules = dataclasses.replace(
+        rules, column=options.get("column", rules.column), documents=options.get("documents", rules.documents)
+    )
+    reading: dict[str, Any] = {"column": rules.column, "documents": rules.documents, "rules": rules.flags()}
+    form = records.form(options, where)
+    if form is not None:
+        rules = RecordRules(**vars(rules), form=form)
+        reading["records"] = form.identity
+    return rules, reading
+
+
+def _remote(url: str, spec: str, field: str, rules: Rules, options: Mapping[str, str]) -> Corpus:
+    where = f"{field} = {spec}"
+    refuse_options(spec, field, options, ("config", "split", "revision"), "files in a store")
+    rules, reading = _as_said(rules, options, where)
+    remote.opened(url, where)  # a URL with credentials goes no further
+    files = functools.cache(lambda: remote.find(url, where))
+
+    def identity(memory: Memory) -> Mapping[str, Any]:
+        return {"remote": [[readers.kind_of_name(pathlib.Path(file.path)), file.mark] for file in files()], **reading}
+
+    def units(memory: Memory) -> Sequence[Unit]:
+        return local.grouped([remote.RemotePart(file, rules, where, memory.folder / "remote") for file in files()])
+
+    return Corpus(
+        spec,
+        identity,
+        units,
+        lambda: {"remote": url},  # no earlier version read stores
+        rules.detokenize,
+        rules.keep_empty,
+        records=rules.records() is not None,
     )
 
 
@@ -209,16 +279,18 @@ def _hub(spec: str, split: str, field: str, name: str, rules: Rules, options: Ma
         raise UsageError(f"{where}: it has no split for this: expected {name}:split=NAME, another corpus")
     source = hub.Source(
         rules.hub, options.get("config", rules.config), hub_split, options.get("revision"),
-        options.get("column", rules.column), where,
+        options.get("column", rules.column), where, records.form(options, where),
     )  # fmt: skip
-    earlier = {"hub": source.asked_for(), "rules": rules.flags()}
+    reading: dict[str, Any] = {} if source.form is None else {"records": source.form.identity}
+    earlier = {"hub": source.asked_for(), "rules": rules.flags(), **reading}
     return Corpus(
         spec,
-        lambda memory: _at_commit(source, rules),
+        lambda memory: {**_at_commit(source, rules), **reading},
         lambda memory: source.units(),
         lambda: earlier,
         rules.detokenize,
         rules.keep_empty,
+        records=source.form is not None,
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from dfm_jax.data.rows import Fault, Item, Row
 from dfm_jax.data.tokenizers import Tokenizer
+from dfm_jax.runtime.errors import WorldError
 
 _BATCH_CHARS = 1 << 18
 _BATCH_ROWS = 512
@@ -47,12 +48,23 @@ class Encoder:
     """encoder(items) yields the tokens of numbered rows (see Unit.items), batch after batch, in order."""
 
     def __init__(
-        self, tokenizer: Tokenizer, detokenize: Callable[[str], str] | None, keep_empty: bool, num_workers: int
+        self,
+        tokenizer: Tokenizer,
+        detokenize: Callable[[str], str] | None,
+        keep_empty: bool,
+        num_workers: int,
+        records: bool = False,
+        special: str = "text",
     ):
-        """num_workers: threads; 0 for one per core that this process may use."""
+        """num_workers: threads; 0 for one per core that this process may use. records: the rows are records, whose
+        tokens have marks between them (see views/records.py). special: how the tokenizer takes special tokens in a
+        text, 'text' or 'parse'.
+        """
         self.tokenizer, self._detokenize, self._keep_empty = tokenizer, detokenize, keep_empty
         self._workers = num_workers or num_cores()
-        self.dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"  # of the shards
+        self.records, self.special = records, special
+        self.key = tokenizer.name + (" parse" if special == "parse" else "")  # of the tokens of a text
+        self.dtype = "<u2" if tokenizer.vocab_size + 2 * records <= 1 << 16 else "<u4"  # of the shards
 
     def __call__(self, items: Iterable[tuple[int, Item]]) -> Generator[Encoded, None, None]:
         pending: collections.deque[Future[Encoded]] = collections.deque()
@@ -76,6 +88,9 @@ class Encoder:
             if isinstance(row, Fault):
                 counts[i + 1, LOST if row.file else BAD] = 1
                 faults.append((i, str(row.error)))
+            elif row is not None and self.records:
+                texts += _space_moved(row, self.tokenizer)
+                owners += [i, i]
             elif row is None or not (row.text or self._keep_empty):
                 counts[i + 1, SKIPPED] = 1
             else:
@@ -84,10 +99,19 @@ class Encoder:
         parts = []
         has_eos = self.tokenizer.eos_id >= 0
         eos = np.full(int(has_eos), max(self.tokenizer.eos_id, 0), self.dtype)
+        end_of_prompt = np.full(1, self.tokenizer.vocab_size, self.dtype) if self.records else eos
+        end_of_record = end_of_prompt + end_of_prompt.dtype.type(1)
+        before = -1
         for i, text, ids in zip(owners, texts, self.tokenizer.encode_batch(texts), strict=True):
             row = items[i][1]
             assert isinstance(row, Row)
             parts.append(ids.astype(self.dtype, copy=False))
+            if self.records:
+                ends = i == before  # the response, which comes after its prompt
+                parts += [eos, end_of_record] if ends else [end_of_prompt]
+                counts[i + 1, TOKENS : REPAIRED + 1] += len(ids) + 1 + ends, ends, _num_bytes(text), ends & row.repaired
+                before = i
+                continue
             if row.end:
                 parts.append(eos)
             tokens = len(ids) + (row.end and has_eos)
@@ -95,6 +119,18 @@ class Encoder:
         tokens = np.concatenate(parts) if parts else np.zeros(0, self.dtype)
         of_parts = np.array([part for part, _ in items], np.int64)
         return Encoded(tokens, of_parts, np.cumsum(counts, axis=0), tuple(faults))
+
+
+def _space_moved(record: Row, tokenizer: Tokenizer) -> tuple[str, str]:
+    """Prompt and response, the space between them given to the response: GPT-2's tokens begin with it.
+
+    A prompt that is typed for a sample loses its last space in the same way (evaluation/prompts.py).
+    """
+    if record.response is None:
+        raise WorldError(f"{record.text[:50]!r}: text among records: expected a prompt with its response")
+    if tokenizer.name == "bytes" or not record.text.endswith(" "):
+        return record.text, record.response
+    return record.text[:-1], " " + record.response
 
 
 def num_cores() -> int:
@@ -110,7 +146,7 @@ def _batches(items: Iterable[tuple[int, Item]]) -> Iterator[list[tuple[int, Item
     batch, size = [], 0
     for item in items:
         batch.append(item)
-        size += len(item[1].text) if isinstance(item[1], Row) else 0
+        size += len(item[1].text) + len(item[1].response or "") if isinstance(item[1], Row) else 0
         if size >= _BATCH_CHARS or len(batch) >= _BATCH_ROWS:
             yield batch
             batch, size = [], 0

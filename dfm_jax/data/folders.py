@@ -10,8 +10,9 @@ from typing import Any
 
 from dfm_jax.data.corpora import OPTIONS, local_path, refuse_options, split_spec
 from dfm_jax.data.manifest import FORMAT, MANIFEST, Manifest
-from dfm_jax.data.shards import open_stream
+from dfm_jax.data.sources import remote
 from dfm_jax.data.tokenizers import Tokenizer
+from dfm_jax.data.views.folder import open_stream
 from dfm_jax.runtime.errors import WorldError
 
 CODE_VERSION = "1"  # of the rules that turn a corpus into tokens: a new one prepares again
@@ -22,16 +23,24 @@ def is_complete(folder: str | os.PathLike) -> bool:
     return os.path.isfile(os.path.join(folder, MANIFEST))
 
 
-def given(corpus: str, field: str, tokenizer: Tokenizer, packing: str) -> pathlib.Path | None:
-    """The prepared folder that a corpus's spec names by its path; None for any other corpus."""
+def given(
+    corpus: str, field: str, tokenizer: Tokenizer, packing: str, special: str, cache: pathlib.Path
+) -> pathlib.Path | None:
+    """The prepared folder that a corpus's spec names by its path or URL; None for any other corpus.
+
+    cache: for the copy of one in a store.
+    """
     where, options = split_spec(corpus, field)
     folder = pathlib.Path(os.path.expanduser(where))
+    if remote.is_url(where):
+        folder = remote.prepared(where, f"{field} = {corpus}", cache) or folder
     if not is_complete(folder):
         return None
     refuse_options(corpus, field, options, OPTIONS, "a folder that is prepared already")
-    made = open_stream(folder, tokenizer.name).manifest.packing
-    if made != packing:
-        raise WorldError(f"{folder}: made with data.packing = {made}: expected {packing}, as this run's config says")
+    manifest = open_stream(folder, tokenizer.name).manifest
+    for name, made, wanted in (("packing", manifest.packing, packing), ("special", manifest.special, special)):
+        if made != wanted:
+            raise WorldError(f"{folder}: made with data.{name} = {made}: expected {wanted}, as this run's config says")
     return folder
 
 
@@ -56,7 +65,9 @@ def faults(bad: int, lost: int) -> str:
     return " and ".join(filter(None, (rows, files)))
 
 
-def kept(cache: pathlib.Path, corpus: str, split: str, tokenizer: str, packing: str) -> pathlib.Path | None:
+def kept(
+    cache: pathlib.Path, corpus: str, split: str, tokenizer: str, packing: str, special: str
+) -> pathlib.Path | None:
     """The newest complete folder that was made of what `corpus` names, whatever that held then."""
     found = []
     for file in cache.glob(f"*/{MANIFEST}"):
@@ -67,7 +78,8 @@ def kept(cache: pathlib.Path, corpus: str, split: str, tokenizer: str, packing: 
         same = manifest.corpus == corpus or (
             manifest.source and _meaning(corpus) == _meaning(manifest.corpus, manifest)
         )
-        if same and (manifest.split, manifest.tokenizer, manifest.packing) == (split, tokenizer, packing):
+        made = manifest.split, manifest.tokenizer, manifest.packing, manifest.special
+        if same and made == (split, tokenizer, packing, special):
             found.append((file.stat().st_mtime_ns, file.parent))
     return max(found)[1] if found else None
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pathlib
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ class Memory:
 
     def __init__(self, folder: pathlib.Path | None = None, note: Callable[[str], None] | None = None):
         """note: is told when there is so much to read that it takes time."""
+        self.folder = folder or pathlib.Path(tempfile.gettempdir())  # for copies of files in stores
         self._file = None if folder is None else folder / FILE
         self._note = note
         self._known: dict[str, tuple[Stamp, str]] | None = None

@@ -220,7 +220,7 @@ class UnitWriter:
             if journal.done:
                 meter.skip(unit)
                 return
-            keys = [key_of_tokens(part.key, self._encoder.tokenizer.name) for part in unit.parts]
+            keys = [key_of_tokens(part.key, self._encoder.key) for part in unit.parts]
             state = _State(journal, keys, self._keep_lengths)
             tape = _Tape(self._folder, index, self._encoder.dtype, self._capacity, journal.shards)
             try:

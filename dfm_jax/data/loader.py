@@ -3,6 +3,7 @@
 Row r of the training stream is block order[r], where `order` runs through one permutation of all blocks per epoch,
 drawn from (seed, epoch); global batch s holds rows [s B, (s + 1) B), across epoch ends, and process i of n takes its
 i-th n-th. So a run resumes from its step alone, also on another number of processes, and no batch is ever short.
+Row r of a mixture is the next block, in that corpus's own order, of the corpus that `views.proportions` names.
 """
 
 import sys
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dfm_jax.data.shards import Blocks, TokenStream
+from dfm_jax.data.views.mixture import Mixture
+from dfm_jax.data.views.records import Records
 from dfm_jax.runtime import logs
 from dfm_jax.runtime.errors import UsageError, WorldError
 
@@ -29,12 +32,25 @@ class Batch(NamedTuple):
     scored: Any = None
 
 
+class RecordBatch(NamedTuple):
+    """Records to evaluate, a pytree as `Batch`.
+
+    counted: (B,) float32, the tokens of each row that a figure per token is divided by: those of the response and its
+    end of text, without the padding.
+    """
+
+    tokens: Any  # (B, L) int32
+    given: Any  # (B, L) bool
+    counted: Any
+    scored: Any = None  # as of `Batch`
+
+
 # Batches read ahead: enough to hide a slow disk; grain's defaults would hold 500.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
 
 def train_batches(
-    stream: TokenStream,
+    stream: TokenStream | Mixture,
     *,
     length: int,
     batch_size: int,
@@ -43,13 +59,14 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """Endless batches from number `start_step` on, tokens (batch_size / process_count, length) int32 each.
+    """Endless batches from number `start_step` on, tokens (batch_size / process_count, length) int32 each, and, where
+    the corpus or one of a mixture has records, what is given of them.
 
     batch_size: blocks of the global batch. Starting at any step costs the same. Raises UsageError when the
     processes do not divide the batch, WorldError when the corpus is shorter than one block.
     """
     rows = _local_rows(batch_size, process_index, process_count)
-    batches = _TrainBatches(stream.blocks(length), batch_size, rows, seed)
+    batches = _TrainBatches(_endless(stream, length, batch_size, seed), batch_size, rows)
     return iter(grain.MapDataset.source(batches).slice(slice(start_step, None)).to_iter_dataset(_READ))
 
 
@@ -61,9 +78,9 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     max_blocks: int = 0,
-) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Every block exactly once, in order: a batch of (batch_size / process_count, length) int32 tokens, and weights
-    (batch_size / process_count,) float32.
+) -> Iterator[tuple[Batch | RecordBatch, np.ndarray]]:
+    """Every block exactly once, in order: a batch of (batch_size / process_count, length) int32 tokens, of records also
+    what is given and counted, and weights (batch_size / process_count,) float32.
 
     The rows that fill the last batch have weight 0 and tokens 0. All processes get the same number of batches.
     max_blocks: only the first blocks; 0 means all.
@@ -82,49 +99,101 @@ def _local_rows(batch_size: int, process_index: int, process_count: int) -> rang
     return range(process_index * local, (process_index + 1) * local)
 
 
-class _TrainBatches(Sequence):
-    def __init__(self, blocks: Blocks, batch_size: int, rows: range, seed: int):
-        self._blocks, self._batch_size, self._rows = blocks, batch_size, rows
+Place = tuple[Blocks | Records, int]  # a block
+
+
+class _Shuffled:
+    """The blocks of one corpus without end, each epoch in another order."""
+
+    def __init__(self, blocks: Blocks | Records, seed: int):
+        self.parts, self.length = [blocks], blocks.length
         if len(blocks) > 1 << 32:  # the permutation's limit, which grain does not check
             raise WorldError(f"{len(blocks)} blocks: expected at most 2^32; a larger model.length gives fewer")
         # An index-based permutation: no array of the corpus's size, and position r costs the same for every r.
         self._order = grain.MapDataset.range(len(blocks)).seed(seed).shuffle().repeat()
 
+    def place(self, position: int) -> Place:
+        """Block number `position`, and the corpus that it is of."""
+        return self.parts[0], int(self._order[position])
+
+
+class _Mixed:
+    """The blocks of several corpora without end."""
+
+    def __init__(self, mixture: Mixture, length: int, batch_size: int, seed: int):
+        self._order, self.length = mixture.order(batch_size, seed), length
+        self._shuffled = [_Shuffled(stream.blocks(length), seed) for stream in mixture.streams]
+        self.parts = [part for shuffled in self._shuffled for part in shuffled.parts]
+
+    def place(self, position: int) -> Place:
+        """Block number `position`, and the corpus that it is of."""
+        corpus, index = self._order.place(position)
+        return self._shuffled[corpus].place(index)
+
+
+def _endless(stream: TokenStream | Mixture, length: int, batch_size: int, seed: int) -> _Shuffled | _Mixed:
+    if isinstance(stream, Mixture):
+        return _Mixed(stream, length, batch_size, seed)
+    return _Shuffled(stream.blocks(length), seed)
+
+
+def _given(places: Sequence[Place], length: int) -> np.ndarray:
+    """(n, L) bool: the positions of some rows that are given, a beginning of each."""
+    counts = [blocks.given(index) if isinstance(blocks, Records) else 0 for blocks, index in places]
+    return np.arange(length) < np.array(counts)[:, None]
+
+
+class _TrainBatches(Sequence):
+    def __init__(self, rows: _Shuffled | _Mixed, batch_size: int, local: range):
+        self._rows, self._batch_size, self._local = rows, batch_size, local
+        self._given = any(isinstance(part, Records) for part in rows.parts)
+
     def __len__(self) -> int:
         return sys.maxsize // self._batch_size
 
     def __getitem__(self, step) -> Batch:
-        tokens = np.empty((len(self._rows), self._blocks.length), np.int32)
+        length = self._rows.length
+        tokens = np.empty((len(self._local), length), np.int32)
         first = int(step) * self._batch_size
-        order: Any = self._order
-        indices = [int(order[first + row]) for row in self._rows]
-        for i, index in enumerate(indices):
-            tokens[i] = self._blocks[index]
-        return Batch(tokens, scored=_scored(self._blocks, indices))
+        places = [self._rows.place(first + row) for row in self._local]
+        for i, (blocks, index) in enumerate(places):
+            tokens[i] = blocks[index]
+        return Batch(tokens, _given(places, length) if self._given else None, _scored(places, length))
 
 
-def _scored(blocks: Any, indices: Sequence[int]) -> np.ndarray | None:
-    """The scored positions of some blocks, (n, L) bool; None where they have no padding. -1 is no block."""
-    if not hasattr(blocks, "scored"):
+def _scored(places: Sequence[Place | None], length: int) -> np.ndarray | None:
+    """The scored positions of some rows, (n, L) bool; None where they have no padding. None is a row of no block."""
+    if not any(place is not None and hasattr(place[0], "scored") for place in places):
         return None
-    counts = np.array([blocks.scored(i) if i >= 0 else 0 for i in indices])
-    return np.arange(blocks.length)[None] < counts[:, None]
+    blocks: Any
+    counts = [0 if place is None else length for place in places]
+    for i, place in enumerate(places):
+        if place is not None and hasattr(place[0], "scored"):
+            blocks, index = place
+            counts[i] = blocks.scored(index)
+    return np.arange(length)[None] < np.array(counts)[:, None]
 
 
 class _EvalBatches(Sequence):
-    def __init__(self, blocks: Blocks, batch_size: int, rows: range, max_blocks: int):
-        self._blocks, self._batch_size, self._rows = blocks, batch_size, rows
+    def __init__(self, blocks: Blocks | Records, batch_size: int, local: range, max_blocks: int):
+        self._blocks, self._batch_size, self._local = blocks, batch_size, local
         self._num_blocks = min(len(blocks), max_blocks or len(blocks))
 
     def __len__(self) -> int:
         return -(-self._num_blocks // self._batch_size)
 
-    def __getitem__(self, step) -> tuple[Batch, np.ndarray]:
-        tokens = np.zeros((len(self._rows), self._blocks.length), np.int32)
-        weights = np.zeros(len(self._rows), np.float32)
-        numbers = [int(step) * self._batch_size + row for row in self._rows]
-        blocks = [number if number < self._num_blocks else -1 for number in numbers]
-        for i, block in enumerate(blocks):
-            if block >= 0:
-                tokens[i], weights[i] = self._blocks[block], 1.0
-        return Batch(tokens, scored=_scored(self._blocks, blocks)), weights
+    def __getitem__(self, step) -> tuple[Batch | RecordBatch, np.ndarray]:
+        blocks = self._blocks
+        tokens = np.zeros((len(self._local), blocks.length), np.int32)
+        given, counted = np.zeros(tokens.shape, bool), np.ones(len(tokens), np.float32)
+        weights = np.zeros(len(tokens), np.float32)
+        places: list[Place | None] = [None] * len(tokens)
+        for i, row in enumerate(self._local):
+            block = int(step) * self._batch_size + row
+            if block < self._num_blocks:
+                tokens[i], weights[i], places[i] = blocks[block], 1.0, (blocks, block)
+                if isinstance(blocks, Records):
+                    given[i, : blocks.given(block)], counted[i] = True, blocks.counted(block)
+        if isinstance(blocks, Records):
+            return RecordBatch(tokens, given, counted), weights
+        return Batch(tokens, scored=_scored(places, blocks.length)), weights

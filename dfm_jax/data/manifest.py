@@ -47,6 +47,9 @@ class Manifest:
     left_out: tuple[str, ...] = ()  # what the corpus's folder held and was not read, a line for each reason
     source: str = ""  # the path of local text, absolute
     commit: str = ""  # of a dataset of the hub
+    special: str = "text"  # what the tokenizer's special tokens in the text became: 'text', or those tokens ('parse')
+    records: tuple[Shard, ...] = ()  # where the marks of records are (see views/records.py); none for text
+    parts: tuple[tuple[str, int], ...] = ()  # the files of records, by name, and how many are in each
     format: int = FORMAT
 
     @functools.cached_property
@@ -66,6 +69,8 @@ class Manifest:
                     f"{path}: format = {fields.get('format')}: expected {FORMAT}; prepare the corpus again"
                 )
             fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
+            fields["records"] = tuple(Shard(**shard) for shard in fields.get("records", ()))
+            fields["parts"] = tuple((name, count) for name, count in fields.get("parts", ()))
             for name in ("segments", "places", "left_out"):
                 fields[name] = tuple(fields.get(name, ()))
             return Manifest(**fields)

@@ -18,16 +18,19 @@ from collections.abc import Callable, Iterator, Sequence
 
 from dfm_jax.data import folders
 from dfm_jax.data.corpora import Corpus, local_path, resolve
-from dfm_jax.data.encoding import Encoder
+from dfm_jax.data.encoding import DOCUMENTS, Encoder
 from dfm_jax.data.folders import is_complete
 from dfm_jax.data.identity import Memory
 from dfm_jax.data.journal import PLACES, Journal, UnitWriter, key_of_tokens
 from dfm_jax.data.known import Known
-from dfm_jax.data.manifest import Manifest
+from dfm_jax.data.manifest import Manifest, Shard
 from dfm_jax.data.progress import Meter, Progress
 from dfm_jax.data.rows import Unit
-from dfm_jax.data.shards import check_size, open_stream
+from dfm_jax.data.shards import check_size
 from dfm_jax.data.tokenizers import Tokenizer, get_tokenizer
+from dfm_jax.data.tokenizers.special import SPECIAL, marked
+from dfm_jax.data.views.folder import open_stream
+from dfm_jax.data.views.records import write_index
 from dfm_jax.runtime.errors import UsageError, WorldError
 from dfm_jax.runtime.files import read_json, write_json_atomically
 
@@ -51,6 +54,7 @@ def prepare(
     shard_bytes: int = SHARD_BYTES,
     on_error: str = "stop",
     max_error_share: float = 0.5,
+    special: str = "text",
 ) -> pathlib.Path:
     """Makes sure that one split of a corpus is in shards; returns their folder, under cache_dir.
 
@@ -61,7 +65,8 @@ def prepare(
     than units leave some with nothing to do. progress: called about twice a second. note: called with each line that
     the user should see. field: the config field to name in errors.
     on_error: 'stop' at what cannot be read, or 'skip' it, counted and named in the manifest, as long as no more than
-    max_error_share of the rows, and of the files, are bad.
+    max_error_share of the rows, and of the files, are bad. special: marks such as <|endoftext|> in the text are 'text',
+    or the tokens that they name ('parse').
 
     Does nothing when the folder is complete. Raises UsageError on a spec without meaning, WorldError when text cannot
     be read or shards cannot be written; what was written stays and the next call goes on from there.
@@ -75,19 +80,23 @@ def prepare(
         raise UsageError(f"data.on_error = {on_error}: expected {', '.join(ON_ERROR)}")
     if shard is not None and not 0 <= shard[0] < shard[1]:
         raise UsageError(f"shard = {shard[0]}/{shard[1]}: expected i/n with 0 <= i < n")
-    if (given := folders.given(corpus, field, tokenizer, packing)) is not None:
-        return given
+    if special not in SPECIAL:
+        raise UsageError(f"data.special = {special}: expected {', '.join(SPECIAL)}")
     cache = pathlib.Path(os.path.expanduser(cache_dir))
-    kept = functools.partial(folders.kept, cache, corpus, split, tokenizer.name, packing)
+    if (given := folders.given(corpus, field, tokenizer, packing, special, cache)) is not None:
+        return given
+    kept = functools.partial(folders.kept, cache, corpus, split, tokenizer.name, packing, special)
     path = local_path(corpus)
     if path is not None and not os.path.exists(path) and not glob.has_magic(str(path)) and (folder := kept()):
         note(f"{field} = {corpus}: there is no such text now; its shards are used: {folder}")
         return folders.opened(folder, tokenizer.name, on_error, note)
     resolved = resolve(corpus, split, field)
+    if resolved.records:
+        _check_records(tokenizer, packing)
     memory = Memory(cache, note)
     key = (split, tokenizer.name, packing, shard_bytes)
     earlier = cache / folders.folder_name(resolved.name, folders.digest(resolved.earlier(), *key), *key[:2])
-    if is_complete(earlier):  # version 0.1's
+    if is_complete(earlier) and special == "text":  # version 0.1's
         return folders.opened(earlier, tokenizer.name, on_error, note)
     try:
         identity = resolved.identity(memory)
@@ -96,6 +105,8 @@ def prepare(
             note(f"{error}; the shards that are there are used: {folder}")
             return folders.opened(folder, tokenizer.name, on_error, note)
         raise
+    if special != "text":
+        identity = {**identity, "special": special}
     folder = folders.find(cache, resolved.name, folders.digest(identity, *key), *key[:2])
     if is_complete(folder):
         return folders.opened(folder, tokenizer.name, on_error, note)
@@ -114,9 +125,11 @@ def prepare(
     units = resolved.units(memory)
     with _disk_errors(cache_dir):
         _agree_on_plan(folder, units)
-        encoder = Encoder(tokenizer, resolved.detokenize, resolved.keep_empty, num_workers)
+        encoder = Encoder(
+            marked(tokenizer, special), resolved.detokenize, resolved.keep_empty, num_workers, resolved.records, special
+        )
         part = range(len(units)) if shard is None else _part(len(units), *shard)
-        keys = (key_of_tokens(p.key, tokenizer.name) for i in part for p in units[i].parts)
+        keys = (key_of_tokens(p.key, encoder.key) for i in part for p in units[i].parts)
         writer = UnitWriter(
             folder, encoder, shard_bytes,
             keep_lengths=packing == "reference", skip_faults=on_error == "skip",
@@ -128,6 +141,15 @@ def prepare(
     if done:
         return folders.opened(folder, tokenizer.name, on_error, note)
     return folder
+
+
+def _check_records(tokenizer: Tokenizer, packing: str) -> None:
+    if tokenizer.eos_id < 0:
+        raise UsageError(
+            f"tokenizer.name = {tokenizer.name}: expected one with an end of text, which ends and pads records"
+        )
+    if packing != "continuous":
+        raise UsageError(f"data.packing = {packing}: expected continuous for records")
 
 
 def missing_units(folder: str | os.PathLike) -> list[str]:
@@ -207,6 +229,15 @@ def _finish(
     for shard in shards:
         check_size(folder, shard, encoder.dtype)
     tokenizer = encoder.tokenizer
+    records: tuple[Shard, ...] = ()
+    parts: tuple[tuple[str, int], ...] = ()
+    if encoder.records:
+        records = write_index(folder, shards, encoder.dtype, tokenizer.vocab_size)
+        parts = tuple(
+            (part.name, record.counts[DOCUMENTS])
+            for unit, journal in zip(units, journals, strict=True)
+            for part, record in zip(unit.parts, journal.parts, strict=True)
+        )
     segments = reference_segments([n for j in journals for n in j.lengths]) if packing == "reference" else ()
     Manifest(
         corpus=corpus.name,
@@ -217,7 +248,7 @@ def _finish(
         dtype=encoder.dtype,
         packing=packing,
         num_documents=total["documents"],
-        num_tokens=sum(shard.num_tokens for shard in shards),
+        num_tokens=sum(shard.num_tokens for shard in shards) - 2 * total["documents"] * encoder.records,
         num_bytes=total["num_bytes"],
         repaired=total["repaired"],
         skipped=total["skipped"],
@@ -230,6 +261,9 @@ def _finish(
         left_out=corpus.left_out,
         source=source,
         commit=commit,
+        special=encoder.special,
+        records=records,
+        parts=parts,
     ).save(folder)
     return True
 
@@ -256,7 +290,8 @@ def summary(folder: str | os.PathLike, lines: int = 3, tokenizer: Tokenizer | No
     """
     stream = open_stream(folder)
     m = stream.manifest
-    head = stream.read(0, min(stream.num_tokens, 200 * lines))
+    head = stream.read(0, min(stream.num_stored, 200 * lines))
+    head = head[head < m.vocab_size]  # without the marks of records
     tokenizer = tokenizer or get_tokenizer(m.tokenizer)
     text = [line for line in tokenizer.decode(head).splitlines() if line.strip()][:lines]
     counts = [

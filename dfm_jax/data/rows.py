@@ -1,18 +1,41 @@
 """What a corpus is made of: units of parts, parts of rows of text, and the rules by which they are read."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from dfm_jax.runtime.errors import UsageError, WorldError
 
 
 class Row(NamedTuple):
-    """A document, or a piece of one: the next row goes on with it unless `end`."""
+    """A document, or a piece of one: the next row goes on with it unless `end`. Or a record, whose prompt is `text`."""
 
     text: str
     end: bool = True
     repaired: bool = False  # invalid UTF-8 of this document became U+FFFD
+    response: str | None = None  # of a record
+
+
+class Form(Protocol):
+    """Where a row holds its prompt and its response (see readers/records.py)."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are read."""
+        ...
+
+    @property
+    def identity(self) -> list[Any]:
+        """What the records depend on besides the rows, as JSON."""
+        ...
+
+    def check(self, present: Iterable[str], place: str) -> None:
+        """Raises UsageError for a column that is not among those of `place`."""
+        ...
+
+    def record(self, row: Mapping[str, Any], place: str, repaired: bool = False) -> Row:
+        """The record of a row. Raises UsageError, naming `place` and the column, for a row that is none."""
+        ...
 
 
 class Fault(NamedTuple):
@@ -95,3 +118,17 @@ class Rules:
     def flags(self) -> list[bool]:
         """The part of an identity that says which rules of ours change the text."""
         return [self.detokenize is not None, self.keep_empty, self.keep_newline]
+
+    def records(self) -> Form | None:
+        """How a row is read as a record; None where the rows are text."""
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordRules(Rules):
+    """The rules of a corpus of records."""
+
+    form: Form | None = None
+
+    def records(self) -> Form | None:
+        return self.form

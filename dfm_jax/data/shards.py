@@ -12,7 +12,7 @@ import os
 import pathlib
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -98,23 +98,6 @@ class ShardWriter:
         self._temporary.unlink(missing_ok=True)
 
 
-def open_stream(path: str | os.PathLike, tokenizer: str | None = None) -> "TokenStream":
-    """Opens a prepared folder and checks the size of every shard (checksums: `verify`).
-
-    tokenizer: the name that the tokens must have been made with, if any is required.
-    Raises WorldError on a missing or unreadable manifest, a missing, truncated or longer shard, another tokenizer.
-    """
-    folder = pathlib.Path(path)
-    manifest = Manifest.load(folder)
-    if tokenizer is not None and manifest.tokenizer != tokenizer:
-        raise WorldError(
-            f"{folder}: made with tokenizer.name = {manifest.tokenizer}: expected {tokenizer}, as the run's config says"
-        )
-    for shard in manifest.shards:
-        check_size(folder, shard, manifest.dtype)
-    return TokenStream(folder, manifest)
-
-
 def check_size(folder: pathlib.Path, shard: Shard, dtype: str) -> None:
     expected = len(header(dtype, shard.num_tokens)) + shard.num_tokens * np.dtype(dtype).itemsize
     try:
@@ -128,19 +111,7 @@ def check_size(folder: pathlib.Path, shard: Shard, dtype: str) -> None:
 _REDO = "delete this folder and prepare the corpus again"
 
 
-def verify(path: str | os.PathLike) -> Iterator[Shard]:
-    """Reads every shard whole and compares header and checksum with the manifest; yields each that is right.
-
-    Raises WorldError at the first one that is not.
-    """
-    folder = pathlib.Path(path)
-    stream = open_stream(folder)
-    for shard in stream.manifest.shards:
-        _verify(folder, shard, stream.manifest.dtype)
-        yield shard
-
-
-def _verify(folder: pathlib.Path, shard: Shard, dtype: str) -> np.ndarray:
+def verify_shard(folder: pathlib.Path, shard: Shard, dtype: str) -> np.ndarray:
     """The checksums of a shard's chunks, from reading it whole. Raises WorldError where its SHA-256 is not right."""
     expected = header(dtype, shard.num_tokens)
     digest, checksums = hashlib.sha256(), Checksums()
@@ -167,8 +138,15 @@ class ShardFiles:
     What is read is compared with its checksums when it is first read.
     """
 
-    def __init__(self, folder: pathlib.Path, shards: Sequence[Shard], dtype: str):
-        self._folder, self._shards, self._dtype = folder, shards, np.dtype(dtype)
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        shards: Sequence[Shard],
+        dtype: str,
+        fetch: Callable[[str], None] | None = None,
+    ):
+        """fetch: brings a file of that name into the folder where it is not there yet."""
+        self._folder, self._shards, self._dtype, self._fetch = folder, shards, np.dtype(dtype), fetch
         self._ends = np.cumsum([shard.num_tokens for shard in shards], dtype=np.int64)
         self._opened: list[_Opened | None] = [None] * len(shards)
         self._lock = threading.Lock()
@@ -210,6 +188,11 @@ class ShardFiles:
                 return found
             shard = self._shards[index]
             path = self._folder / shard.name
+            if self._fetch is not None:
+                self._fetch(shard.name)
+                check_size(self._folder, shard, self._dtype.str)
+                with contextlib.suppress(WorldError):  # shards of version 0.1 have none
+                    self._fetch(_checksums_of(path).name)
             expected = header(self._dtype.str, shard.num_tokens)
             try:
                 with open(path, "rb") as file:
@@ -236,7 +219,7 @@ class ShardFiles:
                 return checksums
         except (OSError, ValueError):
             pass
-        checksums = _verify(self._folder, shard, self._dtype.str)
+        checksums = verify_shard(self._folder, shard, self._dtype.str)
         with contextlib.suppress(OSError):  # a folder that cannot be written: verified again by the next run
             write_atomically(path, checksums.tobytes())
         return checksums
@@ -245,11 +228,13 @@ class ShardFiles:
 class TokenStream:
     """The tokens of a prepared folder."""
 
-    def __init__(self, folder: pathlib.Path, manifest: Manifest):
+    def __init__(self, folder: pathlib.Path, manifest: Manifest, fetch: Callable[[str], None] | None = None):
+        """fetch: brings a shard into the folder where it is not there yet."""
         self.folder, self.manifest = folder, manifest
         self.num_tokens = manifest.num_tokens
+        self.num_stored = sum(shard.num_tokens for shard in manifest.shards)  # with the marks of records
         self.dtype = np.dtype(manifest.dtype)
-        self._files = ShardFiles(folder, manifest.shards, manifest.dtype)
+        self._files = ShardFiles(folder, manifest.shards, manifest.dtype, fetch)
 
     @property
     def fingerprint(self) -> str:

@@ -14,13 +14,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dfm_jax.data import Batch, Tokenizer, TokenStream, eval_batches, get_tokenizer
+from dfm_jax.data import Batch, RecordBatch, RecordStream, Tokenizer, TokenStream, eval_batches, get_tokenizer
 from dfm_jax.evaluation.diversity import diversity
 from dfm_jax.evaluation.generation import Generator, SamplingSettings
 from dfm_jax.evaluation.judge.perplexity import Judge, load_judge
 from dfm_jax.evaluation.likelihood import LikelihoodEstimator, LikelihoodResult
 from dfm_jax.evaluation.loss import EvaluationLoss
 from dfm_jax.evaluation.network import Network, TransformerNetwork
+from dfm_jax.evaluation.prompts import Prompt
 from dfm_jax.evaluation.report import pictures
 from dfm_jax.evaluation.report.markdown import (
     Report,
@@ -138,7 +139,7 @@ class Evaluator:
             )
         return self._estimator(
             model,
-            ((batch.tokens, weights, batch.scored) for batch, weights in self._batches(stream)),
+            self._batches(stream),
             key=noise_key(self.settings.seed, "likelihood"),
             count_bytes=lambda row: len(self.tokenizer.decode_bytes(row)),
             progress=lambda done: self.note(f"likelihood of {stream.manifest.corpus}: {done} of {blocks} blocks"),
@@ -230,7 +231,7 @@ class Evaluator:
     def _judge_failure(self) -> str:
         return self._loaded[1]
 
-    def _batches(self, stream: TokenStream) -> Iterator[tuple[Batch, np.ndarray]]:
+    def _batches(self, stream: TokenStream) -> Iterator[tuple[Batch | RecordBatch, np.ndarray]]:
         """The batches of the stream's blocks, with weights 0 or 1. A small corpus makes a smaller batch."""
         length = self.settings.sampling.length
         devices = math.lcm(self.mesh.shape["data"] * self.mesh.shape["fsdp"], jax.process_count())
@@ -250,10 +251,28 @@ class Evaluator:
             model,
             num,
             self.tokenizer,
+            prompts=self._prompts(num),
+            trim=self.settings.records,
             title=f"{self.run} · step {step:,}",
             settings={"step": step, "source": "uniform" if self.problem.source.mask_id is None else "mask"},
             progress=lambda done: self.note(f"samples: {done} of {num}"),
         ).tokens
+
+    def _prompts(self, num: int) -> list[Prompt]:
+        """The prompts of the first records of `data.valid`, for a run that trains on records; else none."""
+        if not self.settings.records:
+            return []
+        try:
+            stream = self.open_corpus(self.settings.valid)
+        except WorldError:
+            return []
+        if not isinstance(stream, RecordStream):
+            return []
+        rows, prompts = stream.blocks(self.settings.sampling.length), []
+        for number in range(min(num, len(rows))):
+            fixed = np.arange(rows.length) < rows.given(number)
+            prompts.append(Prompt(np.where(fixed, rows[number], 0).astype(np.int32), fixed))
+        return prompts
 
     def _judge_texts(self, tokens: np.ndarray, missing: list[str]) -> dict[str, Any]:
         judged = None

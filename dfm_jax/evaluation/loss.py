@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dfm_jax import flow
-from dfm_jax.data import Batch
+from dfm_jax.data import Batch, RecordBatch
 from dfm_jax.evaluation.likelihood import fold, standard_error
 from dfm_jax.evaluation.network import Network, TransformerNetwork, batch_program
 from dfm_jax.experiment.problem import Problem
@@ -36,30 +36,35 @@ class EvaluationLoss:
     mesh: Mesh | None = None
     deterministic: bool = False
 
-    def __call__(self, model: Any, batches: Iterable[tuple[Batch, np.ndarray]], *, key: jax.Array) -> dict[str, float]:
+    def __call__(
+        self, model: Any, batches: Iterable[tuple[Batch | RecordBatch, np.ndarray]], *, key: jax.Array
+    ) -> dict[str, float]:
         """Returns `eval/loss`, its standard error over blocks `eval/loss_stderr`, and `eval/perplexity`.
 
-        `eval/perplexity` is exp(loss), if the objective bounds a likelihood. batches: (rows, weights (B,) of 0 or 1) of
-        this process. key: one typed key. Raises ValueError without a block of weight 1.
+        `eval/perplexity` is exp(loss), if the objective bounds a likelihood. Of records it is exp of the loss of a
+        response, with that of the padding after it, per token of the response; `eval/loss` counts the padding too.
+        batches: (rows, weights (B,) of 0 or 1) of this process. key: one typed key. Raises ValueError without a block
+        of weight 1.
         """
-        losses, predicted, first = [], [], 0
+        losses, predicted, sizes, first = [], [], [], 0
         for rows in batches:
             rows = jax.tree.map(jnp.asarray, rows) if self.mesh is None else global_batch(rows, self.mesh)
             index = first + np.arange(len(rows[1]))
-            loss, count, weight = (
+            loss, count, weight, size = (
                 np.asarray(x, np.float64)
                 for x in self._program(model, *rows, index.astype(np.int32), *self.times(index), key)
             )
             losses.append(loss[weight > 0])
             predicted.append(count[weight > 0])
+            sizes.append(size[weight > 0])
             first += len(index)
-        total, counts = (np.concatenate(x) if x else np.zeros(0) for x in (losses, predicted))
+        total, counts, counted = (np.concatenate(x) if x else np.zeros(0) for x in (losses, predicted, sizes))
         if not len(total):
             raise ValueError("batches: expected at least one block of weight 1")
         mean = float(total.sum() / counts.sum())
         figures = {"eval/loss": mean, "eval/loss_stderr": standard_error(total / counts.mean())}
         if self.problem.objective.bounds is not None:
-            figures["eval/perplexity"] = float(np.exp(mean))
+            figures["eval/perplexity"] = float(np.exp(min(total.sum() / counted.sum(), 700.0)))
         return figures
 
     def times(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -72,7 +77,9 @@ class EvaluationLoss:
         return batch_program(self._batch, self.problem, self.mesh, deterministic=self.deterministic)
 
     def _batch(self, problem: Problem, model, batch, weights, index, t, r, key):
-        """For each row: the loss summed over its predicted positions, their number, and the row's weight; (B,) each."""
+        """For each row: the loss summed over its predicted positions, their number, the row's weight, and the number of
+        tokens that a perplexity is divided by; (B,) each.
+        """
         problem, network = problem.given(model), self.network or TransformerNetwork(mesh=self.mesh)
         objective, tokens = problem.token_objective, batch.tokens
         time = flow.Time(t, r)
@@ -87,4 +94,6 @@ class EvaluationLoss:
         answer = network.answer(model, features, objective.query(tokens, x_t, time))
         nats = objective(answer, tokens, x_t, time)
         nats = flow.uncharged(nats if weight is None else nats * weight[:, None], kept)
-        return nats.sum(axis=1), (~kept).sum(axis=1).astype(jnp.float32), weights
+        predicted = (~kept).sum(axis=1).astype(jnp.float32)
+        counted = jnp.minimum(batch.counted, predicted) if isinstance(batch, RecordBatch) else predicted
+        return nats.sum(axis=1), predicted, weights, counted

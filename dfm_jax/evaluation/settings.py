@@ -7,6 +7,7 @@ from typing import Any
 from dfm_jax.config import Config
 from dfm_jax.evaluation.generation import SamplingSettings
 from dfm_jax.experiment.problem import get_sampling_scheduler
+from dfm_jax.experiment.streams import trains_on_records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +16,8 @@ class EvaluationSettings:
 
     sample_batch_size and perplexity_batch_size are per device; batch_size, of the likelihood, is over all devices.
     corpora: the names of corpora whose likelihood is computed. valid: the corpus of real text. head: as `model.head`.
-    config: the whole config as plain values, for the report. deterministic: as `training.deterministic`.
+    config: the whole config as plain values, for the report. deterministic: as `training.deterministic`. records:
+    whether the run trains on records: then samples answer the prompts of `valid` and end at their end of text.
     """
 
     sampling: SamplingSettings
@@ -32,6 +34,7 @@ class EvaluationSettings:
     num_training_samples: int
     config: Mapping[str, Any]
     deterministic: bool = False
+    records: bool = False
 
     @classmethod
     def from_config(cls, config: Config, vocab_size: int) -> "EvaluationSettings":
@@ -60,5 +63,6 @@ class EvaluationSettings:
             num_samples=given.num_samples,
             num_training_samples=sampling.num,
             deterministic=config.training.deterministic,
+            records=trains_on_records(config),
             config=config.to_dict(),
         )

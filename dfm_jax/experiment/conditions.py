@@ -14,6 +14,8 @@ from dfm_jax.config import TABLE, Config
 from dfm_jax.config.accepted import LARGEST, MOST_TIMES, in_float32
 from dfm_jax.config.checks import refuse
 from dfm_jax.data import vocabulary_size
+from dfm_jax.data.sources.remote import is_url
+from dfm_jax.data.views import weights
 from dfm_jax.experiment.problem import get_path, get_sampling_scheduler, get_scheduler, get_source
 from dfm_jax.flow.paths.metric.path import MOST_TOKENS_FOR_BOUND
 from dfm_jax.flow.prediction import PARAMETRIZATIONS
@@ -30,6 +32,10 @@ def check(config: Config, mode: str | None = None) -> None:
 
     mode: what the config is for; some values evaluate and do not train. None: whatever does not train.
     """
+    parts = weights.mixture(config.data.train, "config.data.train")
+    weights.changes(config.data.reweight, len(parts), "config.data.reweight")
+    if is_url(config.data.cache_dir):
+        refuse("data.cache_dir", config.data.cache_dir, "a folder on a file system")
     check_optimizer(config)
     check_sizes(config)
     check_time(config)

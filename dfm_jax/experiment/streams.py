@@ -1,15 +1,17 @@
 """The token streams that a config names, prepared on first use."""
 
+import os
 import pathlib
 from typing import Any
 
 import jax
 
 from dfm_jax.config import Config
-from dfm_jax.data import Printer, Tokenizer, TokenStream, open_stream, prepare
-from dfm_jax.data.packing import packed
+from dfm_jax.data import Mixture, Printer, RecordStream, Tokenizer, TokenStream, corpora, open_stream, prepare
+from dfm_jax.data.packing import ROWS, WRAPPED, packed
+from dfm_jax.data.views import weights
 from dfm_jax.runtime import processes
-from dfm_jax.runtime.errors import WorldError
+from dfm_jax.runtime.errors import UsageError, WorldError
 from dfm_jax.runtime.terminal import note
 
 
@@ -25,8 +27,16 @@ def get_stream(config: Config, field: str, tokenizer: Tokenizer, corpus: str = "
         return prepare_corpus(config, field, tokenizer, corpus)
 
     def opened() -> TokenStream:
-        stream = packed(open_stream(folder or prepared(), tokenizer.name), config.data.packing, tokenizer)
-        if not stream.num_blocks(config.model.length):
+        stream = open_stream(folder or prepared(), tokenizer.name, config.data.long_records)
+        if not isinstance(stream, RecordStream):
+            stream = packed(stream, config.data.packing, tokenizer)
+        elif config.data.packing in (WRAPPED, ROWS):
+            raise UsageError(f"config.data.packing = {config.data.packing}: expected continuous with records ({name})")
+        try:
+            blocks = stream.num_blocks(config.model.length)
+        except WorldError as error:  # of records, not one of which fits
+            raise WorldError(f"config.{field} = {error}") from error
+        if not blocks:
             raise WorldError(
                 f"config.{field} = {name}: {stream.num_tokens:,} tokens, not one block of "
                 f"config.model.length = {config.model.length}: expected a longer text or a smaller length"
@@ -36,12 +46,40 @@ def get_stream(config: Config, field: str, tokenizer: Tokenizer, corpus: str = "
     folder = processes.shared(lambda: prepared() if processes.is_first() else None)
     stream = processes.shared(opened)
     processes.agree({f"config.{field}: fingerprint of the tokens": stream.fingerprint})
+    line = stream.blocks(config.model.length).described() if isinstance(stream, RecordStream) else ""
+    if line and processes.is_first():
+        note(f"config.{field} = {name}: {line}")
     return stream
+
+
+def get_training_stream(config: Config, tokenizer: Tokenizer) -> TokenStream | Mixture:
+    """What `data.train` names, a corpus or a mixture of several. Raises as `get_stream`."""
+    parts = weights.mixture(config.data.train, "config.data.train")
+    if not parts:
+        return get_stream(config, "data.train", tokenizer)
+    return Mixture(
+        names=tuple(part.corpus for part in parts),
+        streams=tuple(get_stream(config, "data.train", tokenizer, part.corpus) for part in parts),
+        weights=tuple(part.weight for part in parts),
+        changes=weights.changes(config.data.reweight, len(parts), "config.data.reweight"),
+    )
+
+
+def trains_on_records(config: Config) -> bool:
+    """Whether `data.train` is said to be records, or one corpus of a mixture is. Nothing is read."""
+    spec = config.data.train
+    parts = weights.mixture(spec, "config.data.train")
+    cache = pathlib.Path(os.path.expanduser(config.data.cache_dir))
+    return any(corpora.names_records(corpus, cache) for corpus in ([part.corpus for part in parts] or [spec]))
 
 
 def prepare_corpus(config: Config, field: str, tokenizer: Tokenizer, corpus: str = "", **options: Any) -> pathlib.Path:
     """Prepares the corpus of a field (see `get_stream`) and returns the folder of its shards."""
     training = field == "data.train"
+    if weights.mixture(corpus or config[field], f"config.{field}"):
+        raise UsageError(
+            f"config.{field} = {corpus or config[field]}: expected one corpus; data.train alone mixes several"
+        )
     return prepare(
         corpus or config[field],
         "train" if training else "valid",
@@ -50,6 +88,7 @@ def prepare_corpus(config: Config, field: str, tokenizer: Tokenizer, corpus: str
         num_workers=config.data.num_workers,
         on_error=config.data.on_error,
         max_error_share=config.data.max_error_share,
+        special=config.data.special,
         # The published run packed its validation text alone in its own way. Other forms are cut from the same shards.
         packing="continuous" if training or config.data.packing != "reference" else "reference",
         progress=Printer() if jax.process_index() == 0 else None,

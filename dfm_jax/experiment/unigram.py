@@ -3,7 +3,7 @@
 import numpy as np
 
 from dfm_jax.config import Config
-from dfm_jax.data import TokenStream, get_tokenizer
+from dfm_jax.data import Mixture, TokenStream, get_tokenizer
 from dfm_jax.experiment import streams as corpora
 from dfm_jax.runtime import files, processes
 
@@ -12,8 +12,18 @@ FILE = "unigram.npy"  # counts (V,) int64, beside the shards they were counted f
 
 
 def law(config: Config) -> np.ndarray:
-    """The shares (V,) float64 of the tokens of `data.train`, which is prepared where it is not; counted once."""
-    stream = corpora.get_stream(config, "data.train", get_tokenizer(config.tokenizer.name))
+    """The shares (V,) float64 of the tokens of `data.train`, which is prepared where it is not; counted once.
+
+    That of a mixture is the mean of its corpora's, by their weights at the first step.
+    """
+    stream = corpora.get_training_stream(config, get_tokenizer(config.tokenizer.name))
+    if not isinstance(stream, Mixture):
+        return _law(stream)
+    laws = [_law(part) for part in stream.streams]
+    return np.average(laws, axis=0, weights=[float(weight) for weight in stream.weights])
+
+
+def _law(stream: TokenStream) -> np.ndarray:
     size = stream.manifest.vocab_size
     file = stream.folder / f"{stream.fingerprint}-{FILE}"
     if file.exists():
@@ -26,9 +36,9 @@ def law(config: Config) -> np.ndarray:
 
 
 def count(stream: TokenStream, vocab_size: int) -> np.ndarray:
-    """(V,) int64."""
+    """(V,) int64. The marks of records are not counted."""
     counts = np.zeros(vocab_size, np.int64)
-    for start in range(0, stream.num_tokens, CHUNK):
-        tokens = stream.read(start, min(start + CHUNK, stream.num_tokens))
-        counts += np.bincount(tokens, minlength=vocab_size)
+    for start in range(0, stream.num_stored, CHUNK):
+        tokens = stream.read(start, min(start + CHUNK, stream.num_stored))
+        counts += np.bincount(tokens, minlength=vocab_size)[:vocab_size]
     return counts

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import Config
-from dfm_jax.data import TokenStream
+from dfm_jax.data import Mixture, RecordStream, TokenStream
 from dfm_jax.models.transformer import count_parameters
 from dfm_jax.run import restore
 from dfm_jax.run.preflight import restorable
@@ -20,7 +20,7 @@ from dfm_jax.training.state import TrainState
 
 
 def check_continues(
-    earlier: Checkpoints, config: Config, workdir: pathlib.Path, stream: TokenStream | None = None
+    earlier: Checkpoints, config: Config, workdir: pathlib.Path, stream: TokenStream | Mixture | None = None
 ) -> None:
     """WorldError where the folder holds the checkpoints of another run than `config` on `stream`."""
     if not processes.from_first(earlier.latest_step() is not None):
@@ -57,7 +57,7 @@ def first_state(trainer: Trainer, checkpoints: Checkpoints) -> TrainState:
     return state
 
 
-def announce(trainer: Trainer, stream: TokenStream, workdir: pathlib.Path, step: int) -> None:
+def announce(trainer: Trainer, stream: TokenStream | Mixture, workdir: pathlib.Path, step: int) -> None:
     """Says what is about to run, and why each choice is what it is."""
     if not processes.is_first():
         return
@@ -65,15 +65,36 @@ def announce(trainer: Trainer, stream: TokenStream, workdir: pathlib.Path, step:
     model = trainer.model_config
     kind = mesh.devices.flat[0].device_kind
     sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    epoch = stream.num_tokens // config.model.length / config.training.batch_size
     note(f"run {workdir}: {'begins' if step == 0 else f'continues from step {step}'}")
     note(f"model: {count_parameters(model):,} parameters, products in {model.compute_dtype}")
     note(f"devices: {mesh.size} x {kind} in {jax.process_count()} processes, mesh {sizes}")
-    note(
-        f"data: {stream.manifest.corpus}, {stream.num_tokens:,} tokens of {stream.manifest.tokenizer}, "
-        f"{epoch:,.1f} steps an epoch"
-    )
+    for line in mixed(stream, config, step) if isinstance(stream, Mixture) else [described(stream, config)]:
+        note(f"data: {line}")
     for line in trainer.notes:
         note(f"sharding: {line}")
     if config.checkpoint.keep_last == 1:
         warn("checkpoint.keep_last=1: when the run has ended no checkpoint is left before its last, if that is damaged")
+
+
+def described(stream: TokenStream, config: Config) -> str:
+    """One corpus: its name, its tokens, the updates of an epoch."""
+    epoch = stream.num_tokens // config.model.length
+    records = ""
+    if isinstance(stream, RecordStream):
+        epoch, records = stream.num_blocks(config.model.length), f"{stream.num_records:,} records, "
+    return (
+        f"{stream.manifest.corpus}, {records}{stream.num_tokens:,} tokens of {stream.manifest.tokenizer}, "
+        f"{epoch / config.training.batch_size:,.1f} steps an epoch"
+    )
+
+
+def mixed(mixture: Mixture, config: Config, step: int) -> list[str]:
+    """A line for each corpus of a mixture: its share of the blocks, its epochs so far and at the end of the run."""
+    training = {"length": config.model.length, "batch_size": config.training.batch_size, "seed": config.training.seed}
+    now, end = (mixture.epochs(at, **training) for at in (step, config.optim.n_iters))
+    weights = next((w for start, w in reversed(mixture.changes) if start <= step), mixture.weights)
+    return [
+        f"{float(weight / sum(weights)):.2%} of the blocks from {described(stream, config)}; "
+        f"{so_far:,.2f} epochs so far, {in_all:,.2f} at step {config.optim.n_iters:,}"
+        for weight, stream, so_far, in_all in zip(weights, mixture.streams, now, end, strict=True)
+    ]

@@ -21,9 +21,11 @@ from dfm_jax.data import Tokenizer, get_tokenizer
 from dfm_jax.evaluation.generation import Generator, SamplingSettings, to_text
 from dfm_jax.evaluation.likelihood import LikelihoodResult, estimate_likelihood
 from dfm_jax.evaluation.prompts import Prompt, parse_prompt
+from dfm_jax.evaluation.report.samples import beginning
 from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.experiment import conditions, tables
 from dfm_jax.experiment.problem import Problem, get_model_config, get_problem
+from dfm_jax.experiment.streams import trains_on_records
 from dfm_jax.models import sharding
 from dfm_jax.models.transformer import Transformer, count_parameters
 from dfm_jax.run import arguments
@@ -104,8 +106,9 @@ class Run:
 
         Args:
             prompt: a beginning, or a text with <gap:N> where N tokens are to be filled in.
-            prompt_special: names of special tokens in the prompt, such as <|endoftext|>, stand for them.
-            trim: end each text at its first end of text.
+            prompt_special: names of special tokens in the prompt, such as <|endoftext|>, stand for them; so they do in
+                a run with data.special=parse.
+            trim: end each text at its first end of text. A run that trains on records answers a prompt so by itself.
             options: as in `sample_tokens`, such as steps=64, temperature=0.9, seed=1.
 
         Raises:
@@ -118,9 +121,11 @@ class Run:
             arguments.refuse("prompt", prompt, "a text")
         length = self._length(options.get("length"))
         with arguments.as_value_errors():
-            prompts = () if prompt is None else (parse_prompt(prompt, self.tokenizer, length, special=prompt_special),)
-        tokens = self.sample_tokens(num, prompts=prompts, **options)
-        return [to_text(row, self.tokenizer, trim=trim) for row in tokens]
+            special = prompt_special or self.config.data.special == "parse"
+            prompts = () if prompt is None else (parse_prompt(prompt, self.tokenizer, length, special=special),)
+        trim = trim or (prompt is not None and trains_on_records(self.config))
+        tokens, start = self.sample_tokens(num, prompts=prompts, **options), beginning(prompts, 0)
+        return [to_text(row, self.tokenizer, trim=trim, prompt_length=start) for row in tokens]
 
     def sample_tokens(
         self,

@@ -11,10 +11,10 @@ import pathlib
 import jax
 
 from dfm_jax.config import Config
-from dfm_jax.data import Tokenizer, TokenStream, get_tokenizer, vocabulary_size
+from dfm_jax.data import Mixture, Tokenizer, TokenStream, get_tokenizer, vocabulary_size
 from dfm_jax.evaluation.judge.perplexity import find_judge
 from dfm_jax.experiment.problem import get_model_config
-from dfm_jax.experiment.streams import get_stream
+from dfm_jax.experiment.streams import get_stream, get_training_stream
 from dfm_jax.models import implementations
 from dfm_jax.run import restore, sizes
 from dfm_jax.runtime import files, processes
@@ -27,7 +27,7 @@ class Needed:
     """What training reads: the tokenizer, and the training and validation text as tokens."""
 
     tokenizer: Tokenizer
-    train: TokenStream
+    train: TokenStream | Mixture
     valid: TokenStream
 
 
@@ -55,7 +55,7 @@ def training(config: Config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> 
     tokenizer = tokenizer_of(config)
     if perplexity or 0 < config.training.perplexity_freq <= config.optim.n_iters:
         judge(config)
-    train, valid = get_stream(config, "data.train", tokenizer), get_stream(config, "data.valid", tokenizer)
+    train, valid = get_training_stream(config, tokenizer), get_stream(config, "data.valid", tokenizer)
     fits(config, mesh, sizes.likelihood(config, mesh, valid.num_blocks(config.model.length)))
     corpora(config, tokenizer, mesh, elbo=elbo, perplexity=False)
     return Needed(tokenizer, train, valid)

@@ -4,6 +4,7 @@ import pathlib
 
 from dfm_jax.config import Config
 from dfm_jax.data import get_tokenizer, is_complete, missing_units, summary, verify
+from dfm_jax.data.views import weights
 from dfm_jax.experiment import streams
 from dfm_jax.runtime.terminal import note
 
@@ -12,19 +13,22 @@ def prepare(config: Config, *, shard: tuple[int, int] | None = None, check: bool
     """Tokenises `data.train`, `data.valid` and, with `eval.elbo`, `eval.corpora`, and prints what each holds.
 
     shard: (i, n), part i of n of the work; a folder is complete when all parts are done. check: reads every shard and
-    compares its checksum with the manifest. Returns the folder of each corpus, by its name.
+    compares its checksum with the manifest. Returns the folders of data.train (of a mixture by the names of its
+    corpora), data.valid, and each of eval.corpora by its name.
 
     Raises:
         UsageError: a corpus's name means nothing. WorldError: there is no such text, or a shard is damaged.
     """
     tokenizer = get_tokenizer(config.tokenizer.name)
-    wanted = [("data.train", config.data.train), ("data.valid", config.data.valid)]
+    mixture = weights.mixture(config.data.train, "config.data.train")
+    wanted = [("data.train", part.corpus) for part in mixture] or [("data.train", config.data.train)]
+    wanted += [("data.valid", config.data.valid)]
     if config.eval.elbo:
         wanted += [("eval.corpora", corpus) for corpus in config.eval.corpora if corpus != config.data.valid]
     found = {}
     for field, corpus in wanted:
         folder = streams.prepare_corpus(config, field, tokenizer, corpus, shard=shard)
-        found[field if field != "eval.corpora" else corpus] = folder
+        found[corpus if field == "eval.corpora" or (mixture and field == "data.train") else field] = folder
         if not is_complete(folder):
             note(f"{corpus}: {len(missing_units(folder))} parts of {folder} are still to be done by the other shards")
             continue

@@ -9,7 +9,7 @@ from dfm_jax.config import Config
 from dfm_jax.evaluation.evaluate import FRAMES
 from dfm_jax.evaluation.generation import Generator, describe_evaluations, to_text
 from dfm_jax.evaluation.prompts import parse_prompt
-from dfm_jax.evaluation.report.samples import sample_set, write_samples
+from dfm_jax.evaluation.report.samples import beginning, sample_set, write_samples
 from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.run import preflight
 from dfm_jax.run.devices import using_mesh
@@ -56,7 +56,7 @@ def check(
     place, field = (folder, "workdir") if output is None else (output, "output")
     tokenizer = preflight.sampling(config, place, mesh, field=field)
     if prompt is not None:
-        parse_prompt(prompt, tokenizer, config.model.length, special=special)
+        parse_prompt(prompt, tokenizer, config.model.length, special=special or config.data.special == "parse")
 
 
 def sample(
@@ -69,12 +69,18 @@ def sample(
 ) -> SampleSet:
     """`sampling.num` sequences as the run's config says, written into `output`/samples (None: its own folder).
 
-    prompt: a beginning, or a text with <gap:N>; special: names of special tokens in it stand for them. trim: texts end
-    at their first end of text. Files of earlier samples stay: each set has a name of its own.
+    prompt: a beginning, or a text with <gap:N>; special: names of special tokens in it stand for them, as they do in a
+    run with data.special=parse. trim: texts end at their first end of text, as answers of a run that trains on records
+    do by themselves. Files of earlier samples stay: each set has a name of its own.
     """
     config, folder = trained.config, pathlib.Path(trained.folder)
     settings = EvaluationSettings.from_config(config, trained.tokenizer.vocab_size)
     first = processes.is_first()
+    trim = trim or (settings.records and prompt is not None)
+    special = special or config.data.special == "parse"
+    prompts = (
+        [] if prompt is None else [parse_prompt(prompt, trained.tokenizer, config.model.length, special=special)]
+    )
     stem = sample_set((output or folder) / "samples", trained.step) if first else None
     generator = Generator(
         trained.problem,
@@ -90,9 +96,7 @@ def sample(
         trained.model,
         config.sampling.num,
         trained.tokenizer,
-        prompts=()
-        if prompt is None
-        else [parse_prompt(prompt, trained.tokenizer, config.model.length, special=special)],
+        prompts=prompts,
         title=f"{folder.name} · step {trained.step:,}",
         settings={"step": trained.step, "prompt": prompt or ""},
         trim=trim,
@@ -100,7 +104,9 @@ def sample(
     )
     if first:
         note(f"samples: {describe_evaluations(drawn.evaluations)}")
-    return SampleSet(drawn.tokens, [to_text(row, trained.tokenizer, trim=trim) for row in drawn.tokens], stem)
+    start = beginning(prompts, 0)
+    texts = [to_text(row, trained.tokenizer, trim=trim, prompt_length=start) for row in drawn.tokens]
+    return SampleSet(drawn.tokens, texts, stem)
 
 
 def read_prompt(prompt: str | None, file: str | None) -> str | None:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -106,6 +107,8 @@ def ensure_writable(folder: str | os.PathLike, *, field: str = "workdir") -> pat
       WorldError: naming `field`, the folder and the system's reason.
     """
     folder = pathlib.Path(folder)
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(folder)):  # what pathlib makes of s3://...
+        raise WorldError(f"{field} = {folder}: expected a folder on a file system; stores are for text and shards")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

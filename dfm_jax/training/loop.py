@@ -10,7 +10,7 @@ import jax
 
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import Config
-from dfm_jax.data import Batch, TokenStream, train_batches
+from dfm_jax.data import Batch, Mixture, TokenStream, train_batches
 from dfm_jax.experiment.problem import OfProblem, Problem, get_model_config, get_problem
 from dfm_jax.models import flops, sharding
 from dfm_jax.models.transformer import TransformerConfig
@@ -100,7 +100,7 @@ def make_trainer(config: Config, vocab_size: int, mesh: jax.sharding.Mesh, probl
     )
 
 
-def batches_from(trainer: Trainer, stream: TokenStream, step: int) -> Generator[Batch, None, None]:
+def batches_from(trainer: Trainer, stream: TokenStream | Mixture, step: int) -> Generator[Batch, None, None]:
     """Yields the global batches (B, L) of updates step + 1, step + 2, ... The next one is already on the devices."""
     config = trainer.config
     local = train_batches(
@@ -137,7 +137,7 @@ class Reports:
 def train(
     trainer: Trainer,
     state: TrainState,
-    stream: TokenStream,
+    stream: TokenStream | Mixture,
     *,
     checkpoints: Checkpoints,
     metadata: dict[str, Any],
@@ -149,8 +149,8 @@ def train(
 
     The host prepares step s + 1 while the devices compute step s, and reads the metrics of s after it has started
     s + 1. The metrics of a step are `train/loss` in nats per predicted token, `train/learning_rate`, `train/grad_norm`,
-    `train/bad_steps`, `train/tokens_per_second` and `train/step_time` in seconds (means since the last line), and
-    `train/mfu` if the chip's peak is known.
+    `train/bad_steps`, `train/tokens_per_second` and `train/step_time` in seconds (means since the last line),
+    `train/mfu` if the chip's peak is known, and of a mixture `train/epochs/N` of its corpora N = 0, 1, ...
 
     A state whose last update was not finite is not saved. A checkpoint that is due then is saved after the next finite
     update. A checkpoint after which no update was finite is set aside. stop: how signals stop the run, see
@@ -190,6 +190,10 @@ def train(
                 "train/step_time": seconds,
                 "train/tokens_per_second": tokens_per_step / seconds,
             }
+            if isinstance(stream, Mixture):
+                model, training = config.model, config.training
+                read = stream.epochs(at, length=model.length, batch_size=training.batch_size, seed=training.seed)
+                line |= {f"train/epochs/{number}": epochs for number, epochs in enumerate(read)}
             if peak:
                 line["train/mfu"] = flops_per_step / seconds / peak
             writer.write(at, line)

@@ -7,6 +7,7 @@ from typing import Any
 
 from dfm_jax import config as configs
 from dfm_jax.config import NETWORK, TABLE
+from dfm_jax.data.views import weights
 from dfm_jax.runtime.errors import UsageError, WorldError
 
 Saved = Mapping[str, Mapping[str, Any]]  # {group: {field: value}}
@@ -47,6 +48,12 @@ def check(
         else:
             words = "" if rule is None or rule is configs.FIXED else f" (may change {rule.words})"
             refused.append(f"{name}: {old!r} -> {new!r}{words}")
+    before, now = (weights.mixture(tree["data"]["train"], "data.train") for tree in (saved, config))
+    if before and now and weights.shares(before) != weights.shares(now):
+        refused.append(
+            f"data.train: {saved['data']['train']!r} -> {config['data']['train']!r} (weights of a mixture change by "
+            "data.reweight alone)"
+        )
     if None not in (saved_fingerprint, fingerprint) and saved_fingerprint != fingerprint:
         name = config["data"]["train"]
         refused.append(f"data.train: {name} has other tokens ({saved_fingerprint} -> {fingerprint})")

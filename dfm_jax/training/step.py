@@ -84,7 +84,7 @@ def loss_and_gradient(
 
     The batch is computed in `grad_accum` parts, one after the other. The gradient has the model's tree, float32.
     """
-    predicted = (~batch.kept).sum().astype(jnp.float32)
+    predicted = jnp.maximum((~batch.kept).sum(), 1).astype(jnp.float32)
 
     def total_loss(model: Transformer, rows: NoisyBatch) -> Array:
         time = problem.network_time(rows.time)

@@ -201,7 +201,7 @@ def test_plain_text_needs_no_library(tmp_path):
     code = (
         "import sys; sys.modules['zstandard'] = sys.modules['pyarrow'] = sys.modules['tiktoken'] = None\n"
         "from dfm_jax.data.prepare import prepare\n"
-        "from dfm_jax.data.shards import open_stream\n"
+        "from dfm_jax.data.views.folder import open_stream\n"
         "print(open_stream(prepare(*sys.argv[1:])).num_tokens)"
     )
     words = [sys.executable, "-c", code, str(tmp_path / "a.txt"), "train", "bytes", str(tmp_path / "cache")]

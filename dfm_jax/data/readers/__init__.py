@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from dfm_jax.data.readers import compression, contents, jsonl, parquet, text
+from dfm_jax.data.readers import compression, contents, jsonl, parquet, records, text
 from dfm_jax.data.readers.base import Found, Source
 from dfm_jax.data.rows import Cut, Fault, Item, Rules
 from dfm_jax.runtime.errors import UsageError, WorldError
@@ -30,8 +30,8 @@ class Reader(NamedTuple):
 
 READERS: dict[str, Reader] = {
     "text": Reader((".txt", ".raw"), ("documents",), text.read),
-    "jsonl": Reader((".jsonl",), ("column",), jsonl.read),
-    "parquet": Reader((".parquet",), ("column",), parquet.read, parquet.num_groups),
+    "jsonl": Reader((".jsonl",), ("column", *records.OPTIONS), jsonl.read),
+    "parquet": Reader((".parquet",), ("column", *records.OPTIONS), parquet.read, parquet.num_groups),
 }
 SUFFIXES = tuple(suffix for reader in READERS.values() for suffix in reader.suffixes)
 ACCEPTED = (

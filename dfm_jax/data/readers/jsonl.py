@@ -33,6 +33,8 @@ def _row(line: bytes, source: Source, place: str) -> Item:
         raise WorldError(f"{place}: JSON nested too deep: expected one object a line, its text at the top") from None
     if not isinstance(row, dict):
         raise WorldError(f"{place}: not a JSON object: expected one object a line")
+    if (form := source.rules.records()) is not None:
+        return form.record(row, place, repaired)
     column = source.rules.column
     if column not in row:
         raise missing_column(source.where, column, list(row), place)

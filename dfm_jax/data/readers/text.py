@@ -8,12 +8,14 @@ from dfm_jax.data.readers import contents
 from dfm_jax.data.readers.base import Source, decode, opened
 from dfm_jax.data.rows import Fault, Item, Row, Rules
 from dfm_jax.data.tokenizers.pieces import split_stream
-from dfm_jax.runtime.errors import WorldError
+from dfm_jax.runtime.errors import UsageError, WorldError
 
 _CHUNK = 1 << 20  # bytes
 
 
 def read(source: Source) -> Iterator[tuple[Item, float]]:
+    if source.rules.records() is not None:
+        raise UsageError(f"{source.where}: {source.path}: text holds no records: expected JSON lines or Parquet")
     with opened(source) as (stream, raw, size):
         rows = _lines(stream, source) if source.rules.documents == "lines" else _whole(stream, source)
         for row in rows:

@@ -9,8 +9,8 @@ from typing import Any
 
 from dfm_jax.data.identity import Memory
 from dfm_jax.data.readers.base import missing_column
-from dfm_jax.data.readers.parquet import column_rows
-from dfm_jax.data.rows import Cut, Fault, Item, Row, Unit
+from dfm_jax.data.readers.parquet import column_rows, records
+from dfm_jax.data.rows import Cut, Fault, Form, Item, Unit
 from dfm_jax.runtime.errors import UsageError, WorldError
 
 _BATCH = 256
@@ -28,11 +28,12 @@ class Source:
     revision: str | None
     column: str
     where: str  # FIELD = VALUE, for errors
+    form: Form | None = None  # of records
 
     def asked_for(self) -> dict[str, Any]:
         """What the user wrote, which does not say what the hub has: `commit` does."""
         fields = dataclasses.asdict(self)
-        del fields["where"]
+        del fields["where"], fields["form"]
         return fields
 
     def commit(self) -> str:
@@ -65,10 +66,12 @@ class Source:
         commit = self.commit()
         dataset = self._load(commit)
         columns = dataset.column_names or list(next(iter(dataset), {}))
-        if columns and self.column not in columns:
+        if columns and self.form is not None:
+            self.form.check(columns, f"{self.path} ({self.split})")
+        elif columns and self.column not in columns:
             raise missing_column(self.where, self.column, columns, f"{self.path} ({self.split})")
         count = dataset.num_shards
-        return [Unit([StreamPart(dataset, i, count, self.column, self.where)]) for i in range(count)]
+        return [Unit([StreamPart(dataset, i, count, self.column, self.where, self.form)]) for i in range(count)]
 
     def _load(self, commit: str):
         import datasets
@@ -95,22 +98,23 @@ class StreamPart:
     size = 1
     key = ""
 
-    def __init__(self, dataset: Any, index: int, count: int, column: str, where: str):
+    def __init__(self, dataset: Any, index: int, count: int, column: str, where: str, form: Form | None = None):
         self.name = f"file {index + 1} of {count}"
         self._dataset, self._index, self._count = dataset, index, count
-        self._column, self._where = column, where
+        self._column, self._where, self._form = column, where, form
         self._read = 0.0
 
     def fraction(self) -> float:
         return self._read
 
     def rows(self, skip: int, cut: Cut) -> Iterator[Item]:
-        dataset = self._dataset.shard(num_shards=self._count, index=self._index).select_columns([self._column])
+        columns = [self._column] if self._form is None else [*self._form.columns]
+        dataset = self._dataset.shard(num_shards=self._count, index=self._index).select_columns(columns)
         expected = self._expected()
         done = skip
         try:
             for table in dataset.skip(skip).with_format("arrow").iter(batch_size=_BATCH):
-                yield from _rows(table, self._column, self._where)
+                yield from _rows(table, self._column, self._where, self._form, self.name, done)
                 done += table.num_rows
                 self._read = min(1.0, done / expected) if expected else 0.0
         except UsageError as error:  # a column that is no text
@@ -162,10 +166,10 @@ def saved_stamps(folder: pathlib.Path) -> list[Any]:
 class SavedPart:
     """A folder that `Dataset.save_to_disk` wrote."""
 
-    def __init__(self, folder: pathlib.Path, column: str, where: str):
+    def __init__(self, folder: pathlib.Path, column: str, where: str, form: Form | None = None):
         self.name = os.fspath(folder)
         self.size = sum(p.stat().st_size for p in folder.glob("*.arrow"))
-        self._folder, self._column, self._where = folder, column, where
+        self._folder, self._column, self._where, self._form = folder, column, where, form
         self.key = ""
         self._read = 0.0
 
@@ -179,15 +183,22 @@ class SavedPart:
             dataset: Any = datasets.load_from_disk(os.fspath(self._folder))
         except Exception as error:  # a damaged folder: Arrow's, JSON's and the file system's errors
             raise WorldError(f"{self._where}: {self._folder} cannot be loaded ({_line(error)})") from error
-        if self._column not in dataset.column_names:
+        if self._form is not None:
+            self._form.check(dataset.column_names, self.name)
+        elif self._column not in dataset.column_names:
             raise missing_column(self._where, self._column, dataset.column_names, str(self._folder))
-        tables: Any = dataset.select_columns([self._column]).with_format("arrow")
+        columns = [self._column] if self._form is None else [*self._form.columns]
+        tables: Any = dataset.select_columns(columns).with_format("arrow")
         for start in range(skip, len(dataset), _BATCH):
-            yield from _rows(tables[start : start + _BATCH], self._column, self._where)
+            table = tables[start : start + _BATCH]
+            yield from _rows(table, self._column, self._where, self._form, self.name, start)
             self._read = min(1.0, (start + _BATCH) / len(dataset))
 
 
-def _rows(table: Any, column: str, where: str) -> Iterator[Row | None]:
+def _rows(table: Any, column: str, where: str, form: Form | None, name: str, first: int) -> Iterator[Item]:
+    if form is not None:
+        yield from records(table, form, name, first)
+        return
     for chunk in table.column(column).chunks:
         yield from column_rows(chunk, where, column)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from dfm_jax.data import readers
 from dfm_jax.data.identity import Memory, Stamp, stamp
-from dfm_jax.data.rows import Cut, Item, Rules, Unit
+from dfm_jax.data.rows import Cut, Item, Part, Rules, Unit
 from dfm_jax.runtime.errors import UsageError, WorldError
 
 # Files are put together to units of at least this size, so that a folder of many small files gives few shards, and
@@ -137,9 +137,14 @@ def check_options(files: Sequence[pathlib.Path], options: Sequence[str], spec: s
 
 def units(files: Sequence[pathlib.Path], rules: Rules, where: str, memory: Memory | None = None) -> list[Unit]:
     """The files, or parts of them, in units of about UNIT_BYTES. memory: gives each part its key."""
-    grouped: list[list[FilePart]] = []
+    return grouped([part for file in files for part in _parts(file, rules, where, memory)])
+
+
+def grouped(parts: Sequence[Part]) -> list[Unit]:
+    """Units of about UNIT_BYTES, of parts in their order."""
+    grouped: list[list[Part]] = []
     size = UNIT_BYTES
-    for part in (part for file in files for part in _parts(file, rules, where, memory)):
+    for part in parts:
         if size >= UNIT_BYTES:
             grouped.append([])
             size = 0
@@ -187,6 +192,7 @@ class FilePart:
         if memory is not None:
             self._stamp, content = memory.seen(path)
             reading = [content, readers.kind_of_name(path), rules.column, rules.documents, rules.flags(), str(groups)]
+            reading += [] if (form := rules.records()) is None else [form.identity]
             self.key = hashlib.sha256(json.dumps(reading).encode()).hexdigest()[:32] if content else ""
 
     def fraction(self) -> float:

@@ -54,7 +54,7 @@ def write_samples(
     of stem.jsonl holds `index`, `text`, `tokens`, `evaluations` (a `flow.Evaluations`) and `settings`. stem.html shows
     the first PAGE_SAMPLES sequences through time, if the generator keeps frames. stem: None writes nothing, for all
     processes but one; every process generates.
-    trim: texts end at their first end of text.
+    trim: texts end at their first end of text, after a prompt that is a beginning.
     """
     described = {**generator.settings.describe(), **(settings or {})}
     batches: list[Samples] = []
@@ -65,7 +65,10 @@ def write_samples(
         if batch.frames is not None and first < PAGE_SAMPLES:
             frames.append(batch.frames[:, : PAGE_SAMPLES - first])
         if stem is not None:
-            texts = [to_text(row, tokenizer, trim=trim) for row in batch.tokens]
+            texts = [
+                to_text(row, tokenizer, trim=trim, prompt_length=beginning(prompts, first + i))
+                for i, row in enumerate(batch.tokens)
+            ]
             with stem.with_suffix(".txt" + PART).open("a", encoding="utf-8") as file:
                 file.writelines(_as_text(first + i, text) for i, text in enumerate(texts))
             with stem.with_suffix(".jsonl" + PART).open("a", encoding="utf-8") as file:
@@ -94,6 +97,11 @@ def write_samples(
         for suffix in (".txt", ".jsonl"):
             os.replace(stem.with_suffix(suffix + PART), stem.with_suffix(suffix))
     return joined(batches)
+
+
+def beginning(prompts: Sequence[Prompt], index: int) -> int:
+    """How many tokens sequence `index` begins with that are given."""
+    return int(np.argmin([*prompts[index % len(prompts)].fixed, False])) if prompts else 0
 
 
 def _as_text(index: int, text: str) -> str:
