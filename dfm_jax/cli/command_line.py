@@ -90,6 +90,7 @@ def parse(argv: Sequence[str]) -> Command:
             )
     settings, workdir = resolve(mode, values)
     settings = overrides.apply(settings, changes, say)
+    settings = configs.said(settings)
     for switch, field in (("eval_elbo", "eval.elbo"), ("eval_perplexity", "eval.perplexity")):
         if values[switch] is not None:
             settings[field] = values[switch]
@@ -226,7 +227,7 @@ def resolve(mode: str, values: dict[str, Any]) -> tuple[dict[str, Any], pathlib.
         if not is_run(folder):
             raise UsageError(f"workdir = {folder}: expected the folder of a run, with its config.json")
     if file:
-        settings = configs.modern(configs.flatten(configs.load_file(str(find_config(file))).to_dict()), say)
+        settings = configs.modern(configs.values_of(configs.load_file(str(find_config(file)))), say)
         if folder is None and mode in ("train", "import", "compile", "benchmark"):
             folder = own
         return settings, folder

@@ -45,8 +45,8 @@ class Evaluator:
     """Evaluates a run at any of its steps. Compiled programs and the judge are kept between calls.
 
     workdir: the folder of reports and samples. open_corpus: returns the token stream for a corpus's name in the config;
-    it may raise WorldError. note: prints a line. show: prints the report, before it is written. name: of the run, if it
-    is not the folder's.
+    it may raise WorldError; "" is the run's own validation text. note: prints a line. show: prints the report, before
+    it is written. name: of the run, if it is not the folder's. label: what the report calls a corpus.
     """
 
     settings: EvaluationSettings
@@ -58,6 +58,7 @@ class Evaluator:
     note: Callable[[str], None] = print
     show: Callable[[str], None] = print
     name: str = ""
+    label: Callable[[str], str] = lambda corpus: corpus or "data.valid"
 
     @property
     def run(self) -> str:
@@ -90,9 +91,10 @@ class Evaluator:
         fingerprints: dict[str, str] = {}
         likelihood: dict[str, dict[str, Any]] = {}
         curves: dict[str, dict[str, LikelihoodResult]] = {}
-        for corpus in self.settings.corpora if elbo else ():
+        for given in self.settings.corpora if elbo else ():
+            corpus = self.label(given)
             try:
-                stream = self.open_corpus(corpus)
+                stream = self.open_corpus(given)
                 results = self.likelihood(model, stream)
             except WorldError as error:
                 missing.append(f"likelihood of {corpus}: {error}")
@@ -266,7 +268,7 @@ class Evaluator:
     def _real_text(self, missing: list[str]) -> np.ndarray | None:
         """As many validation blocks as there are samples, at most all of them, (n, L) int32."""
         try:
-            blocks = self.open_corpus(self.settings.valid).blocks(self.settings.sampling.length)
+            blocks = self.open_corpus("").blocks(self.settings.sampling.length)
         except WorldError as error:
             missing.append(f"real text: {error}")
             return None

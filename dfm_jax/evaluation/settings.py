@@ -6,6 +6,7 @@ from typing import Any
 
 from dfm_jax.config import Config
 from dfm_jax.evaluation.generation import SamplingSettings
+from dfm_jax.experiment import streams
 from dfm_jax.experiment.problem import get_sampling_scheduler
 
 
@@ -14,13 +15,13 @@ class EvaluationSettings:
     """The settings of an evaluation: fields of a config's groups `eval` and `sampling`, and a few others.
 
     sample_batch_size and perplexity_batch_size are per device; batch_size, of the likelihood, is over all devices.
-    corpora: the names of corpora whose likelihood is computed. valid: the corpus of real text. head: as `model.head`.
+    corpora: the names of corpora whose likelihood is computed; "" is the run's own validation text. head: as
+    `model.head`.
     config: the whole config as plain values, for the report. deterministic: as `training.deterministic`.
     """
 
     sampling: SamplingSettings
     corpora: tuple[str, ...]
-    valid: str
     judge: str
     head: str
     seed: int
@@ -47,8 +48,7 @@ class EvaluationSettings:
                 seed=sampling.seed,
                 scheduler=get_sampling_scheduler(config, vocab_size),
             ),
-            corpora=tuple(given.corpora),
-            valid=config.data.valid,
+            corpora=streams.corpora(config),
             judge=given.judge,
             head=config.model.head,
             seed=config.training.seed,

@@ -11,14 +11,18 @@ from dfm_jax.runtime import processes
 from dfm_jax.runtime.errors import WorldError
 from dfm_jax.runtime.terminal import note
 
+OWN = "data.valid"  # in eval.corpora: the run's own validation text
+
 
 def get_stream(config: Config, field: str, tokenizer: Tokenizer, corpus: str = "") -> TokenStream:
     """The corpus of a config field ('data.train', 'data.valid', 'eval.corpora'), or `corpus` in that field's place.
 
+    An empty name is the run's own validation text: `data.valid`, or where that is empty, what `data.train` holds out.
+
     Process 0 prepares what is not prepared; the others wait for it and then open the same shards. Raises
     UsageError or WorldError, on every process, where there is no such text or not one block of model.length.
     """
-    name = corpus or config[field]
+    name = source(config, field, corpus)[0]
 
     def prepared() -> pathlib.Path:
         return prepare_corpus(config, field, tokenizer, corpus)
@@ -27,7 +31,7 @@ def get_stream(config: Config, field: str, tokenizer: Tokenizer, corpus: str = "
         stream = open_stream(folder or prepared(), tokenizer.name)
         if not stream.num_blocks(config.model.length):
             raise WorldError(
-                f"config.{field} = {name}: {stream.num_tokens:,} tokens, not one block of "
+                f"config.{field} = {name}: {stream.num_tokens:,} tokens{_which(stream)}, not one block of "
                 f"config.model.length = {config.model.length}: expected a longer text or a smaller length"
             )
         return stream
@@ -40,9 +44,10 @@ def get_stream(config: Config, field: str, tokenizer: Tokenizer, corpus: str = "
 
 def prepare_corpus(config: Config, field: str, tokenizer: Tokenizer, corpus: str = "", **options: Any) -> pathlib.Path:
     """Prepares the corpus of a field (see `get_stream`) and returns the folder of its shards."""
+    name, held_out = source(config, field, corpus)
     training = field == "data.train"
     return prepare(
-        corpus or config[field],
+        name,
         "train" if training else "valid",
         tokenizer,
         config.data.cache_dir,
@@ -53,6 +58,28 @@ def prepare_corpus(config: Config, field: str, tokenizer: Tokenizer, corpus: str
         packing="continuous" if training else config.data.packing,
         progress=Printer() if jax.process_index() == 0 else None,
         note=note if jax.process_index() == 0 else None,
-        field=f"config.{field}",
+        field=f"config.{'data.train' if held_out else field}",
+        held_out=held_out,
         **options,
     )
+
+
+def source(config: Config, field: str, corpus: str = "") -> tuple[str, float]:
+    """The corpus that a field means, and the share of its documents that is held out of it (0: none)."""
+    if field != "data.train" and (corpus or config.data.valid):
+        return corpus or config.data.valid, 0.0
+    return corpus or config.data.train, 0.0 if config.data.valid else config.data.held_out
+
+
+def corpora(config: Config) -> tuple[str, ...]:
+    """The texts of `eval.corpora`, as `get_stream` takes them: "" for "data.valid", the run's own validation text."""
+    return tuple("" if name == OWN else name for name in config.eval.corpora)
+
+
+def label(config: Config, corpus: str) -> str:
+    """What a report calls a text of `corpora`."""
+    return corpus or config.data.valid or f"{config.data.train} (held out)"
+
+
+def _which(stream: TokenStream) -> str:
+    return " that are held out" if stream.manifest.split.startswith("held-out") else ""

@@ -62,6 +62,7 @@ def get_evaluator(trained: Run, output: pathlib.Path | None = None) -> Evaluator
     folder = pathlib.Path(trained.folder)
     return Evaluator(
         settings=EvaluationSettings.from_config(trained.config, trained.tokenizer.vocab_size),
+        label=lambda corpus: streams.label(trained.config, corpus),
         problem=trained.problem,
         tokenizer=trained.tokenizer,
         mesh=trained.mesh,

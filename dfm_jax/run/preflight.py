@@ -14,6 +14,7 @@ from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import Config
 from dfm_jax.data import Tokenizer, TokenStream, get_tokenizer, vocabulary_size
 from dfm_jax.evaluation.judge.perplexity import find_judge
+from dfm_jax.experiment import streams
 from dfm_jax.experiment.problem import get_model_config
 from dfm_jax.experiment.streams import get_stream
 from dfm_jax.models import implementations
@@ -139,7 +140,7 @@ def fits(config: Config, mesh: jax.sharding.Mesh, needs: list[sizes.Need]) -> No
 
 def corpora(config: Config, tokenizer: Tokenizer, mesh: jax.sharding.Mesh, *, elbo: bool, perplexity: bool) -> None:
     """The texts of an evaluation, prepared, each of one block at least."""
-    for corpus in config.eval.corpora if elbo else ():
+    for corpus in streams.corpora(config) if elbo else ():
         stream = get_stream(config, "eval.corpora", tokenizer, corpus)
         fits(config, mesh, sizes.likelihood(config, mesh, stream.num_blocks(config.model.length)))
     if perplexity:

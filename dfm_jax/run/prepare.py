@@ -20,7 +20,7 @@ def prepare(config: Config, *, shard: tuple[int, int] | None = None, check: bool
     tokenizer = get_tokenizer(config.tokenizer.name)
     wanted = [("data.train", config.data.train), ("data.valid", config.data.valid)]
     if config.eval.elbo:
-        wanted += [("eval.corpora", corpus) for corpus in config.eval.corpora if corpus != config.data.valid]
+        wanted += [("eval.corpora", name) for name in streams.corpora(config) if name not in ("", config.data.valid)]
     found = {}
     for field, corpus in wanted:
         folder = streams.prepare_corpus(config, field, tokenizer, corpus, shard=shard)
