@@ -62,6 +62,7 @@ def train(
     """
     from dfm_jax.run import settings
     from dfm_jax.run.arguments import as_value_errors
+    from dfm_jax.run.begin import as_begun
     from dfm_jax.run.load import load_with
     from dfm_jax.run.train import train as run
     from dfm_jax.runtime import cache
@@ -75,7 +76,7 @@ def train(
         run(made, folder, stop)
         if stop.signal_name == "SIGINT":
             raise KeyboardInterrupt(f"stopped and saved; the same call continues the run in {folder}")
-        return load_with(made, folder)
+        return load_with(as_begun(made, folder), folder)
 
 
 def prepare(

@@ -59,15 +59,16 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     max_blocks: int = 0,
+    evenly: bool = False,
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     """Every block exactly once, in order: a batch of (batch_size / process_count, length) int32 tokens, and weights
     (batch_size / process_count,) float32.
 
     The rows that fill the last batch have weight 0 and tokens 0. All processes get the same number of batches.
-    max_blocks: only the first blocks; 0 means all.
+    max_blocks: only the first blocks, or with `evenly` so many from all over the stream; 0 means all.
     """
     rows = _local_rows(batch_size, process_index, process_count)
-    batches = _EvalBatches(stream.blocks(length), batch_size, rows, max_blocks)
+    batches = _EvalBatches(stream.blocks(length), batch_size, rows, max_blocks, evenly)
     return iter(grain.MapDataset.source(batches).to_iter_dataset(_READ))
 
 
@@ -100,7 +101,8 @@ class _TrainBatches(Sequence):
 
 
 class _EvalBatches(Sequence):
-    def __init__(self, blocks: Blocks, batch_size: int, rows: range, max_blocks: int):
+    def __init__(self, blocks: Blocks, batch_size: int, rows: range, max_blocks: int, evenly: bool):
+        self._evenly = evenly
         self._blocks, self._batch_size, self._rows = blocks, batch_size, rows
         self._num_blocks = min(len(blocks), max_blocks or len(blocks))
 
@@ -113,5 +115,6 @@ class _EvalBatches(Sequence):
         for i, row in enumerate(self._rows):
             block = int(step) * self._batch_size + row
             if block < self._num_blocks:
-                tokens[i], weights[i] = self._blocks[block], 1.0
+                place = block * len(self._blocks) // self._num_blocks if self._evenly else block
+                tokens[i], weights[i] = self._blocks[place], 1.0
         return Batch(tokens), weights

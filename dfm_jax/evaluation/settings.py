@@ -17,7 +17,8 @@ class EvaluationSettings:
     sample_batch_size and perplexity_batch_size are per device; batch_size, of the likelihood, is over all devices.
     corpora: the names of corpora whose likelihood is computed; "" is the run's own validation text. head: as
     `model.head`.
-    config: the whole config as plain values, for the report. deterministic: as `training.deterministic`.
+    config: the whole config as plain values, for the report. deterministic: as `training.deterministic`. max_blocks: of
+    each corpus; 0 is all.
     """
 
     sampling: SamplingSettings
@@ -33,6 +34,7 @@ class EvaluationSettings:
     num_training_samples: int
     config: Mapping[str, Any]
     deterministic: bool = False
+    max_blocks: int = 0
 
     @classmethod
     def from_config(cls, config: Config, vocab_size: int) -> "EvaluationSettings":
@@ -59,5 +61,6 @@ class EvaluationSettings:
             num_samples=given.num_samples,
             num_training_samples=sampling.num,
             deterministic=config.training.deterministic,
+            max_blocks=given.max_blocks,
             config=config.to_dict(),
         )

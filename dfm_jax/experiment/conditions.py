@@ -14,6 +14,7 @@ from dfm_jax.config import TABLE, Config
 from dfm_jax.config.accepted import LARGEST, MOST_TIMES, in_float32
 from dfm_jax.config.checks import refuse
 from dfm_jax.data import vocabulary_size
+from dfm_jax.experiment import sizing
 from dfm_jax.experiment.problem import get_path, get_sampling_scheduler, get_scheduler, get_source
 from dfm_jax.flow.paths.metric.path import MOST_TOKENS_FOR_BOUND
 from dfm_jax.flow.prediction import PARAMETRIZATIONS
@@ -21,6 +22,8 @@ from dfm_jax.runtime.errors import UsageError
 
 # Modes that run the training step.
 TRAIN = ("train", "compile", "benchmark")
+# Modes that know neither a text nor a run which would say what a field that is 'auto' is.
+WITHOUT_TEXT = ("compile", "benchmark", "import")
 # The smallest time that is drawn: the middle of the first of 2**32 cells of [0, 1].
 FIRST_TIME = 2.0**-33
 
@@ -30,6 +33,11 @@ def check(config: Config, mode: str | None = None) -> None:
 
     mode: what the config is for; some values evaluate and do not train. None: whatever does not train.
     """
+    if config.training.auto:
+        if mode in WITHOUT_TEXT:
+            refuse(config.training.auto[0], "auto", f"a value: --mode={mode} reads no text to find one from "
+                   f"(so too for {', '.join(config.training.auto[1:]) or 'no other field'})")  # fmt: skip
+        config, _ = sizing.settle(config, *sizing.NOMINAL)
     check_optimizer(config)
     check_sizes(config)
     check_time(config)

@@ -164,9 +164,9 @@ def find(config: Config, text: Text, device: Device) -> Found:
         {
             "training.eval_freq": lambda: max(1, steps // 10),
             "training.snapshot": lambda: max(1, steps // 10),
-            "logging.log_freq": lambda: max(1, steps // 100),
+            "logging.log_freq": lambda: max(1, steps // 50),
         },
-        lambda: "ten points of the validation curve, a hundred of the training curve",
+        lambda: "ten points of the validation curve, fifty of the training curve",
     )
     points = config.eval.time_points * now("model.length")
     shown = 3 * steps * per_update * SHARE_OF_EVALUATION

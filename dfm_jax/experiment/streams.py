@@ -14,13 +14,16 @@ from dfm_jax.runtime.terminal import note
 OWN = "data.valid"  # in eval.corpora: the run's own validation text
 
 
-def get_stream(config: Config, field: str, tokenizer: Tokenizer, corpus: str = "") -> TokenStream:
+def get_stream(
+    config: Config, field: str, tokenizer: Tokenizer, corpus: str = "", *, of_any_length: bool = False
+) -> TokenStream:
     """The corpus of a config field ('data.train', 'data.valid', 'eval.corpora'), or `corpus` in that field's place.
 
     An empty name is the run's own validation text: `data.valid`, or where that is empty, what `data.train` holds out.
 
     Process 0 prepares what is not prepared; the others wait for it and then open the same shards. Raises
-    UsageError or WorldError, on every process, where there is no such text or not one block of model.length.
+    UsageError or WorldError, on every process, where there is no such text or not one block of model.length, which
+    does not matter with `of_any_length`.
     """
     name = source(config, field, corpus)[0]
 
@@ -29,7 +32,7 @@ def get_stream(config: Config, field: str, tokenizer: Tokenizer, corpus: str = "
 
     def opened() -> TokenStream:
         stream = open_stream(folder or prepared(), tokenizer.name)
-        if not stream.num_blocks(config.model.length):
+        if not (of_any_length or stream.num_blocks(config.model.length)):
             raise WorldError(
                 f"config.{field} = {name}: {stream.num_tokens:,} tokens{_which(stream)}, not one block of "
                 f"config.model.length = {config.model.length}: expected a longer text or a smaller length"

@@ -1,22 +1,63 @@
 """Beginning a run, or continuing the one in its folder: what it starts from, and what it says about itself."""
 
 import dataclasses
+import os
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from dfm_jax import config as configs
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import Config
-from dfm_jax.data import TokenStream
+from dfm_jax.data import TokenStream, get_tokenizer
+from dfm_jax.experiment import sizing
+from dfm_jax.experiment.streams import get_stream
 from dfm_jax.models.transformer import count_parameters
 from dfm_jax.run.load import EVALUATED
+from dfm_jax.run.plan import Plan
 from dfm_jax.run.preflight import restorable
 from dfm_jax.runtime import processes
 from dfm_jax.runtime.terminal import note, warn
 from dfm_jax.training import resume
 from dfm_jax.training.loop import Trainer
 from dfm_jax.training.state import TrainState
+
+
+def as_begun(config: Config, workdir: pathlib.Path) -> Config:
+    """`config` as the run in `workdir` means it, if there is one with a checkpoint.
+
+    Fields that are left to the text and the device are what they were found to be: a run that continues never finds
+    them again. A run that was begun with a validation text of its own keeps it where the config names none, since it
+    has trained on all of data.train.
+    """
+    if not processes.from_first(
+        Checkpoints(workdir / "checkpoints").latest_step() is not None and (workdir / "config.json").is_file()
+    ):
+        return config
+    begun = configs.load_run(workdir)
+    changes: dict[str, Any] = {name: begun[name] for name in config.training.auto}
+    if not config.data.valid and begun.data.valid:
+        changes["data.valid"] = begun.data.valid
+    return configs.replace(config, changes) if changes else config
+
+
+def found_sizes(config: Config, mesh: jax.sharding.Mesh) -> tuple[Config, tuple[str, ...]]:
+    """The config with the fields that are 'auto' found from its text, which is prepared for it, and the devices.
+
+    Returns it with the reasons, a line each. Raises as `get_stream`.
+    """
+    if not config.training.auto:
+        return config, ()
+    tokenizer = processes.shared(lambda: get_tokenizer(config.tokenizer.name))
+    train, valid = (
+        get_stream(config, field, tokenizer, of_any_length=True).num_tokens for field in ("data.train", "data.valid")
+    )
+    device = mesh.devices.flat[0]
+    cores = processes.from_first(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+    machine = sizing.Device(device.platform, device.device_kind, mesh.size, cores)
+    return sizing.settle(config, sizing.Text(train, valid), machine)
 
 
 def check_continues(
@@ -59,7 +100,7 @@ def first_state(trainer: Trainer, checkpoints: Checkpoints) -> TrainState:
     return dataclasses.replace(state, model=model, ema=ema)
 
 
-def announce(trainer: Trainer, stream: TokenStream, workdir: pathlib.Path, step: int) -> None:
+def announce(trainer: Trainer, plan: Plan, workdir: pathlib.Path, step: int) -> None:
     """Says what is about to run, and why each choice is what it is."""
     if not processes.is_first():
         return
@@ -67,14 +108,11 @@ def announce(trainer: Trainer, stream: TokenStream, workdir: pathlib.Path, step:
     model = trainer.model_config
     kind = mesh.devices.flat[0].device_kind
     sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    epoch = stream.num_tokens // config.model.length / config.training.batch_size
     note(f"run {workdir}: {'begins' if step == 0 else f'continues from step {step}'}")
     note(f"model: {count_parameters(model):,} parameters, products in {model.compute_dtype}")
     note(f"devices: {mesh.size} x {kind} in {jax.process_count()} processes, mesh {sizes}")
-    note(
-        f"data: {stream.manifest.corpus}, {stream.num_tokens:,} tokens of {stream.manifest.tokenizer}, "
-        f"{epoch:,.1f} steps an epoch"
-    )
+    for line in plan.lines():
+        note(line)
     for line in trainer.notes:
         note(f"sharding: {line}")
     if config.checkpoint.keep_last == 1:

@@ -12,11 +12,13 @@ from dfm_jax.evaluation.prompts import parse_prompt
 from dfm_jax.evaluation.report.samples import sample_set, write_samples
 from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.run import preflight
+from dfm_jax.run.begin import as_begun
 from dfm_jax.run.devices import using_mesh
-from dfm_jax.run.load import Run, check_folder, load_with
+from dfm_jax.run.load import Run, check_folder, load_with, used_step
 from dfm_jax.runtime import processes
 from dfm_jax.runtime.errors import UsageError, WorldError
 from dfm_jax.runtime.terminal import note
+from dfm_jax.runtime.waiting import Countdown
 
 
 class SampleSet(NamedTuple):
@@ -32,6 +34,8 @@ def open_to_sample(
     config: Config, folder: pathlib.Path, *, step: int | None, output: pathlib.Path | None, prompt: str | None
 ) -> Run:
     """The run, after the preflight of samples with `config` into `output` (None: its folder). Raises as both."""
+    config = as_begun(config, folder)
+    step = used_step(config, folder, step)
     check_folder(config, folder, step)
     mesh = using_mesh(config)
     check(config, folder, mesh, output, prompt)
@@ -66,18 +70,20 @@ def sample(
         frames=FRAMES,
         deterministic=settings.deterministic,
     )
-    tokens = write_samples(
-        stem,
-        generator,
-        trained.model,
-        config.sampling.num,
-        trained.tokenizer,
-        prompts=() if prompt is None else [parse_prompt(prompt, trained.tokenizer, config.model.length)],
-        title=f"{folder.name} · step {trained.step:,}",
-        settings={"step": trained.step, "prompt": prompt or ""},
-        trim=trim,
-        progress=(lambda done: note(f"samples: {done} of {config.sampling.num}")) if first else None,
-    )
+    num, unit = config.sampling.num, f"of {settings.sampling.steps:,} steps"
+    with Countdown("samples", num, unit, note if first else lambda line: None) as progress:
+        tokens = write_samples(
+            stem,
+            generator,
+            trained.model,
+            num,
+            trained.tokenizer,
+            prompts=() if prompt is None else [parse_prompt(prompt, trained.tokenizer, config.model.length)],
+            title=f"{folder.name} · step {trained.step:,}",
+            settings={"step": trained.step, "prompt": prompt or ""},
+            trim=trim,
+            progress=progress,
+        )
     return SampleSet(tokens, [to_text(row, trained.tokenizer, trim=trim) for row in tokens], stem)
 
 
