@@ -26,7 +26,7 @@ class Baselines:
 
     unigram, bigram: nats per token, by counts of the training text. gzip: bits per byte of the text compressed by
     itself (zlib, level 9). tokens, counted: of the two texts, that were looked at. bytes_per_token: of the validation
-    text, to turn one unit into the other.
+    text, to turn one unit into the other; 0 for tokens that stand for no text.
     """
 
     unigram: float
@@ -37,11 +37,13 @@ class Baselines:
     bytes_per_token: float
 
     def bits_per_byte(self, nats_per_token: float) -> float:
-        return nats_per_token / math.log(2) / self.bytes_per_token
+        return nats_per_token / math.log(2) / self.bytes_per_token if self.bytes_per_token else math.nan
 
     def entry(self) -> dict[str, Any]:
         """As a report holds it: {name: {"nats_per_token", "bits_per_byte"}}, the compressor in bytes alone."""
-        named = {"unigram": self.unigram, "bigram": self.bigram, "gzip": self.gzip * math.log(2) * self.bytes_per_token}
+        named = {"unigram": self.unigram, "bigram": self.bigram}
+        if self.bytes_per_token:  # tokens without a text have none
+            named["gzip"] = self.gzip * math.log(2) * self.bytes_per_token
         return {
             name: {"nats_per_token": nats, "bits_per_byte": self.bits_per_byte(nats)} for name, nats in named.items()
         }
@@ -58,7 +60,7 @@ def baselines(train: TokenStream, valid: TokenStream, tokenizer: Tokenizer) -> B
         gzip=8 * len(zlib.compress(text, 9)) / max(len(text), 1),
         tokens=len(measured),
         counted=len(counted),
-        bytes_per_token=max(len(text), 1) / len(measured),
+        bytes_per_token=len(text) / len(measured),
     )
 
 

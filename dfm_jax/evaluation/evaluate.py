@@ -48,8 +48,8 @@ class Evaluator:
 
     workdir: the folder of reports and samples. open_corpus: returns the token stream for a corpus's name in the config;
     it may raise WorldError; "" is the run's own validation text. note: prints a line. show: prints the report, before
-    it is written. name: of the run, if it is not the folder's. label: what the report calls a corpus. baselines: of a corpus's text, if they are
-    known.
+    it is written. name: of the run, if it is not the folder's. label: what the report calls a corpus. baselines: of a
+    corpus's text, if they are known.
     """
 
     settings: EvaluationSettings

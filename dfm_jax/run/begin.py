@@ -3,6 +3,9 @@
 import dataclasses
 import os
 import pathlib
+import platform
+import time
+from importlib import metadata
 from typing import Any
 
 import jax
@@ -98,6 +101,18 @@ def first_state(trainer: Trainer, checkpoints: Checkpoints) -> TrainState:
     ema = None if state.ema is None else jax.tree.map(jax.numpy.copy, model)
     note(f"weights of {folder}, step {at}")
     return dataclasses.replace(state, model=model, ema=ema)
+
+
+def facts(trainer: Trainer) -> dict[str, str]:
+    """What the page of the run says of its network and its machine."""
+    mesh = trainer.mesh
+    versions = {name: metadata.version(name) for name in ("jax", "flax", "numpy")}
+    return {
+        "parameters": f"{count_parameters(trainer.model_config):,}, products in {trainer.model_config.compute_dtype}",
+        "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind} in {jax.process_count()} processes",
+        "versions": ", ".join(f"{k} {v}" for k, v in {"python": platform.python_version(), **versions}.items()),
+        "this part begun": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+    }
 
 
 def announce(trainer: Trainer, plan: Plan, workdir: pathlib.Path, step: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from dfm_jax.config import Config
 from dfm_jax.evaluation import baselines
 from dfm_jax.evaluation.evaluate import Evaluator
+from dfm_jax.evaluation.report import run_page
 from dfm_jax.evaluation.report.markdown import Report, newest_report
 from dfm_jax.evaluation.report.markdown import compare as side_by_side
 from dfm_jax.evaluation.settings import EvaluationSettings
@@ -43,7 +44,10 @@ def evaluate(trained: Run, output: pathlib.Path | None = None) -> Report:
     """The evaluation that the run's config asks for: printed, then written into `output`/eval (None: its folder)."""
     asked = trained.config.eval
     evaluator = get_evaluator(trained, output)
-    return evaluator.evaluate(trained.model, trained.step, elbo=asked.elbo, perplexity=asked.perplexity)
+    report = evaluator.evaluate(trained.model, trained.step, elbo=asked.elbo, perplexity=asked.perplexity)
+    if output is None and processes.is_first():
+        run_page.write(pathlib.Path(trained.folder))
+    return report
 
 
 def frontier(trained: Run, output: pathlib.Path | None = None) -> list[dict[str, Any]]:

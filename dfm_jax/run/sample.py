@@ -9,6 +9,7 @@ from dfm_jax.config import Config
 from dfm_jax.evaluation.evaluate import FRAMES
 from dfm_jax.evaluation.generation import Generator, to_text
 from dfm_jax.evaluation.prompts import parse_prompt
+from dfm_jax.evaluation.report import run_page
 from dfm_jax.evaluation.report.samples import sample_set, write_samples
 from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.run import preflight
@@ -84,6 +85,8 @@ def sample(
             trim=trim,
             progress=progress,
         )
+    if first and output is None:
+        run_page.write(folder)
     return SampleSet(tokens, [to_text(row, trained.tokenizer, trim=trim) for row in tokens], stem)
 
 

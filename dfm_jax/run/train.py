@@ -10,11 +10,12 @@ from dfm_jax.config import Config
 from dfm_jax.evaluation import baselines
 from dfm_jax.evaluation.evaluate import Evaluator
 from dfm_jax.evaluation.report import curves as plots
+from dfm_jax.evaluation.report.run_page import PAGE, RunPage, keep_facts
 from dfm_jax.experiment import conditions, streams, tables
 from dfm_jax.experiment.problem import get_problem
 from dfm_jax.models.transformer import Transformer
 from dfm_jax.run import devices, preflight, sizes
-from dfm_jax.run.begin import announce, as_begun, check_continues, first_state, found_sizes
+from dfm_jax.run.begin import announce, as_begun, check_continues, facts, first_state, found_sizes
 from dfm_jax.run.evaluate import get_evaluator
 from dfm_jax.run.load import EVALUATED, Run, used_step
 from dfm_jax.run.plan import Plan
@@ -71,6 +72,10 @@ def train(config: Config, workdir: pathlib.Path, stop: GracefulStop | None = Non
                 trainer.problem.source.num_states, int(state.step),
             )  # fmt: skip
             announce(trainer, plan, workdir, int(state.step))
+            page = RunPage(workdir)
+            if processes.is_first():
+                keep_facts(workdir, facts(trainer))
+                page(now=True)
             evaluator = get_evaluator(Run(workdir, config, 0, tokenizer, trainer.problem, state.best_model, mesh))
             wandb = {"project": "dfm_jax", "name": workdir.name, "config": config.to_dict()}
             with MetricsWriter(
@@ -89,6 +94,7 @@ def train(config: Config, workdir: pathlib.Path, stop: GracefulStop | None = Non
                     reports=Reports(
                         evaluate=lambda state, _: evaluator.loss(state.best_model, found.valid),
                         generate=lambda state, step: evaluator.samples(state.best_model, step),
+                        written=page if processes.is_first() else lambda: None,
                         paced=lambda seconds: note(plan.times(seconds)) if processes.is_first() else None,
                     ),
                     stop=stop,
@@ -99,6 +105,8 @@ def train(config: Config, workdir: pathlib.Path, stop: GracefulStop | None = Non
             plots.loss_curve(workdir)
         if finished:
             conclude(evaluator, config, trainer, state, found, workdir)
+        if processes.is_first():
+            page(now=True)
     return finished
 
 
@@ -116,7 +124,7 @@ def keep_baselines(config: Config, found: preflight.Needed, workdir: pathlib.Pat
     known, made = baselines.kept(workdir), {}
     for corpus in streams.corpora(config):
         stream = streams.get_stream(config, "eval.corpora", found.tokenizer, corpus)
-        if stream.fingerprint not in known:
+        if processes.is_first() and stream.fingerprint not in known:
             made[stream.fingerprint] = baselines.baselines(found.train, stream, found.tokenizer)
     if made:
         baselines.keep(workdir, made)
@@ -138,7 +146,7 @@ def conclude(
             note(f"run {workdir} is finished: {int(state.step)} steps, evaluated; there is nothing left to do")
             print((workdir / "eval" / "report.md").read_text(encoding="utf-8"))
     elif config.eval.elbo or config.eval.perplexity:
-        if config.eval.elbo and processes.is_first():
+        if config.eval.elbo:
             keep_baselines(config, found, workdir)
         step, model = best_model(config, trainer, state, workdir)
         evaluator.evaluate(model, step, elbo=config.eval.elbo, perplexity=config.eval.perplexity)
@@ -150,6 +158,7 @@ def conclude(
         "checkpoints": workdir / "checkpoints",
         "evaluation": workdir / "eval" / "report.md",
         "samples": workdir / "samples" / f"step_{step}.html",
+        "all of it": workdir / PAGE,
     }
     print("\n".join(f"{name:12} {path}" for name, path in where.items() if path.exists()))
     print(f"next: {terminal.command({'mode': 'sample', 'workdir': workdir, 'prompt': 'The '})}")

@@ -133,7 +133,7 @@ class Reports:
 
     evaluate: Callable[[TrainState, int], dict[str, float]]
     generate: Callable[[TrainState, int], dict[str, float]]
-    # Told once, after the first steps, how many seconds a step takes; and after every line of metrics of a report.
+    # Told once, after the first steps, how many seconds a step takes; and after every line of metrics.
     paced: Callable[[float], None] = lambda seconds: None
     written: Callable[[], None] = lambda: None
 
@@ -205,6 +205,7 @@ def train(
             if peak:
                 line["train/mfu"] = flops_per_step / seconds / peak
             writer.write(at, line)
+            reports.written()
             progress.update(at, loss=values["loss"], tokens_per_second=line["train/tokens_per_second"])
             started, last_line = time.monotonic(), at
         if bad >= config.training.max_bad_steps:

@@ -180,8 +180,8 @@ def _likelihood_parts(likelihood: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
     if rows := _baseline_rows(likelihood):
         parts += [
-            "The same texts without a network: by counts of the tokens, and of the pairs of tokens, of the training text, "
-            "and compressed. A model that has learned more than pairs is below the bigram.",
+            "The same texts without a network: by counts of the tokens of the training text, by counts of its pairs of "
+            "tokens, and compressed. A model that has learned more than pairs is below the bigram.",
             table(["corpus", "baseline", "nats/token", "perplexity", "bits/byte"], rows),
         ]
     if tails:
