@@ -85,6 +85,7 @@ def prepare(
     overrides: "Mapping[str, Any] | None" = None,
     shard: "tuple[int, int] | None" = None,
     verify: bool = False,
+    show: int = 0,
 ) -> "dict[str, pathlib.Path]":
     """Tokenises the config's corpora into shards, which training and evaluation then find.
 
@@ -92,11 +93,12 @@ def prepare(
         config, overrides: see `dfm_jax.api`.
         shard: (i, n), part i of n of the work, 0 <= i < n, for several machines; a last call without it joins them.
         verify: read every shard and compare its checksum with the manifest.
+        show: so many blocks of data.train are printed as the network will see them.
 
     Returns: the folder of "data.train", of "data.valid" and, by its name, of each evaluation corpus.
 
     Raises:
-        ValueError: a field or `shard` has a value that means nothing.
+        ValueError: a field, `shard` or `show` has a value that means nothing.
         WorldError: there is no such text, or a shard is damaged.
 
     Example:
@@ -112,7 +114,7 @@ def prepare(
         shard = arguments.integer("shard[0]", shard[0], 0, count - 1), count
     made = settings.resolve(config, overrides, "prepare")
     with arguments.as_value_errors():
-        return run(made, shard=shard, check=verify)
+        return run(made, shard=shard, check=verify, show=arguments.integer("show", show, 0))
 
 
 def load(folder: "str | os.PathLike", *, step: "int | None" = None, mesh: "jax.sharding.Mesh | None" = None) -> "Run":

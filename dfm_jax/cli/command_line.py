@@ -32,6 +32,7 @@ OPERANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "prompt_file": (("sample",), "file that holds the prompt"),
     "compare": (("eval",), "RUN,RUN,...: print their reports side by side and evaluate nothing"),
     "shard": (("prepare",), "i/n: prepare part i of n; a last call without it joins the parts"),
+    "show": (("prepare",), "N: print N blocks of data.train as the network will see them"),
     "target": (("compile",), "CHIP:GPUS or CHIP:NODESxGPUS to compile for, such as h100:8 or h100:2x8"),
     "sweep": (("compile",), "compile many variants and print what fits: all, or some of mesh,batch,remat"),
     "only": (("benchmark",), "NAME,NAME,...: the benchmarks to run; all if not given"),
@@ -46,7 +47,7 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str]] = {
     "trace": (("benchmark",), "write a jax.profiler trace of each benchmark"),
 }
 # Operands that are integers of 0 or more; the others are text.
-NUMBERS = ("step", "seconds", "num_processes", "process_id")
+NUMBERS = ("step", "show", "seconds", "num_processes", "process_id")
 PATHS = ("config", "workdir", "from", "output", "prompt_file", "target")  # `~` in them is the home folder
 MAY_BE_EMPTY = ("prompt",)
 LAST_HOLDS = ("workdir",)  # launch/slurm.sbatch gives its own, and then what it was given

@@ -173,8 +173,10 @@ class HalfPart:
         others: list[Item] = []
 
         def rows() -> Iterator[Item]:
+            empty = True  # as far as the document has been read
             for item in items:
-                if isinstance(item, Row):
+                if isinstance(item, Row) and (item.text or not empty or not item.end):
+                    empty = item.end or (empty and not item.text)
                     yield item
                 else:
                     others.append(item)
