@@ -53,7 +53,7 @@ def test_pieces_are_divided_and_none_is_lost(tmp_path):
 def test_the_split_is_the_same_under_other_names_orders_and_company(tmp_path):
     texts = {f"{i}.txt": paragraphs(i, 400) for i in range(3)}
     _, valid = both(write(tmp_path / "one", texts), tmp_path)
-    renamed = {f"z{9 - i}.md": text for i, text in enumerate(texts.values())}
+    renamed = {f"z{9 - i}.raw": text for i, text in enumerate(texts.values())}
     _, again = both(write(tmp_path / "two", renamed), tmp_path)
     assert sorted(valid) == sorted(again)
     train, more = both(write(tmp_path / "three", texts | {"a.txt": paragraphs(7, 100)}), tmp_path)
@@ -97,7 +97,14 @@ def test_something_is_held_out_and_something_stays_whatever_the_share():
         assert any(sides) and not all(sides)
 
 
-@pytest.mark.parametrize("text", ["a short text", "again and again\n\n" * 4096])
+def test_of_a_text_that_repeats_itself_most_is_trained_on(tmp_path):
+    for end in ("x", "yz", "the end"):
+        (tmp_path / f"{end}.txt").write_text("again and again\n\n" * 4096 + end)
+        train, valid = both(tmp_path / f"{end}.txt", tmp_path)
+        assert 0 < sum(map(len, valid)) < sum(map(len, train))
+
+
+@pytest.mark.parametrize("text", ["a short text", "again and again\n\n" * 241 * 9])
 def test_too_little_text_is_said(tmp_path, text):
     (tmp_path / "text.txt").write_text(text)
     with pytest.raises(WorldError, match=r"data.train = .*text.txt: too little text.*expected more text, or --config"):

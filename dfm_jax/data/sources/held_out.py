@@ -5,6 +5,7 @@ side however files are named or ordered, and when others come or go; equal docum
 than FEW documents is divided by pieces of about 4 kB instead, cut at blank lines; what follows a gap is a new document.
 """
 
+import collections
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -22,8 +23,8 @@ _ROW = 1 << 18  # characters of pieces that are joined before they are handed on
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """share: of the documents, or of their pieces, that is held out. lowest: where no text's place is below the share,
-    that of the lowest one, which is then held out."""
+    """share: of the documents, or of their pieces, that is held out. lowest: the place of a text that is held out too,
+    where the share alone would hold nothing out."""
 
     share: float
     pieces: bool
@@ -70,15 +71,21 @@ def find_rule(units: Sequence[Unit], share: float, where: str) -> Rule:
             return Rule(share, pieces=False)
     if count >= FEW:
         return Rule(share, pieces=False, lowest=lowest)
-    places = [place(piece) for unit in units for piece, _ in _pieces(unit.rows())]
-    if len(set(places)) < 2:
+    sizes: collections.Counter[float] = collections.Counter()
+    for unit in units:
+        for piece, _ in _pieces(unit.rows()):
+            sizes[place(piece)] += len(piece)
+    # Where nothing would be held out, or through repetition nearly all, it is one piece.
+    most = (1 + share) / 2 * sizes.total()
+    if 0 < sum(size for at, size in sizes.items() if at < share) <= most:
+        return Rule(share, pieces=True)
+    fitting = [at for at in sorted(sizes) if sizes[at] <= most]
+    if len(sizes) < 2 or not fitting:
         raise WorldError(
             f"{where}: too little text to hold a part of it out (one piece of {PIECE} characters, or the same one "
             "again and again): expected more text, or --config.data.valid=FILE with a text to validate on"
         )
-    # The highest must stay on the side of training, whatever the share.
-    share = min(share, max(places))
-    return Rule(share, pieces=True, lowest=-1.0 if min(places) < share else min(places))
+    return Rule(0.0, pieces=True, lowest=fitting[0])
 
 
 def _beginnings(items: Iterator[Item]) -> Iterator[str]:
