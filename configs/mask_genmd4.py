@@ -1,10 +1,10 @@
 """GenMD4: mask source with a schedule for each token, learned with the network."""
 
-from dfm_jax.configs import base
+from dfm_jax.configs import published
 
 
 def get_config():
-    config = base.get_config()
+    config = published.get_config()
     config.training.grad_accum = 2  # two samples of x_t per text: in one part the 170M form needs 60 of 57.5 GiB
     config.flow.path = "genmd4"
     config.flow.exponents = "learned"

@@ -1,10 +1,10 @@
 """MD4's objective on our model: mask source, cosine schedule, masked ELBO, revealed tokens carried over."""
 
-from dfm_jax.configs import base
+from dfm_jax.configs import published
 
 
 def get_config():
-    config = base.get_config()
+    config = published.get_config()
     config.flow.source_distribution = "mask"
     config.flow.loss_function = "masked_elbo"
     config.flow.scheduler_type = "cosine_md4"

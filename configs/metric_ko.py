@@ -3,11 +3,11 @@
 Its bound costs the square of the vocabulary: with GPT-2's tokens the run is judged by its samples.
 """
 
-from dfm_jax.configs import base
+from dfm_jax.configs import published
 
 
 def get_config():
-    config = base.get_config()
+    config = published.get_config()
     config.flow.path = "metric"
     config.flow.embeddings = "random:64"
     config.flow.beta = "power"

@@ -1,10 +1,10 @@
 """7 billion parameters: the published recipe, wider and deeper, on one or more nodes of 8 GPUs."""
 
-from dfm_jax.configs import base
+from dfm_jax.configs import published
 
 
 def get_config():
-    config = base.get_config()
+    config = published.get_config()
     config.model.hidden_size = 4096
     config.model.n_blocks = 32
     config.model.n_heads = 32

@@ -1,10 +1,10 @@
 """Trained to continue and to fill in: parts of each sequence are given (conditional coupling)."""
 
-from dfm_jax.configs import base
+from dfm_jax.configs import published
 
 
 def get_config():
-    config = base.get_config()
+    config = published.get_config()
     config.flow.source_distribution = "mask"
     config.flow.coupling = "conditional"
     config.flow.time_epsilon = 0.0

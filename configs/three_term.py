@@ -1,10 +1,10 @@
 """Masks and uniform noise on the way to the data (a process of GIDD's kind): its tight bound and its own sampler."""
 
-from dfm_jax.configs import base
+from dfm_jax.configs import published
 
 
 def get_config():
-    config = base.get_config()
+    config = published.get_config()
     config.flow.path = "three_term"
     config.flow.noise = 0.5
     config.flow.source_distribution = "mask"

@@ -1,7 +1,7 @@
 """Published row: uniform source, generalized KL."""
 
-from dfm_jax.configs import base
+from dfm_jax.configs import published
 
 
 def get_config():
-    return base.get_config()
+    return published.get_config()

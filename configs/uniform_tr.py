@@ -1,10 +1,10 @@
 """Uniform source by its tight bound: leave-one-out logits, time-reversal bound, sampled by its own process."""
 
-from dfm_jax.configs import base
+from dfm_jax.configs import published
 
 
 def get_config():
-    config = base.get_config()
+    config = published.get_config()
     config.flow.loss_function = "time_reversal"
     config.flow.time_epsilon = 0.0
     config.flow.time_sampling = "stratified"

@@ -62,6 +62,7 @@ def train(
     """
     from dfm_jax.run import settings
     from dfm_jax.run.arguments import as_value_errors
+    from dfm_jax.run.begin import as_begun
     from dfm_jax.run.load import load_with
     from dfm_jax.run.train import train as run
     from dfm_jax.runtime import cache
@@ -75,7 +76,7 @@ def train(
         run(made, folder, stop)
         if stop.signal_name == "SIGINT":
             raise KeyboardInterrupt(f"stopped and saved; the same call continues the run in {folder}")
-        return load_with(made, folder)
+        return load_with(as_begun(made, folder), folder)
 
 
 def prepare(
@@ -84,6 +85,7 @@ def prepare(
     overrides: "Mapping[str, Any] | None" = None,
     shard: "tuple[int, int] | None" = None,
     verify: bool = False,
+    show: int = 0,
 ) -> "dict[str, pathlib.Path]":
     """Tokenises the config's corpora into shards, which training and evaluation then find.
 
@@ -91,11 +93,12 @@ def prepare(
         config, overrides: see `dfm_jax.api`.
         shard: (i, n), part i of n of the work, 0 <= i < n, for several machines; a last call without it joins them.
         verify: read every shard and compare its checksum with the manifest.
+        show: so many blocks of data.train are printed as the network will see them.
 
     Returns: the folder of "data.train", of "data.valid" and, by its name, of each evaluation corpus.
 
     Raises:
-        ValueError: a field or `shard` has a value that means nothing.
+        ValueError: a field, `shard` or `show` has a value that means nothing.
         WorldError: there is no such text, or a shard is damaged.
 
     Example:
@@ -111,7 +114,7 @@ def prepare(
         shard = arguments.integer("shard[0]", shard[0], 0, count - 1), count
     made = settings.resolve(config, overrides, "prepare")
     with arguments.as_value_errors():
-        return run(made, shard=shard, check=verify)
+        return run(made, shard=shard, check=verify, show=arguments.integer("show", show, 0))
 
 
 def load(folder: "str | os.PathLike", *, step: "int | None" = None, mesh: "jax.sharding.Mesh | None" = None) -> "Run":

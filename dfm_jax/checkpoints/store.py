@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dfm_jax.checkpoints import checksums, tree_names
+from dfm_jax.checkpoints import best, checksums, tree_names
 from dfm_jax.checkpoints.saving import ITEM, Save, first_line, ocp
 from dfm_jax.runtime import files, logs, processes
 from dfm_jax.runtime.errors import WorldError
@@ -35,9 +35,9 @@ class Checkpoints:
     """The checkpoints in `directory`.
 
     With `keep_last` the object is the run's writer. There is one in every process of the run, and a folder has only one
-    run that writes (see `dfm_jax.runtime.lock`). It keeps the newest `keep_last` checkpoints, and every checkpoint
-    whose step is a multiple of `keep_every` (0 for no others). Without `keep_last` the object only reads, and changes
-    nothing on the disk.
+    run that writes (see `dfm_jax.runtime.lock`). It keeps the newest `keep_last` checkpoints, every checkpoint whose
+    step is a multiple of `keep_every` (0 for no others), and the one of `mark_best`. Without `keep_last` the object
+    only reads, and changes nothing on the disk.
 
     Arrays are stored under flat names ("model.blocks.qkv.kernel.value"), one per leaf of the saved tree. Some of them
     can be read alone, on any mesh and with any number of processes.
@@ -77,6 +77,16 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """The newest step that has a checkpoint, or None."""
         return max(self.steps(), default=None)
+
+    def best_step(self) -> int | None:
+        """The step that `mark_best` named last, if its checkpoint is there, or None."""
+        found = best.read(self.directory)
+        return found.step if found is not None and (self.directory / str(found.step)).is_dir() else None
+
+    def mark_best(self, step: int, loss: float) -> None:
+        """Keeps checkpoint `step`, which `save` was given, until another one is marked. Every process may call it."""
+        if self._writes and processes.is_first():
+            best.write(self.directory, best.Best(step, loss))
 
     def metadata(self, step: int | None = None) -> dict[str, Any]:
         """The `metadata` that `save` was given; of the newest checkpoint with intact metadata if `step` is None.
@@ -199,13 +209,20 @@ class Checkpoints:
         self.wait()
 
     def prune(self, keep_last: int) -> None:
-        """Deletes all checkpoints but the newest `keep_last` and those of `keep_every`. Every process may call it."""
+        """Deletes all checkpoints but the newest `keep_last`, those of `keep_every` and the best one.
+
+        Every process may call it.
+        """
         self._settle()
         if self._writes and processes.is_first():
             steps = self.steps()
             for old in steps[:-keep_last]:
-                if not self._keep_every or old % self._keep_every:
+                if not self._keeps(old):
                     self._discard(old)
+
+    def _keeps(self, step: int) -> bool:
+        """Whether a checkpoint stays however many newer ones there are."""
+        return bool(self._keep_every and step % self._keep_every == 0) or step == self.best_step()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -320,8 +337,7 @@ class Checkpoints:
         assert self._keep_last is not None
         newest = self.steps()[-self._keep_last :]
         for old in self.steps():
-            due = self._keep_every and old % self._keep_every == 0
-            if not due and old not in newest and old != step:
+            if old not in newest and old != step and not self._keeps(old):
                 self._discard(old)
 
     def _report(self, error: Exception, step: int) -> None:

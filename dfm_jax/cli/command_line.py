@@ -36,6 +36,7 @@ OPERANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "prompt_file": (("sample",), "file that holds the prompt"),
     "compare": (("eval",), "RUN,RUN,...: print their reports side by side and evaluate nothing"),
     "shard": (("prepare",), "i/n: prepare part i of n; a last call without it joins the parts"),
+    "show": (("prepare",), "N: print N blocks of data.train as the network will see them"),
     "target": (("compile",), "CHIP:GPUS or CHIP:NODESxGPUS to compile for, such as h100:8 or h100:2x8"),
     "sweep": (("compile",), "compile many variants and print what fits: all, or some of mesh,batch,remat"),
     "only": (("benchmark",), "NAME,NAME,...: the benchmarks to run; all if not given"),
@@ -51,7 +52,7 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str]] = {
     "trace": (("benchmark",), "write a jax.profiler trace of each benchmark"),
 }
 # Operands that are integers of 0 or more; the others are text.
-NUMBERS = ("step", "mask_id", "seconds", "num_processes", "process_id")
+NUMBERS = ("step", "show", "mask_id", "seconds", "num_processes", "process_id")
 PATHS = ("config", "workdir", "from", "output", "prompt_file", "target")  # `~` in them is the home folder
 MAY_BE_EMPTY = ("prompt",)
 LAST_HOLDS = ("workdir",)  # launch/slurm.sbatch gives its own, and then what it was given
@@ -95,6 +96,7 @@ def parse(argv: Sequence[str]) -> Command:
             )
     settings, workdir = resolve(mode, values)
     settings = overrides.apply(settings, changes, say)
+    settings = configs.said(settings)
     for switch, field in (("eval_elbo", "eval.elbo"), ("eval_perplexity", "eval.perplexity")):
         if values[switch] is not None:
             settings[field] = values[switch]
@@ -231,7 +233,7 @@ def resolve(mode: str, values: dict[str, Any]) -> tuple[dict[str, Any], pathlib.
         if not is_run(folder):
             raise UsageError(f"workdir = {folder}: expected the folder of a run, with its config.json")
     if file:
-        settings = configs.modern(configs.flatten(configs.load_file(str(find_config(file))).to_dict()), say)
+        settings = configs.modern(configs.values_of(configs.load_file(str(find_config(file)))), say)
         if folder is None and mode in ("train", "import", "compile", "benchmark"):
             folder = own
         return settings, folder

@@ -9,7 +9,8 @@ from dfm_jax.runtime.errors import UsageError
 def run(command: Command) -> int:
     if not processes.is_first():
         return 0  # one process uses all cores of its machine; --shard=i/n is for several machines
-    prepare(command.config, shard=parse_shard(command.operands["shard"]), check=bool(command.operands["verify"]))
+    given = command.operands
+    prepare(command.config, shard=parse_shard(given["shard"]), check=bool(given["verify"]), show=given["show"] or 0)
     return 0
 
 

@@ -8,6 +8,7 @@
 Outside this room and the config files a config is the frozen `Config`; a ConfigDict goes no further.
 """
 
+from dfm_jax.config.base_values import said, values_of
 from dfm_jax.config.checks import build, flatten, modern, replace
 from dfm_jax.config.fields import NETWORK, NEVER_CHANGED, TABLE, Config, defaults
 from dfm_jax.config.files import (
@@ -44,5 +45,7 @@ __all__ = [
     "modern",
     "one_line",
     "replace",
+    "said",
     "to_json",
+    "values_of",
 ]

@@ -11,14 +11,23 @@ from dfm_jax.config.fields import GROUPS, TABLE, Config
 from dfm_jax.config.statement import Field
 from dfm_jax.runtime.errors import UsageError
 
+AUTO = "training.auto"
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 200
 _short.maxlevel = 3
 
 
 def replace(config: Config, changes: Mapping[str, Any]) -> Config:
-    """The config with other values of some fields, {"group.field": value}, checked as by `build`."""
-    return build({**config.flat(), **changes})
+    """The config with other values of some fields, {"group.field": value}, checked as by `build`.
+
+    A field that was left to the text and the device is no longer once it has a value.
+    """
+    values = {**config.flat(), **changes}
+    if AUTO not in changes:
+        left = (name for name in config.training.auto if name not in changes)
+        values |= dict.fromkeys(left)
+        values[AUTO] = ()
+    return build(values)
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,12 +56,22 @@ def build(values: Mapping[str, Any]) -> Config:
     for name in TABLE:
         if name not in values:
             refuse(name, "(missing)", "a config with every field; begin with dfm_jax.configs.base.get_config()", str)
+    values = with_auto(values)
     parts: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
     for name, field in TABLE.items():
         group, _, leaf = name.partition(".")
         parts[group][leaf] = read(field, values[name])
     groups: dict[str, Any] = {group: cls(**parts[group]) for group, cls in GROUPS.items()}
     return Config(**groups)
+
+
+def with_auto(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`training.auto` with the fields that have no value yet (None or "auto"), which then have their defaults."""
+    left = [name for name, field in TABLE.items() if field.auto and (values[name] is None or values[name] == "auto")]
+    if not left:
+        return dict(values)
+    named = tuple(dict.fromkeys((*values[AUTO], *left)))
+    return {**values, **{name: TABLE[name].default for name in left}, AUTO: named}
 
 
 def modern(values: Mapping[str, Any], say: Callable[[str], None] | None = None) -> dict[str, Any]:

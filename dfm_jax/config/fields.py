@@ -83,11 +83,19 @@ class Data(Group):
     )
     valid: str = field(
         "wikitext103",
-        "corpus to evaluate the loss on, written as data.train",
-        NAME,
+        "corpus to evaluate the loss on, written as data.train; '' = documents of data.train that are not trained on, "
+        "see data.held_out",
+        Accepted("a name or a path, or nothing for a part of data.train", lambda v: True),
         continues=FREE,
         path=True,
         also=("val", "validation", "valid_data", "val_data", "eval_data", "test"),
+    )
+    held_out: float = field(
+        0.05,
+        "share of the documents of data.train that is held out where data.valid is empty, chosen by their contents",
+        Accepted("a number above 0 and below 1", lambda v: 0 < v < 1),
+        since="0.2",
+        also=("valid_share", "val_split", "validation_split", "valid_fraction", "val_fraction", "test_size"),
     )
     num_workers: int = field(
         8,
@@ -178,6 +186,7 @@ class Training(Group):
         POSITIVE,
         unit="sequences",
         also=("bs", "batch", "global_batch_size", "train_batch_size", "micro_batch_size"),
+        auto=True,
     )
     grad_accum: int = field(
         1,
@@ -202,6 +211,7 @@ class Training(Group):
         unit="steps",
         continues=FREE,
         also=("save_every", "save_steps", "save_freq", "checkpoint_every", "save_interval", "snapshot_freq"),
+        auto=True,
     )
     eval_freq: int = field(
         20000,
@@ -210,6 +220,7 @@ class Training(Group):
         unit="steps",
         continues=FREE,
         also=("eval_every", "eval_steps", "eval_interval", "val_check_interval"),
+        auto=True,
     )
     perplexity_freq: int = field(
         20000, "steps between generations with a judge; 0 = never", COUNT, unit="steps", continues=FREE
@@ -230,6 +241,14 @@ class Training(Group):
         continues=FREE,
         since="0.2",
         also=("determinism", "reproducible", "use_deterministic_algorithms"),
+    )
+    auto: tuple[str, ...] = field(
+        (),
+        "fields whose values training finds from the text and the device before its first step (docs/own_text.md); a "
+        "field is put here by the value 'auto', and a run's config.json has the values that were found",
+        Accepted("names of fields that may be auto", lambda v: all(name in TABLE and TABLE[name].auto for name in v)),
+        continues=FREE,
+        since="0.2",
     )
     compilation_cache: str = field(
         "auto",
@@ -261,6 +280,7 @@ class Optim(Group):
         ABOVE_ZERO,
         continues=FREE,
         also=("learning_rate", "lrate", "max_lr", "peak_lr", "base_lr"),
+        auto=True,
     )
     beta1: float = field(
         0.9,
@@ -294,6 +314,7 @@ class Optim(Group):
         unit="steps",
         continues=FREE,
         also=("warmup_steps", "warmup_iters", "num_warmup_steps", "lr_warmup_steps"),
+        auto=True,
     )
     n_iters: int = field(
         1_000_000,
@@ -302,7 +323,7 @@ class Optim(Group):
         unit="steps",
         continues=LATER,
         also=("max_steps", "num_steps", "total_steps", "train_steps", "max_iters", "iters", "iterations", "num_iters",
-              "n_steps", "epochs"),
+              "n_steps", "epochs"), auto=True,
     )  # fmt: skip
     eta_min_ratio: float = field(
         0.1, "last learning rate / peak", SHARE, continues=FREE, also=("min_lr", "min_lr_ratio", "final_lr", "eta_min")
@@ -425,7 +446,7 @@ class Model(Group):
         "width of the residual stream",
         POSITIVE,
         also=("d_model", "dim", "width", "hidden", "hidden_dim", "n_embd", "embed_dim", "emb_dim", "model_dim",
-              "d_hidden", "embedding_size"),
+              "d_hidden", "embedding_size"), auto=True,
     )  # fmt: skip
     cond_dim: int = field(128, "width of the time embedding", POSITIVE, also=("time_dim", "t_dim", "time_embed_dim"))
     length: int = field(
@@ -434,14 +455,14 @@ class Model(Group):
         POSITIVE,
         unit="tokens",
         also=("seq_len", "seq_length", "sequence_length", "block_size", "context_length", "max_length", "max_len",
-              "max_seq_len", "ctx", "n_ctx", "context"),
+              "max_seq_len", "ctx", "n_ctx", "context"), auto=True,
     )  # fmt: skip
     n_blocks: int = field(
         12,
         "transformer blocks",
         POSITIVE,
         also=("n_layers", "n_layer", "num_layers", "num_layer", "layers", "depth", "num_blocks", "blocks",
-              "num_hidden_layers"),
+              "num_hidden_layers"), auto=True,
     )  # fmt: skip
     n_heads: int = field(
         12,
@@ -449,6 +470,7 @@ class Model(Group):
         POSITIVE,
         network=True,
         also=("n_head", "num_heads", "heads", "num_attention_heads", "nhead"),
+        auto=True,
     )
     dropout: float = field(
         0.1,
@@ -456,6 +478,7 @@ class Model(Group):
         FRACTION,
         continues=FREE,
         also=("dropout_rate", "p_dropout", "drop", "dropout_p"),
+        auto=True,
     )
     mlp_ratio: int = field(
         4, "MLP width / hidden_size", POSITIVE, also=("ffn_mult", "mlp_mult", "ffn_ratio", "expansion", "ff_mult")
@@ -566,11 +589,21 @@ class Eval(Group):
     )
     corpora: tuple[str, ...] = field(
         ("wikitext103",),
-        "corpora of the likelihood, each written as data.valid",
+        "corpora of the likelihood, each written as data.valid; 'data.valid' = the run's own validation text",
         NAMES,
         continues=FREE,
         path=True,
         also=("datasets", "corpus", "dataset"),
+    )
+    max_blocks: int = field(
+        0,
+        "blocks of each corpus that the loss and the likelihood are estimated on, spread evenly over it; 0 = all",
+        COUNT,
+        unit="blocks",
+        continues=FREE,
+        since="0.2",
+        also=("max_batches", "eval_iters", "limit_val_batches", "max_eval_samples"),
+        auto=True,
     )
     elbo: bool = field(True, "estimate the likelihood", SWITCH, continues=FREE, also=("likelihood", "nll", "bound"))
     perplexity: bool = field(True, "generate samples and judge them", SWITCH, continues=FREE, also=("ppl", "gen_ppl"))
@@ -630,7 +663,7 @@ class Logging(Group):
 
     log_freq: int = field(
         100, "steps between lines of metrics", POSITIVE, unit="steps", continues=FREE,
-        also=("log_every", "log_interval", "logging_steps", "log_steps", "print_every"),
+        also=("log_every", "log_interval", "logging_steps", "log_steps", "print_every"), auto=True,
     )  # fmt: skip
     enable_wandb: bool = field(False, "also log to Weights & Biases", SWITCH, continues=FREE, also=("wandb",))
 
@@ -668,6 +701,14 @@ class Checkpoint(Group):
         0, "checkpoints at multiples of this step are kept for good; 0 = none", COUNT, unit="steps", continues=FREE,
         also=("keep_period",),
     )  # fmt: skip
+    keep_best: bool = field(
+        False,
+        "keep the checkpoint of the lowest evaluation loss; eval, sample and export use it unless --step names another",
+        SWITCH,
+        continues=FREE,
+        since="0.2",
+        also=("save_best", "load_best_model_at_end", "best", "save_best_only"),
+    )
     restore_from: str = field(
         "",
         "RUN[:STEP], a folder or file of weights, or hf:NAME: start from those that fit by name and shape; '' = "

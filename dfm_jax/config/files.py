@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from dfm_jax.config.base_values import said, values_of
 from dfm_jax.config.checks import build, flatten, modern, replace
 from dfm_jax.config.fields import TABLE, Config
 from dfm_jax.runtime.errors import UsageError, WorldError
@@ -56,7 +57,7 @@ def find_config(path: str) -> pathlib.Path:
 
 def freeze(config: ConfigDict) -> Config:
     """The config of a config file, checked field by field. Raises UsageError, see `checks.build`."""
-    return build(flatten(config.to_dict()))
+    return build(said(values_of(config)))
 
 
 def bundled_configs() -> pathlib.Path:
@@ -67,7 +68,7 @@ def bundled_configs() -> pathlib.Path:
 
 
 def known_configs() -> str:
-    names = sorted(p.stem for p in bundled_configs().glob("*.py") if p.stem not in ("__init__", "base"))
+    names = sorted(p.stem for p in bundled_configs().glob("*.py") if p.stem not in ("__init__", "base", "published"))
     return ", ".join(f"configs/{name}.py" for name in names)
 
 

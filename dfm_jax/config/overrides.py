@@ -23,7 +23,8 @@ def apply(
         ((name, text),) = modern({name: text}, say).items()
         if name not in TABLE:
             refuse(name, text, hints.other_fields(name))
-        changed[name] = read_value(name, text, TABLE[name].kind)
+        left = TABLE[name].auto and text == "auto"  # to the text and the device
+        changed[name] = None if left else read_value(name, text, TABLE[name].kind)
     return changed
 
 

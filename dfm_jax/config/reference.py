@@ -18,7 +18,7 @@ def text() -> str:
         for field in fields_of(group):
             lines.append(f"  {field.name} = {written(field.default)}")
             lines += textwrap.wrap(
-                f"{field.meaning}{unit(field)}; expected {field.expected}",
+                f"{field.meaning}{unit(field)}; expected {expected(field)}",
                 WIDTH,
                 initial_indent="      ",
                 subsequent_indent="      ",
@@ -50,12 +50,16 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def expected(field: Field) -> str:
+    return field.expected + (", or auto: see training.auto" if field.auto else "")
+
+
 def row(field: Field) -> str:
     cells = (
         f"`{field.name.partition('.')[2]}`",
         f"`{written(field.default)}`",
         cell(field.meaning + unit(field)),
-        cell(field.expected),
+        cell(expected(field)),
         field.continues.words,
         "yes" if field.network else "",
     )

@@ -40,7 +40,7 @@ class Field:
 
     name: "group.field". kind: str, bool, int, float or tuple (of texts). network: whether a checkpoint is another
     network with another value. since: the version that had it first. path: whether `~` stands for the home folder.
-    also: what other programs call it, for a hint.
+    also: what other programs call it, for a hint. auto: whether it may be left to the text and the device.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Field:
     since: str
     path: bool
     also: tuple[str, ...]
+    auto: bool
 
     @property
     def expected(self) -> str:
@@ -71,6 +72,7 @@ def field(
     since: str = "0.1",
     path: bool = False,
     also: tuple[str, ...] = (),
+    auto: bool = False,
 ) -> Any:
     """A field of a group. For the arguments see `Field`; the name and the type are those of the attribute."""
     statement = {
@@ -82,6 +84,7 @@ def field(
         "since": since,
         "path": path,
         "also": also,
+        "auto": auto,
     }
     return dataclasses.field(default=default, metadata=statement)
 

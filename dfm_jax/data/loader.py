@@ -78,15 +78,16 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     max_blocks: int = 0,
+    evenly: bool = False,
 ) -> Iterator[tuple[Batch | RecordBatch, np.ndarray]]:
     """Every block exactly once, in order: a batch of (batch_size / process_count, length) int32 tokens, of records also
     what is given and counted, and weights (batch_size / process_count,) float32.
 
     The rows that fill the last batch have weight 0 and tokens 0. All processes get the same number of batches.
-    max_blocks: only the first blocks; 0 means all.
+    max_blocks: only the first blocks, or with `evenly` so many from all over the stream; 0 means all.
     """
     rows = _local_rows(batch_size, process_index, process_count)
-    batches = _EvalBatches(stream.blocks(length), batch_size, rows, max_blocks)
+    batches = _EvalBatches(stream.blocks(length), batch_size, rows, max_blocks, evenly)
     return iter(grain.MapDataset.source(batches).to_iter_dataset(_READ))
 
 
@@ -175,8 +176,8 @@ def _scored(places: Sequence[Place | None], length: int) -> np.ndarray | None:
 
 
 class _EvalBatches(Sequence):
-    def __init__(self, blocks: Blocks | Records, batch_size: int, local: range, max_blocks: int):
-        self._blocks, self._batch_size, self._local = blocks, batch_size, local
+    def __init__(self, blocks: Blocks | Records, batch_size: int, local: range, max_blocks: int, evenly: bool):
+        self._blocks, self._batch_size, self._local, self._evenly = blocks, batch_size, local, evenly
         self._num_blocks = min(len(blocks), max_blocks or len(blocks))
 
     def __len__(self) -> int:
@@ -191,6 +192,7 @@ class _EvalBatches(Sequence):
         for i, row in enumerate(self._local):
             block = int(step) * self._batch_size + row
             if block < self._num_blocks:
+                block = block * len(blocks) // self._num_blocks if self._evenly else block
                 tokens[i], weights[i], places[i] = blocks[block], 1.0, (blocks, block)
                 if isinstance(blocks, Records):
                     given[i, : blocks.given(block)], counted[i] = True, blocks.counted(block)

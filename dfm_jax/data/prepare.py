@@ -27,6 +27,7 @@ from dfm_jax.data.manifest import Manifest, Shard
 from dfm_jax.data.progress import Meter, Progress
 from dfm_jax.data.rows import Unit
 from dfm_jax.data.shards import check_size
+from dfm_jax.data.sources import held_out as holding_out
 from dfm_jax.data.tokenizers import Tokenizer, get_tokenizer
 from dfm_jax.data.tokenizers.special import SPECIAL, marked
 from dfm_jax.data.views.folder import open_stream
@@ -55,6 +56,7 @@ def prepare(
     on_error: str = "stop",
     max_error_share: float = 0.5,
     special: str = "text",
+    held_out: float = 0.0,
 ) -> pathlib.Path:
     """Makes sure that one split of a corpus is in shards; returns their folder, under cache_dir.
 
@@ -67,6 +69,8 @@ def prepare(
     on_error: 'stop' at what cannot be read, or 'skip' it, counted and named in the manifest, as long as no more than
     max_error_share of the rows, and of the files, are bad. special: marks such as <|endoftext|> in the text are 'text',
     or the tokens that they name ('parse').
+    held_out: the share of the corpus's training documents that 'valid' is made of, and 'train' is made without (see
+    sources/held_out.py); 0 for a corpus whose splits are its own.
 
     Does nothing when the folder is complete. Raises UsageError on a spec without meaning, WorldError when text cannot
     be read or shards cannot be written; what was written stays and the next call goes on from there.
@@ -84,15 +88,25 @@ def prepare(
         raise UsageError(f"data.special = {special}: expected {', '.join(SPECIAL)}")
     cache = pathlib.Path(os.path.expanduser(cache_dir))
     if (given := folders.given(corpus, field, tokenizer, packing, special, cache)) is not None:
+        if held_out:
+            raise UsageError(
+                f"{field} = {corpus}: made of tokens already, from which nothing is held out: expected the text "
+                "itself, or --config.data.valid=TEXT"
+            )
         return given
+    validation = split == "valid"
+    if held_out:
+        split = f"held-out-{held_out:g}" if validation else f"train-less-{held_out:g}"
     kept = functools.partial(folders.kept, cache, corpus, split, tokenizer.name, packing, special)
     path = local_path(corpus)
     if path is not None and not os.path.exists(path) and not glob.has_magic(str(path)) and (folder := kept()):
         note(f"{field} = {corpus}: there is no such text now; its shards are used: {folder}")
         return folders.opened(folder, tokenizer.name, on_error, note)
-    resolved = resolve(corpus, split, field)
+    resolved = resolve(corpus, "train" if held_out else split, field)
     if resolved.records:
         _check_records(tokenizer, packing)
+    if held_out:
+        resolved = holding_out.side(resolved, held_out, f"{field} = {corpus}", held_out=validation)
     memory = Memory(cache, note)
     key = (split, tokenizer.name, packing, shard_bytes)
     earlier = cache / folders.folder_name(resolved.name, folders.digest(resolved.earlier(), *key), *key[:2])

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dfm_jax.data import Batch, RecordBatch, RecordStream, Tokenizer, TokenStream, eval_batches, get_tokenizer
+from dfm_jax.evaluation.baselines import Baselines
 from dfm_jax.evaluation.diversity import diversity
 from dfm_jax.evaluation.generation import Generator, SamplingSettings
 from dfm_jax.evaluation.judge.perplexity import Judge, load_judge
@@ -37,6 +38,7 @@ from dfm_jax.experiment.problem import Problem
 from dfm_jax.models.transformer import Transformer
 from dfm_jax.runtime.errors import WorldError
 from dfm_jax.runtime.rng import noise_key
+from dfm_jax.runtime.waiting import Countdown, Heartbeat
 
 FRAMES = 65  # states of each trajectory that the page shows
 
@@ -46,8 +48,9 @@ class Evaluator:
     """Evaluates a run at any of its steps. Compiled programs and the judge are kept between calls.
 
     workdir: the folder of reports and samples. open_corpus: returns the token stream for a corpus's name in the config;
-    it may raise WorldError. note: prints a line. show: prints the report, before it is written. name: of the run, if it
-    is not the folder's.
+    it may raise WorldError; "" is the run's own validation text. note: prints a line. show: prints the report, before
+    it is written. name: of the run, if it is not the folder's. label: what the report calls a corpus. baselines: of a
+    corpus's text, if they are known.
     """
 
     settings: EvaluationSettings
@@ -59,6 +62,8 @@ class Evaluator:
     note: Callable[[str], None] = print
     show: Callable[[str], None] = print
     name: str = ""
+    label: Callable[[str], str] = lambda corpus: corpus or "data.valid"
+    baselines: Callable[[TokenStream], Baselines | None] = lambda stream: None
 
     @property
     def run(self) -> str:
@@ -70,7 +75,8 @@ class Evaluator:
     def loss(self, model: Transformer, validation: TokenStream) -> dict[str, float]:
         """`eval/loss` over all of `validation`, nats per token on fixed noise, and the rest of `EvaluationLoss`."""
         batches = self._batches(validation)
-        return self._evaluation_loss(model, batches, key=noise_key(self.settings.seed, "likelihood"))
+        with Heartbeat(lambda: "still at the loss of the validation text", self.note):
+            return self._evaluation_loss(model, batches, key=noise_key(self.settings.seed, "likelihood"))
 
     def samples(self, model: Transformer, step: int, num: int | None = None) -> dict[str, float]:
         """Generates `num` sequences (None: `sampling.num`) into samples/step_N.*, judges them, and returns metrics."""
@@ -91,15 +97,18 @@ class Evaluator:
         fingerprints: dict[str, str] = {}
         likelihood: dict[str, dict[str, Any]] = {}
         curves: dict[str, dict[str, LikelihoodResult]] = {}
-        for corpus in self.settings.corpora if elbo else ():
+        for given in self.settings.corpora if elbo else ():
+            corpus = self.label(given)
             try:
-                stream = self.open_corpus(corpus)
+                stream = self.open_corpus(given)
                 results = self.likelihood(model, stream)
             except WorldError as error:
                 missing.append(f"likelihood of {corpus}: {error}")
                 continue
             fingerprints[corpus] = stream.fingerprint
             likelihood[corpus] = likelihood_entry(results)
+            if (known := self.baselines(stream)) is not None:
+                likelihood[corpus]["baselines"] = known.entry()
             first = next(iter(results.values()))
             self.note(f"{corpus}: {first.nats_per_token:.4f} nats per token, perplexity {first.perplexity:.2f}")
             curves[corpus] = results
@@ -132,18 +141,20 @@ class Evaluator:
 
     def likelihood(self, model: Transformer, stream: TokenStream) -> dict[str, LikelihoodResult]:
         """The bounds of the problem on every block of `stream`, by name. Raises WorldError if it has no whole block."""
-        blocks = len(stream.blocks(self.settings.sampling.length))
+        blocks = self._num_blocks(stream)
         if not blocks:
             raise WorldError(
                 f"{stream.manifest.corpus}: shorter than one block of {self.settings.sampling.length} tokens"
             )
-        return self._estimator(
-            model,
-            self._batches(stream),
-            key=noise_key(self.settings.seed, "likelihood"),
-            count_bytes=lambda row: len(self.tokenizer.decode_bytes(row)),
-            progress=lambda done: self.note(f"likelihood of {stream.manifest.corpus}: {done} of {blocks} blocks"),
-        )
+        what = f"likelihood of {stream.manifest.corpus} at {self.settings.time_points:,} times"
+        with Countdown(what, blocks, "blocks", self.note) as progress:
+            return self._estimator(
+                model,
+                self._batches(stream),
+                key=noise_key(self.settings.seed, "likelihood"),
+                count_bytes=lambda row: len(self.tokenizer.decode_bytes(row)),
+                progress=progress,
+            )
 
     def frontier(
         self,
@@ -231,39 +242,47 @@ class Evaluator:
     def _judge_failure(self) -> str:
         return self._loaded[1]
 
+    def _num_blocks(self, stream: TokenStream) -> int:
+        """How many blocks of the stream are looked at."""
+        blocks = len(stream.blocks(self.settings.sampling.length))
+        return min(blocks, self.settings.max_blocks or blocks)
+
     def _batches(self, stream: TokenStream) -> Iterator[tuple[Batch | RecordBatch, np.ndarray]]:
         """The batches of the stream's blocks, with weights 0 or 1. A small corpus makes a smaller batch."""
         length = self.settings.sampling.length
         devices = math.lcm(self.mesh.shape["data"] * self.mesh.shape["fsdp"], jax.process_count())
-        wanted = min(self.settings.batch_size, len(stream.blocks(length)))
+        wanted = min(self.settings.batch_size, self._num_blocks(stream))
         return eval_batches(
             stream,
             length=length,
             batch_size=max(1, -(-wanted // devices)) * devices,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            max_blocks=self.settings.max_blocks,
+            evenly=True,
         )
 
     def _generate(self, model: Transformer, step: int, num: int) -> np.ndarray:
-        return write_samples(
-            sample_set(self.workdir / "samples", step) if jax.process_index() == 0 else None,
-            self._generator,
-            model,
-            num,
-            self.tokenizer,
-            prompts=self._prompts(num),
-            trim=self.settings.records,
-            title=f"{self.run} · step {step:,}",
-            settings={"step": step, "source": "uniform" if self.problem.source.mask_id is None else "mask"},
-            progress=lambda done: self.note(f"samples: {done} of {num}"),
-        ).tokens
+        with Countdown("samples", num, f"of {self.settings.sampling.steps:,} steps", self.note) as progress:
+            return write_samples(
+                sample_set(self.workdir / "samples", step) if jax.process_index() == 0 else None,
+                self._generator,
+                model,
+                num,
+                self.tokenizer,
+                prompts=self._prompts(num),
+                trim=self.settings.records,
+                title=f"{self.run} · step {step:,}",
+                settings={"step": step, "source": "uniform" if self.problem.source.mask_id is None else "mask"},
+                progress=progress,
+            ).tokens
 
     def _prompts(self, num: int) -> list[Prompt]:
-        """The prompts of the first records of `data.valid`, for a run that trains on records; else none."""
+        """The prompts of the first records of the validation text, for a run that trains on records; else none."""
         if not self.settings.records:
             return []
         try:
-            stream = self.open_corpus(self.settings.valid)
+            stream = self.open_corpus("")
         except WorldError:
             return []
         if not isinstance(stream, RecordStream):
@@ -277,7 +296,8 @@ class Evaluator:
     def _judge_texts(self, tokens: np.ndarray, missing: list[str]) -> dict[str, Any]:
         judged = None
         if self._judge is not None:
-            judged = self._judge(tokens, self.tokenizer)
+            with Heartbeat(lambda: f"the judge is still reading {len(tokens):,} texts", self.note):
+                judged = self._judge(tokens, self.tokenizer)
         elif self.settings.judge:  # without a judge in the config, none is missing
             missing.append(f"generative perplexity: {self._judge_failure}")
         return text_entry(judged, diversity(tokens), len(tokens))
@@ -285,7 +305,7 @@ class Evaluator:
     def _real_text(self, missing: list[str]) -> np.ndarray | None:
         """As many validation blocks as there are samples, at most all of them, (n, L) int32."""
         try:
-            blocks = self.open_corpus(self.settings.valid).blocks(self.settings.sampling.length)
+            blocks = self.open_corpus("").blocks(self.settings.sampling.length)
         except WorldError as error:
             missing.append(f"real text: {error}")
             return None

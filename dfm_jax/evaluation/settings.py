@@ -6,8 +6,8 @@ from typing import Any
 
 from dfm_jax.config import Config
 from dfm_jax.evaluation.generation import SamplingSettings
+from dfm_jax.experiment import streams
 from dfm_jax.experiment.problem import get_sampling_scheduler
-from dfm_jax.experiment.streams import trains_on_records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,14 +15,14 @@ class EvaluationSettings:
     """The settings of an evaluation: fields of a config's groups `eval` and `sampling`, and a few others.
 
     sample_batch_size and perplexity_batch_size are per device; batch_size, of the likelihood, is over all devices.
-    corpora: the names of corpora whose likelihood is computed. valid: the corpus of real text. head: as `model.head`.
-    config: the whole config as plain values, for the report. deterministic: as `training.deterministic`. records:
-    whether the run trains on records: then samples answer the prompts of `valid` and end at their end of text.
+    corpora: the names of corpora whose likelihood is computed; "" is the run's own validation text. head: as
+    `model.head`. config: the whole config as plain values, for the report. deterministic: as `training.deterministic`.
+    records: whether the run trains on records: then samples answer the prompts of the validation text and end at their
+    end of text. max_blocks: of each corpus; 0 is all.
     """
 
     sampling: SamplingSettings
     corpora: tuple[str, ...]
-    valid: str
     judge: str
     head: str
     seed: int
@@ -35,6 +35,7 @@ class EvaluationSettings:
     config: Mapping[str, Any]
     deterministic: bool = False
     records: bool = False
+    max_blocks: int = 0
 
     @classmethod
     def from_config(cls, config: Config, vocab_size: int) -> "EvaluationSettings":
@@ -51,8 +52,7 @@ class EvaluationSettings:
                 scheduler=get_sampling_scheduler(config, vocab_size),
                 draft=sampling.draft,
             ),
-            corpora=tuple(given.corpora),
-            valid=config.data.valid,
+            corpora=streams.corpora(config),
             judge=given.judge,
             head=config.model.head,
             seed=config.training.seed,
@@ -63,6 +63,7 @@ class EvaluationSettings:
             num_samples=given.num_samples,
             num_training_samples=sampling.num,
             deterministic=config.training.deterministic,
-            records=trains_on_records(config),
+            records=streams.trains_on_records(config),
+            max_blocks=given.max_blocks,
             config=config.to_dict(),
         )

@@ -16,6 +16,7 @@ from dfm_jax.config.checks import refuse
 from dfm_jax.data import vocabulary_size
 from dfm_jax.data.sources.remote import is_url
 from dfm_jax.data.views import weights
+from dfm_jax.experiment import sizing
 from dfm_jax.experiment.problem import get_path, get_sampling_scheduler, get_scheduler, get_source
 from dfm_jax.flow.paths.metric.path import MOST_TOKENS_FOR_BOUND
 from dfm_jax.flow.prediction import PARAMETRIZATIONS
@@ -23,6 +24,8 @@ from dfm_jax.runtime.errors import UsageError
 
 # Modes that run the training step.
 TRAIN = ("train", "compile", "benchmark")
+# Modes that know neither a text nor a run which would say what a field that is 'auto' is.
+WITHOUT_TEXT = ("compile", "benchmark", "import")
 # The smallest time that is drawn: the middle of the first of 2**32 cells of [0, 1].
 FIRST_TIME = 2.0**-33
 
@@ -34,8 +37,15 @@ def check(config: Config, mode: str | None = None) -> None:
     """
     parts = weights.mixture(config.data.train, "config.data.train")
     weights.changes(config.data.reweight, len(parts), "config.data.reweight")
+    if parts and not config.data.valid:
+        refuse("data.valid", "(empty)", "a text to validate on: nothing is held out of a mixture")
     if is_url(config.data.cache_dir):
         refuse("data.cache_dir", config.data.cache_dir, "a folder on a file system")
+    if config.training.auto:
+        if mode in WITHOUT_TEXT:
+            refuse(config.training.auto[0], "auto", f"a value: --mode={mode} reads no text to find one from "
+                   f"(so too for {', '.join(config.training.auto[1:]) or 'no other field'})")  # fmt: skip
+        config, _ = sizing.settle(config, *sizing.NOMINAL)
     check_optimizer(config)
     check_sizes(config)
     check_time(config)

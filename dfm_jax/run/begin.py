@@ -1,22 +1,64 @@
 """Beginning a run, or continuing the one in its folder: what it starts from, and what it says about itself."""
 
 import dataclasses
+import os
 import pathlib
+import platform
+import time
+from importlib import metadata
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from dfm_jax import config as configs
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import Config
-from dfm_jax.data import Mixture, RecordStream, TokenStream
+from dfm_jax.data import Mixture, TokenStream, get_tokenizer
+from dfm_jax.experiment import sizing
+from dfm_jax.experiment.streams import count_tokens
 from dfm_jax.models.transformer import count_parameters
 from dfm_jax.run import restore
+from dfm_jax.run.plan import Plan
 from dfm_jax.run.preflight import restorable
 from dfm_jax.runtime import processes
 from dfm_jax.runtime.terminal import note, warn
 from dfm_jax.training import resume
 from dfm_jax.training.loop import Trainer
 from dfm_jax.training.state import TrainState
+
+
+def as_begun(config: Config, workdir: pathlib.Path) -> Config:
+    """`config` as the run in `workdir` means it, if there is one with a checkpoint.
+
+    Fields that are left to the text and the device are what they were found to be: a run that continues never finds
+    them again. A run that was begun with a validation text of its own keeps it where the config names none, since it
+    has trained on all of data.train.
+    """
+    if not processes.from_first(
+        Checkpoints(workdir / "checkpoints").latest_step() is not None and (workdir / "config.json").is_file()
+    ):
+        return config
+    begun = configs.load_run(workdir)
+    changes: dict[str, Any] = {name: begun[name] for name in config.training.auto}
+    if not config.data.valid and begun.data.valid:
+        changes["data.valid"] = begun.data.valid
+    return configs.replace(config, changes) if changes else config
+
+
+def found_sizes(config: Config, mesh: jax.sharding.Mesh) -> tuple[Config, tuple[str, ...]]:
+    """The config with the fields that are 'auto' found from its text, which is prepared for it, and the devices.
+
+    Returns it with the reasons, a line each. Raises as `get_stream`.
+    """
+    if not config.training.auto:
+        return config, ()
+    tokenizer = processes.shared(lambda: get_tokenizer(config.tokenizer.name))
+    train, valid = (count_tokens(config, field, tokenizer) for field in ("data.train", "data.valid"))
+    device = mesh.devices.flat[0]
+    cores = processes.from_first(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+    machine = sizing.Device(device.platform, device.device_kind, mesh.size, cores)
+    return sizing.settle(config, sizing.Text(train, valid), machine)
 
 
 def check_continues(
@@ -57,7 +99,19 @@ def first_state(trainer: Trainer, checkpoints: Checkpoints) -> TrainState:
     return state
 
 
-def announce(trainer: Trainer, stream: TokenStream | Mixture, workdir: pathlib.Path, step: int) -> None:
+def facts(trainer: Trainer) -> dict[str, str]:
+    """What the page of the run says of its network and its machine."""
+    mesh = trainer.mesh
+    versions = {name: metadata.version(name) for name in ("jax", "flax", "numpy")}
+    return {
+        "parameters": f"{count_parameters(trainer.model_config):,}, products in {trainer.model_config.compute_dtype}",
+        "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind} in {jax.process_count()} processes",
+        "versions": ", ".join(f"{k} {v}" for k, v in {"python": platform.python_version(), **versions}.items()),
+        "this part begun": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+    }
+
+
+def announce(trainer: Trainer, plan: Plan, workdir: pathlib.Path, step: int) -> None:
     """Says what is about to run, and why each choice is what it is."""
     if not processes.is_first():
         return
@@ -68,33 +122,9 @@ def announce(trainer: Trainer, stream: TokenStream | Mixture, workdir: pathlib.P
     note(f"run {workdir}: {'begins' if step == 0 else f'continues from step {step}'}")
     note(f"model: {count_parameters(model):,} parameters, products in {model.compute_dtype}")
     note(f"devices: {mesh.size} x {kind} in {jax.process_count()} processes, mesh {sizes}")
-    for line in mixed(stream, config, step) if isinstance(stream, Mixture) else [described(stream, config)]:
-        note(f"data: {line}")
+    for line in plan.lines():
+        note(line)
     for line in trainer.notes:
         note(f"sharding: {line}")
     if config.checkpoint.keep_last == 1:
         warn("checkpoint.keep_last=1: when the run has ended no checkpoint is left before its last, if that is damaged")
-
-
-def described(stream: TokenStream, config: Config) -> str:
-    """One corpus: its name, its tokens, the updates of an epoch."""
-    epoch = stream.num_tokens // config.model.length
-    records = ""
-    if isinstance(stream, RecordStream):
-        epoch, records = stream.num_blocks(config.model.length), f"{stream.num_records:,} records, "
-    return (
-        f"{stream.manifest.corpus}, {records}{stream.num_tokens:,} tokens of {stream.manifest.tokenizer}, "
-        f"{epoch / config.training.batch_size:,.1f} steps an epoch"
-    )
-
-
-def mixed(mixture: Mixture, config: Config, step: int) -> list[str]:
-    """A line for each corpus of a mixture: its share of the blocks, its epochs so far and at the end of the run."""
-    training = {"length": config.model.length, "batch_size": config.training.batch_size, "seed": config.training.seed}
-    now, end = (mixture.epochs(at, **training) for at in (step, config.optim.n_iters))
-    weights = next((w for start, w in reversed(mixture.changes) if start <= step), mixture.weights)
-    return [
-        f"{float(weight / sum(weights)):.2%} of the blocks from {described(stream, config)}; "
-        f"{so_far:,.2f} epochs so far, {in_all:,.2f} at step {config.optim.n_iters:,}"
-        for weight, stream, so_far, in_all in zip(weights, mixture.streams, now, end, strict=True)
-    ]

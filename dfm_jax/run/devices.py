@@ -21,6 +21,11 @@ def training_mesh(config: Config) -> jax.sharding.Mesh:
     return mesh
 
 
+def any_mesh(config: Config) -> jax.sharding.Mesh:
+    """The config's mesh, whatever its batch and heads are. UsageError where the devices do not fit it."""
+    return make_mesh(MeshShape(**config.mesh))
+
+
 def using_mesh(config: Config) -> jax.sharding.Mesh:
     """The config's mesh, or where this machine is another one than the run's, all its devices on `data`."""
     try:

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from dfm_jax.config import Config
+from dfm_jax.evaluation import baselines
 from dfm_jax.evaluation.evaluate import Evaluator
+from dfm_jax.evaluation.report import run_page
 from dfm_jax.evaluation.report.markdown import Report, newest_report
 from dfm_jax.evaluation.report.markdown import compare as side_by_side
 from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.experiment import streams
 from dfm_jax.run import preflight
+from dfm_jax.run.begin import as_begun
 from dfm_jax.run.devices import using_mesh
-from dfm_jax.run.load import Run, check_folder, load_with
+from dfm_jax.run.load import Run, check_folder, load_with, used_step
 from dfm_jax.runtime import processes
 from dfm_jax.runtime.errors import UsageError
 from dfm_jax.runtime.terminal import note
@@ -23,6 +26,8 @@ def open_to_evaluate(
     config: Config, folder: pathlib.Path, *, step: int | None, output: pathlib.Path | None, frontier: bool = False
 ) -> Run:
     """The run, after the preflight of its evaluation with `config` into `output` (None: its folder). Raises as both."""
+    config = as_begun(config, folder)
+    step = used_step(config, folder, step)
     check_folder(config, folder, step)
     mesh = using_mesh(config)
     check(config, folder, mesh, output, frontier)
@@ -39,7 +44,10 @@ def evaluate(trained: Run, output: pathlib.Path | None = None) -> Report:
     """The evaluation that the run's config asks for: printed, then written into `output`/eval (None: its folder)."""
     asked = trained.config.eval
     evaluator = get_evaluator(trained, output)
-    return evaluator.evaluate(trained.model, trained.step, elbo=asked.elbo, perplexity=asked.perplexity)
+    report = evaluator.evaluate(trained.model, trained.step, elbo=asked.elbo, perplexity=asked.perplexity)
+    if output is None and processes.is_first():
+        run_page.write(pathlib.Path(trained.folder))
+    return report
 
 
 def frontier(trained: Run, output: pathlib.Path | None = None) -> list[dict[str, Any]]:
@@ -62,6 +70,8 @@ def get_evaluator(trained: Run, output: pathlib.Path | None = None) -> Evaluator
     folder = pathlib.Path(trained.folder)
     return Evaluator(
         settings=EvaluationSettings.from_config(trained.config, trained.tokenizer.vocab_size),
+        label=lambda corpus: streams.label(trained.config, corpus),
+        baselines=lambda stream: baselines.kept(folder).get(stream.fingerprint),
         problem=trained.problem,
         tokenizer=trained.tokenizer,
         mesh=trained.mesh,

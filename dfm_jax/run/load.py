@@ -30,10 +30,11 @@ from dfm_jax.models import sharding
 from dfm_jax.models.transformer import Transformer, count_parameters
 from dfm_jax.run import arguments
 from dfm_jax.run.network import check_same_network
-from dfm_jax.runtime import cache, compiler
+from dfm_jax.runtime import cache, compiler, processes
 from dfm_jax.runtime.errors import WorldError
 from dfm_jax.runtime.mesh import MeshShape, make_mesh
 from dfm_jax.runtime.rng import noise_key
+from dfm_jax.runtime.terminal import note
 
 # The part of a checkpoint that evaluation uses: the average where one was kept, else the parameters.
 EVALUATED = ("ema", "model")
@@ -272,7 +273,7 @@ class Run:
 
 
 def load(folder: str | os.PathLike, *, step: int | None = None, mesh: jax.sharding.Mesh | None = None) -> Run:
-    """The run in `folder` at its newest intact checkpoint, or at `step`.
+    """The run in `folder` at its newest intact checkpoint, with `checkpoint.keep_best` at its best one, or at `step`.
 
     The parameters go onto `mesh` by the rules of training; by default they are whole on every device, which suits
     sampling. Only what evaluation needs is read.
@@ -300,6 +301,19 @@ def check_folder(config: Config, folder: pathlib.Path, step: int | None = None) 
     return checkpoints
 
 
+def used_step(config: Config, folder: pathlib.Path, step: int | None) -> int | None:
+    """`step`, or where it is None that of the best checkpoint, if the run keeps one; None is the newest."""
+    if step is not None or not config.checkpoint.keep_best:
+        return step
+    checkpoints = Checkpoints(folder / "checkpoints")
+    best = processes.from_first(-1 if (found := checkpoints.best_step()) is None else found)
+    if best < 0:
+        return None
+    if processes.is_first() and best != (newest := checkpoints.latest_step()):
+        note(f"checkpoint {best} is used, the best by its evaluation loss; --step={newest} is the newest")
+    return best
+
+
 def load_with(
     config: Config, folder: pathlib.Path, *, step: int | None = None, mesh: jax.sharding.Mesh | None = None
 ) -> Run:
@@ -311,6 +325,7 @@ def load_with(
         UsageError: a field of `NETWORK` is not what the checkpoint was trained with.
     """
     cache.use(config.training.compilation_cache, only_if_none=True)
+    step = used_step(config, folder, step)
     checkpoints = check_folder(config, folder, step)
     tokenizer = get_tokenizer(config.tokenizer.name)
     problem = get_problem(config, tokenizer.vocab_size, **tables.of_run(config, tokenizer.vocab_size, folder))

@@ -13,6 +13,7 @@ import jax
 from dfm_jax.config import Config
 from dfm_jax.data import Mixture, Tokenizer, TokenStream, get_tokenizer, vocabulary_size
 from dfm_jax.evaluation.judge.perplexity import find_judge
+from dfm_jax.experiment import streams
 from dfm_jax.experiment.problem import get_model_config
 from dfm_jax.experiment.streams import get_stream, get_training_stream
 from dfm_jax.models import implementations
@@ -24,11 +25,17 @@ from dfm_jax.runtime.terminal import note
 
 @dataclasses.dataclass(frozen=True)
 class Needed:
-    """What training reads: the tokenizer, and the training and validation text as tokens."""
+    """What training reads: the tokenizer, and the training and validation text as tokens.
+
+    blocks: what the evaluation at the end looks at of each text, by the report's name of it. evaluates: whether that
+    evaluation is still to be made.
+    """
 
     tokenizer: Tokenizer
     train: TokenStream | Mixture
     valid: TokenStream
+    blocks: dict[str, int]
+    evaluates: bool
 
 
 def training(config: Config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> Needed:
@@ -39,7 +46,7 @@ def training(config: Config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> 
         WorldError: a folder cannot be written to, or a corpus, the judge or the run of `checkpoint.restore_from` is
             not there, or a text is shorter than one block.
     """
-    evaluates = not processes.from_first(report_file(workdir, config.optim.n_iters).exists())
+    evaluates = not processes.from_first(report_file(workdir, last_step(config, workdir)).exists())
     elbo, perplexity = config.eval.elbo and evaluates, config.eval.perplexity and evaluates
     for name in ("checkpoints", "eval", "samples"):
         if processes.from_first(
@@ -57,8 +64,8 @@ def training(config: Config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> 
         judge(config)
     train, valid = get_training_stream(config, tokenizer), get_stream(config, "data.valid", tokenizer)
     fits(config, mesh, sizes.likelihood(config, mesh, valid.num_blocks(config.model.length)))
-    corpora(config, tokenizer, mesh, elbo=elbo, perplexity=False)
-    return Needed(tokenizer, train, valid)
+    blocks = corpora(config, tokenizer, mesh, elbo=elbo, perplexity=False)
+    return Needed(tokenizer, train, valid, blocks, evaluates)
 
 
 def evaluation(
@@ -98,6 +105,14 @@ def sampling(
     return tokenizer_of(config)
 
 
+def last_step(config: Config, workdir: pathlib.Path) -> int:
+    """The step that the evaluation at the end of the run is of: the best one, if the run keeps that and is finished."""
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    best = checkpoints.best_step() if config.checkpoint.keep_best else None
+    finished = (checkpoints.latest_step() or 0) >= config.optim.n_iters
+    return best if best is not None and finished else config.optim.n_iters
+
+
 def report_file(folder: pathlib.Path, step: int) -> pathlib.Path:
     """The report of the evaluation of step `step`, which is there once it is done."""
     return folder / "eval" / f"step_{step}.json"
@@ -135,13 +150,20 @@ def fits(config: Config, mesh: jax.sharding.Mesh, needs: list[sizes.Need]) -> No
     processes.shared(lambda: sizes.check(config, mesh, needs))
 
 
-def corpora(config: Config, tokenizer: Tokenizer, mesh: jax.sharding.Mesh, *, elbo: bool, perplexity: bool) -> None:
-    """The texts of an evaluation, prepared, each of one block at least."""
-    for corpus in config.eval.corpora if elbo else ():
+def corpora(
+    config: Config, tokenizer: Tokenizer, mesh: jax.sharding.Mesh, *, elbo: bool, perplexity: bool
+) -> dict[str, int]:
+    """The texts of an evaluation, prepared, each of one block at least. Returns the blocks that are looked at of each,
+    by the report's name of it."""
+    found = {}
+    for corpus in streams.corpora(config) if elbo else ():
         stream = get_stream(config, "eval.corpora", tokenizer, corpus)
-        fits(config, mesh, sizes.likelihood(config, mesh, stream.num_blocks(config.model.length)))
+        blocks = stream.num_blocks(config.model.length)
+        fits(config, mesh, sizes.likelihood(config, mesh, blocks))
+        found[streams.label(config, corpus)] = min(blocks, config.eval.max_blocks or blocks)
     if perplexity:
         get_stream(config, "data.valid", tokenizer)  # real text beside the samples
+    return found
 
 
 def restorable(config: Config) -> restore.Origin | None:

@@ -9,14 +9,17 @@ from dfm_jax.config import Config
 from dfm_jax.evaluation.evaluate import FRAMES
 from dfm_jax.evaluation.generation import Generator, describe_evaluations, to_text
 from dfm_jax.evaluation.prompts import parse_prompt
+from dfm_jax.evaluation.report import run_page
 from dfm_jax.evaluation.report.samples import beginning, sample_set, write_samples
 from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.run import preflight
+from dfm_jax.run.begin import as_begun
 from dfm_jax.run.devices import using_mesh
-from dfm_jax.run.load import Run, check_folder, load_with
+from dfm_jax.run.load import Run, check_folder, load_with, used_step
 from dfm_jax.runtime import processes
 from dfm_jax.runtime.errors import UsageError, WorldError
 from dfm_jax.runtime.terminal import note
+from dfm_jax.runtime.waiting import Countdown
 
 
 class SampleSet(NamedTuple):
@@ -38,6 +41,8 @@ def open_to_sample(
     special: bool = False,
 ) -> Run:
     """The run, after the preflight of samples with `config` into `output` (None: its folder). Raises as both."""
+    config = as_begun(config, folder)
+    step = used_step(config, folder, step)
     check_folder(config, folder, step)
     mesh = using_mesh(config)
     check(config, folder, mesh, output, prompt, special)
@@ -90,20 +95,24 @@ def sample(
         frames=FRAMES,
         deterministic=settings.deterministic,
     )
-    drawn = write_samples(
-        stem,
-        generator,
-        trained.model,
-        config.sampling.num,
-        trained.tokenizer,
-        prompts=prompts,
-        title=f"{folder.name} · step {trained.step:,}",
-        settings={"step": trained.step, "prompt": prompt or ""},
-        trim=trim,
-        progress=(lambda done: note(f"samples: {done} of {config.sampling.num}")) if first else None,
-    )
+    num, unit = config.sampling.num, f"of {settings.sampling.steps:,} steps"
+    with Countdown("samples", num, unit, note if first else lambda line: None) as progress:
+        drawn = write_samples(
+            stem,
+            generator,
+            trained.model,
+            num,
+            trained.tokenizer,
+            prompts=prompts,
+            title=f"{folder.name} · step {trained.step:,}",
+            settings={"step": trained.step, "prompt": prompt or ""},
+            trim=trim,
+            progress=progress,
+        )
     if first:
         note(f"samples: {describe_evaluations(drawn.evaluations)}")
+    if first and output is None:
+        run_page.write(folder)
     start = beginning(prompts, 0)
     texts = [to_text(row, trained.tokenizer, trim=trim, prompt_length=start) for row in drawn.tokens]
     return SampleSet(drawn.tokens, texts, stem)

@@ -22,7 +22,7 @@ def resolve(config: Any, overrides: Mapping[str, Any] | None, mode: str | None =
         ValueError: naming the field, or `config` or `overrides` where they are none.
     """
     with as_value_errors():
-        return change(read(config), overrides, mode)
+        return change(read(config, overrides), overrides, mode)
 
 
 def change(config: Config, overrides: Mapping[str, Any] | None, mode: str | None = None) -> Config:
@@ -35,20 +35,29 @@ def change(config: Config, overrides: Mapping[str, Any] | None, mode: str | None
     return config
 
 
-def read(config: Any) -> Config:
+def read(config: Any, overrides: Any = None) -> Config:
+    """overrides: what will be set beside it, a mapping or anything else, which is refused elsewhere."""
     if isinstance(config, Config):
         return config
     if isinstance(config, ConfigDict):
-        return configs.freeze(config)
+        return freeze(config, overrides)
     if isinstance(config, (str, os.PathLike)) and str(config):
         path = pathlib.Path(config).expanduser()
         if (path / "config.json").is_file():
             return configs.load_run(path)
-        return configs.freeze(configs.load_file(str(configs.find_config(str(path)))))
+        return freeze(configs.load_file(str(configs.find_config(str(path)))), overrides)
     raise ValueError(
         f"config = {config!r}: expected the name of a config, a Python file with get_config(), a run's folder, a "
         "ConfigDict or a Config"
     )
+
+
+def freeze(config: ConfigDict, overrides: Any) -> Config:
+    """A config file's config, with the text that `overrides` name, if they do: what else it means depends on that."""
+    values = configs.values_of(config)
+    if isinstance(overrides, Mapping) and "data.train" in overrides:
+        values["data.train"] = plain(overrides["data.train"])
+    return configs.build(configs.said(values))
 
 
 def plain(value: Any) -> Any:

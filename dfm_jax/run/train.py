@@ -7,20 +7,25 @@ import jax
 from dfm_jax import config as configs
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import Config
+from dfm_jax.data import Mixture, RecordStream
 from dfm_jax.data.tokenizers import hf_files
+from dfm_jax.evaluation import baselines
 from dfm_jax.evaluation.evaluate import Evaluator
 from dfm_jax.evaluation.report import curves as plots
-from dfm_jax.experiment import tables
+from dfm_jax.evaluation.report.run_page import PAGE, RunPage, keep_facts
+from dfm_jax.experiment import conditions, streams, tables
 from dfm_jax.experiment.problem import get_problem
+from dfm_jax.models.transformer import Transformer
 from dfm_jax.run import devices, preflight, sizes
-from dfm_jax.run.begin import announce, check_continues, first_state
+from dfm_jax.run.begin import announce, as_begun, check_continues, facts, first_state, found_sizes
 from dfm_jax.run.evaluate import get_evaluator
-from dfm_jax.run.load import Run
+from dfm_jax.run.load import EVALUATED, Run, used_step
+from dfm_jax.run.plan import Plan
 from dfm_jax.runtime import files, processes, terminal
 from dfm_jax.runtime.lock import RunLock
 from dfm_jax.runtime.signals import GracefulStop
 from dfm_jax.runtime.terminal import note
-from dfm_jax.training.loop import Reports, make_trainer
+from dfm_jax.training.loop import Reports, Trainer, make_trainer
 from dfm_jax.training.loop import train as update
 from dfm_jax.training.metrics import MetricsWriter
 from dfm_jax.training.state import TrainState
@@ -37,6 +42,14 @@ def train(config: Config, workdir: pathlib.Path, stop: GracefulStop | None = Non
         WorldError: the folder holds another run, something that the run needs is not there, or its updates are not
             finite.
     """
+    given = as_begun(config, workdir)
+    config, reasons = found_sizes(given, devices.any_mesh(given))
+    if reasons:
+        conditions.check(config, "train")
+        if processes.is_first():
+            note("from the text and the device (each can be set: --config.FIELD=VALUE; docs/own_text.md):")
+            for line in reasons:
+                note(f"  {line}")
     mesh = devices.training_mesh(config)
     preflight.fits(config, mesh, sizes.of_training(config, mesh))
     preflight.writable(workdir, "workdir")
@@ -57,7 +70,15 @@ def train(config: Config, workdir: pathlib.Path, stop: GracefulStop | None = Non
                 tables.keep(made_of, config, workdir)
                 hf_files.keep(config.tokenizer.name, workdir)
                 files.write_atomically(workdir / "config.json", configs.to_json(config))
-            announce(trainer, stream, workdir, int(state.step))
+            plan = Plan(
+                config, mesh, stream, found.valid, found.blocks, found.evaluates,
+                trainer.problem.source.num_states, int(state.step),
+            )  # fmt: skip
+            announce(trainer, plan, workdir, int(state.step))
+            page = RunPage(workdir)
+            if processes.is_first():
+                keep_facts(workdir, facts(trainer))
+                page(now=True)
             evaluator = get_evaluator(Run(workdir, config, 0, tokenizer, trainer.problem, state.best_model, mesh))
             wandb = {"project": "dfm_jax", "name": workdir.name, "config": config.to_dict()}
             with MetricsWriter(
@@ -76,6 +97,8 @@ def train(config: Config, workdir: pathlib.Path, stop: GracefulStop | None = Non
                     reports=Reports(
                         evaluate=lambda state, _: evaluator.loss(state.best_model, found.valid),
                         generate=lambda state, step: evaluator.samples(state.best_model, step),
+                        written=page if processes.is_first() else lambda: None,
+                        paced=lambda seconds: note(plan.times(seconds)) if processes.is_first() else None,
                     ),
                     stop=stop,
                 )
@@ -84,20 +107,54 @@ def train(config: Config, workdir: pathlib.Path, stop: GracefulStop | None = Non
         if processes.is_first():
             plots.loss_curve(workdir)
         if finished:
-            conclude(evaluator, config, state, workdir)
+            conclude(evaluator, config, trainer, state, found, workdir)
+        if processes.is_first():
+            page(now=True)
     return finished
 
 
-def conclude(evaluator: Evaluator, config: Config, state: TrainState, workdir: pathlib.Path) -> None:
+def best_model(config: Config, trainer: Trainer, state: TrainState, workdir: pathlib.Path) -> tuple[int, Transformer]:
+    """The step and the network that a finished run is judged by: the last, or the best one where the run keeps it."""
+    step = used_step(config, workdir, None)
+    if step is None or step == int(state.step):
+        return int(state.step), state.best_model
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    return checkpoints.restore_subtree(trainer.abstract.model, *EVALUATED, step=step)
+
+
+def keep_baselines(config: Config, found: preflight.Needed, workdir: pathlib.Path) -> None:
+    """What the texts of the evaluation cost without a network, counted once from the run's text, for its reports."""
+    if isinstance(found.train, Mixture | RecordStream):
+        return  # they have no one law of tokens to count
+    known, made = baselines.kept(workdir), {}
+    for corpus in streams.corpora(config):
+        stream = streams.get_stream(config, "eval.corpora", found.tokenizer, corpus)
+        if processes.is_first() and stream.fingerprint not in known and not isinstance(stream, RecordStream):
+            made[stream.fingerprint] = baselines.baselines(found.train, stream, found.tokenizer)
+    if made:
+        baselines.keep(workdir, made)
+
+
+def conclude(
+    evaluator: Evaluator,
+    config: Config,
+    trainer: Trainer,
+    state: TrainState,
+    found: preflight.Needed,
+    workdir: pathlib.Path,
+) -> None:
     """Evaluates a finished run, unless that was done before, and says where everything lies."""
-    step = int(state.step)
+    step = processes.from_first(preflight.last_step(config, workdir))
     report = preflight.report_file(workdir, step)
     if processes.from_first(report.exists()):
         if processes.is_first():
-            note(f"run {workdir} is finished: {step} steps, evaluated")
+            note(f"run {workdir} is finished: {int(state.step)} steps, evaluated; there is nothing left to do")
             print((workdir / "eval" / "report.md").read_text(encoding="utf-8"))
     elif config.eval.elbo or config.eval.perplexity:
-        evaluator.evaluate(state.best_model, step, elbo=config.eval.elbo, perplexity=config.eval.perplexity)
+        if config.eval.elbo:
+            keep_baselines(config, found, workdir)
+        step, model = best_model(config, trainer, state, workdir)
+        evaluator.evaluate(model, step, elbo=config.eval.elbo, perplexity=config.eval.perplexity)
     if not processes.is_first():
         return
     where = {
@@ -106,6 +163,7 @@ def conclude(evaluator: Evaluator, config: Config, state: TrainState, workdir: p
         "checkpoints": workdir / "checkpoints",
         "evaluation": workdir / "eval" / "report.md",
         "samples": workdir / "samples" / f"step_{step}.html",
+        "all of it": workdir / PAGE,
     }
     print("\n".join(f"{name:12} {path}" for name, path in where.items() if path.exists()))
     print(f"next: {terminal.command({'mode': 'sample', 'workdir': workdir, 'prompt': 'The '})}")

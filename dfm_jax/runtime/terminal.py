@@ -10,6 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dfm_jax.runtime.waiting import Heartbeat, clock
+
 
 def note(line: str) -> None:
     """Writes a line to stderr, above a progress bar if there is one."""
@@ -38,6 +40,8 @@ class Progress:
       start: steps that were done before, in an earlier part of the run; they do not count for the time left.
       every: steps between plain lines; the last step always has one.
       enabled: False for every process but one.
+
+    Off a terminal, where no step ends for long, a line says so.
     """
 
     def __init__(self, *, total: int, start: int = 0, every: int = 1, enabled: bool = True):
@@ -56,9 +60,26 @@ class Progress:
                 unit="step",
                 bar_format="{percentage:3.0f}% {bar} step {n_fmt}/{total_fmt}{postfix}, {remaining} left",
             )
+        self._at = start
+        self._heart = Heartbeat(self._still, note) if enabled else None
+
+    def reached(self, step: int) -> None:
+        """Update `step` is done; the next line may be far."""
+        self._at = step
+
+    def paused(self) -> None:
+        """Something else has said what it does."""
+        if self._heart is not None:
+            self._heart.heard()
+
+    def _still(self) -> str:
+        if self._at == self._start:
+            return f"step {self._at + 1} of {self._total}: compiling and computing it"
+        return f"step {self._at} of {self._total} is done; still training"
 
     def update(self, step: int, *, loss: float, tokens_per_second: float) -> None:
         """Says that `step` steps are done; `loss` in nats per token."""
+        self.reached(step)
         if not self._enabled:
             return
         if self._bar is not None:
@@ -67,6 +88,7 @@ class Progress:
             self._bar.update(step - self._bar.n)
         elif step == self._total or step // self._every > self._last_line // self._every:
             self._last_line = step
+            self.paused()
             note(
                 f"step {step}/{self._total}  loss {loss:.4f}  {_thousands(tokens_per_second)} tokens/s  "
                 f"{self._time_left(step)} left"
@@ -77,18 +99,19 @@ class Progress:
             self._bar.close()
 
     def __enter__(self) -> "Progress":
+        if self._heart is not None:
+            self._heart.__enter__()
         return self
 
     def __exit__(self, *exception) -> None:
+        if self._heart is not None:
+            self._heart.__exit__(*exception)
         self.close()
 
     def _time_left(self, step: int) -> str:
         if step <= self._start:
             return "?"
-        seconds = (time.monotonic() - self._began) / (step - self._start) * (self._total - step)
-        minutes, seconds = divmod(round(seconds), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+        return clock((time.monotonic() - self._began) / (step - self._start) * (self._total - step))
 
 
 def _thousands(number: float) -> str:

@@ -24,6 +24,7 @@ from dfm_jax.runtime.terminal import Progress, note, warn
 from dfm_jax.training.metrics import MetricsWriter
 from dfm_jax.training.state import TrainState, create_state
 from dfm_jax.training.step import StepSettings, train_step
+from dfm_jax.training.watch import Falling, Pace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +133,9 @@ class Reports:
 
     evaluate: Callable[[TrainState, int], dict[str, float]]
     generate: Callable[[TrainState, int], dict[str, float]]
+    # Told once, after the first steps, how many seconds a step takes; and after every line of metrics.
+    paced: Callable[[float], None] = lambda seconds: None
+    written: Callable[[], None] = lambda: None
 
 
 def train(
@@ -151,6 +155,9 @@ def train(
     s + 1. The metrics of a step are `train/loss` in nats per predicted token, `train/learning_rate`, `train/grad_norm`,
     `train/bad_steps`, `train/tokens_per_second` and `train/step_time` in seconds (means since the last line),
     `train/mfu` if the chip's peak is known, and of a mixture `train/epochs/N` of its corpora N = 0, 1, ...
+
+    With `checkpoint.keep_best` every evaluation has a checkpoint, and the one of the lowest `eval/loss` is marked. A
+    line says when that loss has not fallen for some evaluations.
 
     A state whose last update was not finite is not saved. A checkpoint that is due then is saved after the next finite
     update. A checkpoint after which no update was finite is set aside. stop: how signals stop the run, see
@@ -172,12 +179,17 @@ def train(
     started, last_line = time.monotonic(), step
     pending: tuple[int, dict[str, Any], Any] | None = None
     bad = 0  # updates in a row that were not finite, up to the last one that was read
+    pace = Pace(first)
+    falls = Falling(writer.before("eval/loss"))
 
     def account(at: int, metrics: dict[str, Any], asked: Any) -> bool:
         """Reads the metrics of update `at` and logs them if they are due. Returns whether the run must stop."""
         nonlocal started, last_line, bad
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         bad = int(values["bad_steps"])
+        progress.reached(at)
+        if (per_step := pace(at, at % config.logging.log_freq == 0)) is not None:
+            reports.paced(per_step)
         if bad:
             warn(f"step {at}: loss {values['loss']}, gradient norm {values['grad_norm']}: the update was skipped")
         if at % config.logging.log_freq == 0 or at == n_iters or bad:
@@ -197,6 +209,7 @@ def train(
             if peak:
                 line["train/mfu"] = flops_per_step / seconds / peak
             writer.write(at, line)
+            reports.written()
             progress.update(at, loss=values["loss"], tokens_per_second=line["train/tokens_per_second"])
             started, last_line = time.monotonic(), at
         if bad >= config.training.max_bad_steps:
@@ -212,6 +225,8 @@ def train(
             "optim.lr, a longer optim.warmup or a smaller optim.grad_clip, which goes on from there"
         )
 
+    owed = False  # whether a checkpoint that was due has yet to be saved
+
     def report(at: int) -> None:
         """Evaluates and generates if they are due at step `at`, and logs both in one line."""
         nonlocal started
@@ -223,14 +238,27 @@ def train(
             values |= reports.generate(state, at)
         if values:
             writer.write(at, values)
+            reports.written()
+        if "eval/loss" in values and not owed:
+            judge_loss(at, values)
+        progress.paused()
         started += time.monotonic() - pause  # reports do not count as training time
+
+    def judge_loss(at: int, values: dict[str, float]) -> None:
+        """Marks the checkpoint of step `at` if it is the best so far; says when the loss falls no more."""
+        is_best, line = falls(at, values["eval/loss"], values.get("eval/loss_stderr", 0.0))
+        if config.checkpoint.keep_best and is_best:
+            checkpoints.mark_best(at, values["eval/loss"])
+        if line and processes.is_first():
+            note(f"step {at}: {line}")
 
     with (
         stop or GracefulStop() as signals,
         Progress(total=n_iters, start=step, every=config.logging.log_freq, enabled=processes.is_first()) as progress,
         contextlib.closing(batches_from(trainer, stream, step)) as batches,
     ):
-        stopping, owed = False, False
+        stopping = False
+        best = config.checkpoint.keep_best
         if step and not processes.from_first(any(not name.startswith("train/") for name in writer.logged)):
             report(step)  # the run ended between its checkpoint and its report
         while step < n_iters and not stopping:
@@ -242,6 +270,7 @@ def train(
             pending = step, metrics, asked
             last = step == n_iters
             owed = owed or last or is_due(step, config.training.snapshot)
+            owed = owed or (best and is_due(step, config.training.eval_freq))
             due = is_due(step, config.training.eval_freq) or is_due(step, config.training.perplexity_freq)
             if owed or due or stopping:
                 # A checkpoint must not hold a state that the check on bad steps would have refused.

@@ -56,16 +56,24 @@ class MetricsWriter:
         workdir = pathlib.Path(workdir)
         self._sinks: list[Any] = []
         self.logged: frozenset[str] = frozenset()
+        self._earlier: list[dict[str, Any]] = []
         if not enabled:
             return
         if wandb is not None:
             self._sinks.append(_WandB(workdir, wandb))
         path = workdir / FILE
         cut(path, resume_step)
-        self.logged = frozenset(name for line in read(path) if line["step"] == resume_step for name in line) - {"step"}
+        self._earlier = read(path)
+        self.logged = frozenset(name for line in self._earlier if line["step"] == resume_step for name in line) - {
+            "step"
+        }
         self._sinks.append(_Lines(path))
         if tensorboard:
             self._sinks.append(_TensorBoard(workdir / "tensorboard", resume_step))
+
+    def before(self, name: str) -> list[tuple[int, float]]:
+        """(step, value) of a name in the lines up to `resume_step`, without nulls."""
+        return [(line["step"], line[name]) for line in self._earlier if isinstance(line.get(name), (int, float))]
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Logs scalars under their names, such as "train/loss", for `step` (updates applied)."""

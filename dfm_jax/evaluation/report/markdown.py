@@ -18,6 +18,7 @@ PROCESSES = {
     "one_way": "one-way (`exact`, `euler`)",
     "time_reversal": "time reversal (`ancestral`)",
 }
+BASELINES = {"unigram": "unigram", "bigram": "bigram", "gzip": "gzip -9 of the text alone"}
 BOUND_NAMES = {
     "generalized_kl": "generalized KL",
     "time_reversal": "time reversal",
@@ -177,10 +178,30 @@ def _likelihood_parts(likelihood: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "not depend on the schedule of the training.",
         table(columns, rows),
     ]
+    if rows := _baseline_rows(likelihood):
+        parts += [
+            "The same texts without a network: by counts of the tokens of the training text, by counts of its pairs of "
+            "tokens, and compressed. A model that has learned more than pairs is below the bigram.",
+            table(["corpus", "baseline", "nats/token", "perplexity", "bits/byte"], rows),
+        ]
     if tails:
         eps = [f"eps = {name}" for name in next(e for e in first["bounds"].values() if "by_eps" in e)["by_eps"]]
         parts += ["Nats per token for other ends of the interval:", table(["corpus", "bound", *eps, "up to 1"], tails)]
     return parts
+
+
+def _baseline_rows(likelihood: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    return [
+        [
+            corpus,
+            BASELINES.get(name, name),
+            number(known["nats_per_token"], 4),
+            number(math.exp(known["nats_per_token"]), 2),
+            number(known["bits_per_byte"], 4),
+        ]
+        for corpus, entry in likelihood.items()
+        for name, known in entry.get("baselines", {}).items()
+    ]
 
 
 def _generation_parts(generation: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,76 @@
+"""What `configs/base.py` says in place of the published recipe, told apart from what a config file says itself.
+
+`base` was the published recipe in version 0.1. A config file that names no text of its own, neither in the file nor
+beside it, means that recipe still: what it leaves as base has it becomes what base said then. Its own values stay.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dfm_jax.config.checks import flatten
+from dfm_jax.config.fields import TABLE, defaults
+
+TEXT = "data.train"
+# A run is measured on the part of its own text that it holds out, without a judge: it asks for nothing but the text.
+ANY_TEXT: dict[str, Any] = {
+    TEXT: TABLE[TEXT].default,
+    "data.valid": "",
+    "eval.corpora": ("data.valid",),
+    "eval.judge": "",
+    "eval.num_samples": 16,
+    "eval.time_points": 128,
+}
+
+
+class _Group(ConfigDict):
+    """A group of fields that knows which of them were given since it was made."""
+
+    def __init__(self, values: Mapping[str, Any]):
+        object.__setattr__(self, "given", set())
+        super().__init__(values)
+        self.given.clear()
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.given.add(key)
+        super().__setitem__(key, value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unsaid:
+    """A value that base alone has given."""
+
+    value: Any
+
+
+def any_text() -> ConfigDict:
+    """The published recipe with the values of ANY_TEXT; it knows which of those a config file then changes."""
+    values = defaults().to_dict()
+    for name, value in ANY_TEXT.items():
+        group, _, field = name.partition(".")
+        values[group][field] = value
+    config = ConfigDict({name: part for name, part in values.items() if name not in ("data", "eval")})
+    config.data, config.eval = _Group(values["data"]), _Group(values["eval"])
+    return config
+
+
+def values_of(config: ConfigDict) -> dict[str, Any]:
+    """{"group.field": value} of a config file, for overrides and then `said`."""
+    values = flatten(config.to_dict())
+    for name in ANY_TEXT:
+        group, _, field = name.partition(".")
+        held = config.get(group)
+        if isinstance(held, _Group) and field not in held.given and name in values:
+            values[name] = Unsaid(values[name])
+    return values
+
+
+def said(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain values of `values_of` and of what was set beside the file."""
+    published = isinstance(values.get(TEXT), Unsaid)
+    return {
+        name: (TABLE[name].default if published else value.value) if isinstance(value, Unsaid) else value
+        for name, value in values.items()
+    }

@@ -1,0 +1,121 @@
+"""Line charts as SVG, drawn here so that a page needs no program and no network; colours are the page's."""
+
+import dataclasses
+import html
+import math
+from collections.abc import Mapping, Sequence
+
+WIDTH, HEIGHT = 760, 300
+LEFT, RIGHT, TOP, BOTTOM = 64, 96, 34, 40
+MOST_POINTS = 600  # of a line
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """points: (step, value). smoothed: drawn pale, with a running mean over it. dots: every point is marked."""
+
+    points: Sequence[tuple[int, float]]
+    smoothed: bool = False
+    dots: bool = False
+
+
+def chart(
+    title: str,
+    unit: str,
+    series: Mapping[str, Series],
+    *,
+    rules: Mapping[str, float] | None = None,
+    last: int = 0,
+    from_zero: bool = False,
+) -> str:
+    """A figure of series over steps, with a legend; '' where there is no point.
+
+    rules: values of horizontal lines, by name. last: the step where the axis ends, at least. from_zero: the values'
+    axis begins at 0.
+    """
+    drawn = {name: _thinned(each.points) for name, each in series.items() if each.points}
+    values = [value for points in drawn.values() for _, value in points if math.isfinite(value)]
+    if not values:
+        return ""
+    rules = dict(rules or {})
+    # A spike of the first steps must not flatten the rest.
+    high = max(sorted(values)[min(len(values) - 1, int(0.995 * len(values)))], *rules.values(), -math.inf)
+    low = 0.0 if from_zero else min(*values, *rules.values(), math.inf)
+    margin = 0.06 * (high - low) or abs(high) * 0.1 or 0.5
+    low, high = (0.0 if from_zero else low - margin), high + margin
+    end = max(last, max(step for points in drawn.values() for step, _ in points), 1)
+
+    def x(step: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * step / end
+
+    def y(value: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (high - min(max(value, low), high)) / (high - low)
+
+    parts = []
+    for tick in _ticks(low, high):
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{_short(tick)}</text>')
+    for tick in _ticks(0, end):
+        place = f'x="{x(tick):.1f}" y="{HEIGHT - BOTTOM + 18}"'
+        parts.append(f'<text class="tick" {place} text-anchor="middle">{_short(tick)}</text>')
+    parts.append(
+        f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">step</text>'
+    )
+    for name, value in rules.items():
+        parts.append(f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
+        label = html.escape(f"{name} {value:.3f}")
+        parts.append(f'<text class="tick" x="{WIDTH - RIGHT + 6}" y="{y(value) + 4:.1f}">{label}</text>')
+    legend = LEFT
+    for number, (name, points) in enumerate(drawn.items()):
+        each = series[name]
+        if each.smoothed and len(points) > 10:
+            parts.append(f'<polyline class="s{number} pale" points="{_places(points, x, y)}"/>')
+            points = _smooth(points)
+        parts.append(f'<polyline class="s{number}" points="{_places(points, x, y)}"/>')
+        if each.dots and len(points) <= 60:
+            parts += [f'<circle class="s{number}" cx="{x(s):.1f}" cy="{y(v):.1f}" r="3"/>' for s, v in points]
+        words = f"{name} {_short(points[-1][1], 4)}"
+        parts.append(f'<line class="s{number}" x1="{legend}" x2="{legend + 18}" y1="16" y2="16"/>')
+        parts.append(f'<text class="legend" x="{legend + 24}" y="20">{html.escape(words)}</text>')
+        legend += 44 + round(7.2 * len(words))
+    heading = html.escape(f"{title}, {unit}" if unit else title)
+    return (
+        f'<figure><figcaption>{heading}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{heading}">{"".join(parts)}</svg></figure>'
+    )
+
+
+def _places(points: Sequence[tuple[int, float]], x, y) -> str:
+    return " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in points if math.isfinite(value))
+
+
+def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Not more than MOST_POINTS of them, the last one always."""
+    every = -(-len(points) // MOST_POINTS)
+    return [point for i, point in enumerate(points) if (len(points) - 1 - i) % every == 0]
+
+
+def _smooth(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """A centred mean over a thirtieth of the points, narrower at the ends."""
+    half = max(1, len(points) // 60)
+    found = []
+    for i, (step, _) in enumerate(points):
+        reach = min(half, i, len(points) - 1 - i)
+        window = [value for _, value in points[i - reach : i + reach + 1]]
+        found.append((step, sum(window) / len(window)))
+    return found
+
+
+def _ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers in [low, high], not more than `most`."""
+    span = high - low
+    step = 10 ** math.floor(math.log10(span))
+    step = next(step * factor for factor in (0.1, 0.2, 0.5, 1, 2, 5, 10) if span / (step * factor) <= most)
+    return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _short(value: float, digits: int = 3) -> str:
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e3 if suffix == 'k' else size):.{digits}g}{suffix}"
+    return f"{value:.{digits}g}" if abs(value) < 1e3 else f"{value:,.0f}"
