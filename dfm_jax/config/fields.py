@@ -164,8 +164,8 @@ class Tokenizer(Group):
     name: str = field(
         "gpt2",
         "'gpt2' (50257 tokens), 'bytes' (256 and an end of text), 'hf:NAME_OR_FOLDER' (a tokenizer.json, of the hub or "
-        "a folder), 'char:text8' (a to z and the blank) or 'ids:N' (N tokens without a text); NAME:without=ID takes out "
-        "a mask token of its own, NAME:size=N adds ids without a text",
+        "a folder), 'char:text8' (a to z and the blank) or 'ids:N' (N tokens without a text); NAME:without=ID takes "
+        "out a mask token of its own, NAME:size=N adds ids without a text",
         matching(
             "gpt2, bytes, hf:NAME_OR_FOLDER, char:text8 or ids:N with N > 0",
             r"hf:.*\S.*|(gpt2|bytes|char:text8|ids:0*[1-9]\d{0,8})(:without=\d{1,9}|:size=\d{1,9})*",

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 
 from dfm_jax.config import Config
-from dfm_jax.data import Mixture, Printer, RecordStream, Tokenizer, TokenStream, corpora, open_stream, prepare
+from dfm_jax.data import Mixture, Printer, RecordStream, Tokenizer, TokenStream, open_stream, prepare
+from dfm_jax.data.corpora import names_records
 from dfm_jax.data.packing import ROWS, WRAPPED, packed
 from dfm_jax.data.views import weights
 from dfm_jax.runtime import processes
@@ -85,7 +86,7 @@ def trains_on_records(config: Config) -> bool:
     spec = config.data.train
     parts = weights.mixture(spec, "config.data.train")
     cache = pathlib.Path(os.path.expanduser(config.data.cache_dir))
-    return any(corpora.names_records(corpus, cache) for corpus in ([part.corpus for part in parts] or [spec]))
+    return any(names_records(corpus, cache) for corpus in ([part.corpus for part in parts] or [spec]))
 
 
 def prepare_corpus(config: Config, field: str, tokenizer: Tokenizer, corpus: str = "", **options: Any) -> pathlib.Path:

@@ -32,7 +32,7 @@ class Plan:
 
     def lines(self) -> list[str]:
         """What is said before the first step."""
-        config, training = self.config, self.config.training
+        config = self.config
         texts = mixed(self.train, config, self.done) if isinstance(self.train, Mixture) else self._text(self.train)
         lines = [f"data: {line}" for line in texts]
         lines.append(f"validation: {self._validation()}")

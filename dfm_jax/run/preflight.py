@@ -10,6 +10,7 @@ import pathlib
 
 import jax
 
+from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import Config
 from dfm_jax.data import Mixture, Tokenizer, TokenStream, get_tokenizer, vocabulary_size
 from dfm_jax.evaluation.judge.perplexity import find_judge

@@ -83,9 +83,7 @@ def sample(
     first = processes.is_first()
     trim = trim or (settings.records and prompt is not None)
     special = special or config.data.special == "parse"
-    prompts = (
-        [] if prompt is None else [parse_prompt(prompt, trained.tokenizer, config.model.length, special=special)]
-    )
+    prompts = [] if prompt is None else [parse_prompt(prompt, trained.tokenizer, config.model.length, special=special)]
     stem = sample_set((output or folder) / "samples", trained.step) if first else None
     generator = Generator(
         trained.problem,
