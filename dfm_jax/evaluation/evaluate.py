@@ -138,7 +138,7 @@ class Evaluator:
             )
         return self._estimator(
             model,
-            ((batch.tokens, weights, batch.scored) for batch, weights in self._batches(stream)),
+            self._batches(stream),
             key=noise_key(self.settings.seed, "likelihood"),
             count_bytes=lambda row: len(self.tokenizer.decode_bytes(row)),
             progress=lambda done: self.note(f"likelihood of {stream.manifest.corpus}: {done} of {blocks} blocks"),

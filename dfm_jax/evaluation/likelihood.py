@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from dfm_jax import flow
+from dfm_jax.data import Batch
 from dfm_jax.evaluation import points
 from dfm_jax.evaluation.network import Network, TransformerNetwork, batch_program
 from dfm_jax.experiment.problem import Problem
@@ -27,7 +28,7 @@ SENSITIVITY = (1e-2, 1e-3, 1e-4)
 # The tails between the eps of SENSITIVITY, and the average over random orders, take this many times fewer points.
 TAIL_SHARE, COUNT_SHARE = 16, 8
 
-Batches = Iterable[tuple[np.ndarray, ...]]  # (tokens, weights) or (tokens, weights, scored)
+Batches = Iterable[tuple[Batch | np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,10 +131,11 @@ class LikelihoodEstimator:
 
         Args:
             model: the model that `network` asks (a Transformer).
-            batches: (tokens (B, L) int32, weights (B,) of 0 or 1) of this process, all of one shape. A third array,
-                scored (B, L) bool, leaves positions out of all figures: padding, which is noised as the rest is.
+            batches: (tokens (B, L) int32 or a batch of the loader, weights (B,) of 0 or 1) of this process, all of one
+                shape. Given positions are shown and not scored. The figures are then of the others given those, per
+                token that is scored.
             key: one typed key, for all noise.
-            count_bytes: tokens (L,) -> the bytes of their text, for bits per byte.
+            count_bytes: tokens (n,) -> the bytes of their text, for bits per byte.
             progress: called after every batch with the number of blocks done.
 
         Raises:
@@ -141,32 +143,35 @@ class LikelihoodEstimator:
         """
         rows: list[tuple[np.ndarray, ...]] = []
         curves: list[np.ndarray] = []
-        blocks = length = num_bytes = num_scored = first = 0
-        for tokens, weights, *more in batches:
-            length, scored = tokens.shape[1], more[0] if more else None
-            num_scored += int(weights.sum()) * length if scored is None else int(scored[weights > 0].sum())
+        blocks = length = num_bytes = first = num_counted = 0
+        for tokens, weights in batches:
+            batch = tokens if isinstance(tokens, Batch) else Batch(tokens)
+            length = batch.tokens.shape[1]
             if count_bytes is not None:
-                num_bytes += sum(count_bytes(row) for row, weight in zip(tokens, weights, strict=True) if weight)
-            given = (tokens, weights, scored)
-            given = jax.tree.map(jnp.asarray, given) if self.mesh is None else global_batch(given, self.mesh)
-            values, counts, curve, kept = self._program(model, *given, np.int32(first), key)
+                texts = scored(batch)
+                num_bytes += sum(count_bytes(row) for row, weight in zip(texts, weights, strict=True) if weight)
+            placed = jax.tree.map(jnp.asarray, (batch, weights))
+            if self.mesh is not None:
+                placed = global_batch((batch, weights), self.mesh)
+            values, counts, curve, kept, sizes = self._program(model, *placed, np.int32(first), key)
             counted = np.asarray(kept) > 0
             rows.append(tuple(np.asarray(v, np.float64)[..., counted] for v in (values, counts)))
             curves.append(np.asarray(curve, np.float64))
             first += len(counted)
             blocks += int(counted.sum())
+            num_counted += int(np.asarray(sizes, np.float64)[counted].sum())
             if progress is not None:
                 progress(blocks)
         if not blocks:
             raise ValueError("batches: expected at least one block of weight 1")
         if jax.process_count() > 1:
-            num_bytes, num_scored = (
-                multihost_utils.process_allgather(np.asarray([num_bytes, num_scored])).sum(0).tolist()
-            )
+            num_bytes = int(multihost_utils.process_allgather(np.asarray(num_bytes)).sum())
         values, counts = (np.concatenate(part, axis=-1) for part in zip(*rows, strict=True))
-        share = num_scored / (blocks * length)  # the means so far are over all positions
-        curve = sum(curves) / blocks / share
-        return self._results(values / share, counts / share, curve, blocks, num_scored, num_bytes)
+        curve = sum(curves) / blocks
+        if num_counted != blocks * length:  # the integrals are means over the rows' positions
+            share = blocks * length / num_counted
+            values, counts, curve = values * share, counts * share, curve * share
+        return self._results(values, counts, curve, blocks, num_counted, num_bytes)
 
     @functools.cached_property
     def _program(self):
@@ -176,16 +181,20 @@ class LikelihoodEstimator:
         self,
         problem: Problem,
         model: Any,
-        tokens: jax.Array,
+        batch: Batch | jax.Array,
         weights: jax.Array,
-        scored: jax.Array | None,
         first: jax.Array,
         key: jax.Array,
     ):
-        """For one batch: the integrals (segments, K, B), those of the count form, the main curve, and the weights.
+        """For one batch: the integrals (segments, K, B), those of the count form, the main curve, the weights, and how
+        many tokens of each row are counted, (B,).
 
-        All are in nats per position, of which those that are not scored have 0. The curve is summed over rows.
+        All figures are in nats, divided by the length of a row. The curve is summed over rows.
         """
+        batch = batch if isinstance(batch, Batch) else Batch(batch)
+        tokens, given, unscored = batch.tokens, batch.given, batch.given
+        if batch.scored is not None:  # padding is noised, and has no loss
+            unscored = ~batch.scored if given is None else given | ~batch.scored
         index = first + jnp.arange(tokens.shape[0], dtype=jnp.int32)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
         path, source = problem.given(model).path, problem.source
@@ -195,13 +204,15 @@ class LikelihoodEstimator:
         timed = tuple(o for name, o in objectives.items() if name != "masked_count")
         values, curve = jnp.zeros((len(self.segments), 0, len(tokens))), jnp.zeros((0, self.time_points))
         if timed:
-            values, curve = self._integrate(model, tokens, weights, scored, keys, timed)
+            values, curve = self._integrate(model, tokens, given, unscored, weights, keys, timed)
         counts = jnp.zeros((0, len(tokens)))
         if "masked_count" in self.objectives:
-            counts = self._orders(model, tokens, scored, fold(keys, len(self.segments)))
-        return values, counts, curve, weights
+            counts = self._orders(model, tokens, given, unscored, fold(keys, len(self.segments)))
+        free = jnp.full(tokens.shape, True) if unscored is None else ~unscored
+        sizes = free.sum(1).astype(jnp.float32)
+        return values, counts, curve, weights, sizes
 
-    def _integrate(self, model, tokens, weights, scored, keys, objectives) -> tuple[jax.Array, jax.Array]:
+    def _integrate(self, model, tokens, given, unscored, weights, keys, objectives) -> tuple[jax.Array, jax.Array]:
         """The integrals (segments, K, B), and the mean integrand of segment 0 summed over rows, (K, time_points)."""
         # One loop over the points of all segments, so that the network is compiled once.
         drawn = [
@@ -216,7 +227,7 @@ class LikelihoodEstimator:
             source_keys, path_keys = noise_keys(keys, number)
             x_0 = objectives[0].source.sample(source_keys, tokens.shape)
             x_t = objectives[0].path.sample(path_keys, x_0, tokens, linear).x_t
-            nats = self._ask(model, tokens, x_t, linear, objectives, scored)
+            nats = self._ask(model, tokens, given, unscored, x_t, linear, objectives)
             return total.at[segment].add(nats * weight[None]), (nats * weights[None]).sum(1)
 
         zero = jnp.zeros((len(drawn), len(objectives), len(tokens)))
@@ -224,8 +235,10 @@ class LikelihoodEstimator:
         total, at_point = jax.lax.scan(one, zero, (numbers, owner, place.linear, place.weight))
         return total, at_point[: self.time_points].T
 
-    def _ask(self, model, x_1, x_t, linear: flow.Time, objectives, scored) -> jax.Array:
-        """The K bounds at one time of the linear path, (K, B) nats per position, from one pass of the trunk."""
+    def _ask(self, model, x_1, given, unscored, x_t, linear: flow.Time, objectives) -> jax.Array:
+        """The K bounds at one time of the linear path, (K, B) nats per token, from one pass of the trunk."""
+        if given is not None:
+            x_t = flow.conditional_coupling(x_t, x_1, given)
         network = self.network or TransformerNetwork(mesh=self.mesh)
         t = self.problem.network_time(points.training_time(self.problem.path.scheduler, linear))
         features = network.features(model, x_t, t)
@@ -235,12 +248,16 @@ class LikelihoodEstimator:
         for objective, number in zip(objectives, points.shared_queries(queries), strict=True):
             if number not in by_number:
                 by_number[number] = network.answer(model, features, queries[number])
-            nats = objective(by_number[number], x_1, x_t, linear)
-            losses.append((nats if scored is None else jnp.where(scored, nats, 0.0)).mean(-1))
+            loss = objective(by_number[number], x_1, x_t, linear)
+            losses.append((loss if unscored is None else flow.uncharged(loss, unscored)).mean(-1))
         return jnp.stack(losses)
 
-    def _orders(self, model, tokens, scored, keys) -> jax.Array:
-        """The average over random orders, (1, B) nats per token. Its only time is the one that the network is told."""
+    def _orders(self, model, tokens, given, unscored, keys) -> jax.Array:
+        """The average over random orders, (1, B) nats per token. Its only time is the one that the network is told.
+
+        An order of all positions is one of those that are not given too: a loss at n masks is then L / n times that of
+        the masks that are left when the given positions are shown.
+        """
         number = max(1, self.time_points // COUNT_SHARE)
         length, mask_id = tokens.shape[1], self.problem.source.vocab_size  # the mask comes after the data
         counts = points.mask_counts(fold(keys, 0), number, length)
@@ -251,7 +268,11 @@ class LikelihoodEstimator:
             x_t = flow.mask_subset(noise_keys(keys, index)[0], tokens, count, mask_id)
             sigma = count.astype(jnp.float32) / length
             linear = flow.Time((length - count).astype(jnp.float32) / length, sigma)
-            return total + self._ask(model, tokens, x_t, linear, (objective,), scored), None
+            nats = self._ask(model, tokens, given, unscored, x_t, linear, (objective,))
+            if given is not None:
+                left = ((x_t == mask_id) & ~given).sum(-1)  # by which the objective has divided
+                nats = nats * (left / count)[None]
+            return total + nats, None
 
         indices = jnp.arange(number, dtype=jnp.int32)
         total, _ = jax.lax.scan(one, jnp.zeros((1, tokens.shape[0])), (indices, counts))
@@ -303,6 +324,14 @@ class LikelihoodEstimator:
             orders = max(1, self.time_points // COUNT_SHARE)
             results["masked_count"] = result("masked_count", counts[0], orders, 0.0)
         return {name: results[name] for name in self.names}
+
+
+def scored(batch: Batch) -> Iterable[np.ndarray]:
+    """The tokens of each row that are counted, on the host: those after what is given, without the padding."""
+    for i, row in enumerate(batch.tokens):
+        free = np.full(row.shape, True) if batch.given is None else ~batch.given[i]
+        free = free if batch.scored is None else free & batch.scored[i]
+        yield row[free]
 
 
 def fold(keys: jax.Array, number: Any) -> jax.Array:
