@@ -40,8 +40,9 @@ def test_the_bytes_are_those_of_what_is_scored():
     scored[:, -1] = False
     seen = []
     estimate_likelihood(
-        None, problem, [(Batch(tokens, scored=scored), weights)], key=jax.random.key(1), time_points=4, bounds=("masked_elbo",),
-        network=ExactNetwork(problem, A.data, A.q), count_bytes=lambda row: seen.append(len(row)) or 1,
+        None, problem, [(Batch(tokens, scored=scored), weights)], key=jax.random.key(1), time_points=4,
+        bounds=("masked_elbo",), network=ExactNetwork(problem, A.data, A.q),
+        count_bytes=lambda row: seen.append(len(row)) or 1,
     )  # fmt: skip
     assert seen == [tokens.shape[1] - 1] * 8
 
