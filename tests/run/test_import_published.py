@@ -225,6 +225,18 @@ def test_a_name_on_the_hub_is_asked_for_once_and_then_taken_from_the_cache(tmp_p
     assert asked == [("someone/duo-tiny", False), ("someone/duo-tiny", True)]
 
 
+def test_offline_the_librarys_own_cache_is_read(tmp_path, monkeypatch):
+    place = tmp_path / "models--someone--udlm"
+    shutil.copytree(FIXTURES / "udlm", place / "snapshots" / ("a" * 40))
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert hub.fetch("someone/udlm") == place / "snapshots" / ("a" * 40)
+    with pytest.raises(WorldError, match=r"other: the hub cannot be asked .*no such repository"):
+        hub.fetch("someone/other")
+
+
 @pytest.mark.parametrize("fault, error, part", [
     ("missing", UsageError, "no such repository on the hub (or it is private)"),
     ("offline", WorldError, "the hub cannot be asked (OfflineModeIsEnabled)"),
