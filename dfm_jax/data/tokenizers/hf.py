@@ -19,8 +19,8 @@ from dfm_jax.runtime.errors import WorldError
 class HFTokenizer:
     """See `Tokenizer`. Its name is its identity: "hf:" and a hash of the files, the same wherever they lie.
 
-    special: {role: id} for the roles bos, eos, unk, sep, pad, cls, mask that its files name. marks: {how it is written: id}
-    of all its special tokens.
+    special: {role: id} for the roles bos, eos, unk, sep, pad, cls, mask that its files name. marks: of all its special
+    tokens, {how it is written: id}.
     """
 
     def __init__(self, description: Description):
