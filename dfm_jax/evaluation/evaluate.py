@@ -18,6 +18,7 @@ from dfm_jax.data import Batch, RecordBatch, RecordStream, Tokenizer, TokenStrea
 from dfm_jax.evaluation.baselines import Baselines
 from dfm_jax.evaluation.diversity import diversity
 from dfm_jax.evaluation.generation import Generator, SamplingSettings
+from dfm_jax.evaluation.judge import mauve
 from dfm_jax.evaluation.judge.perplexity import Judge, load_judge
 from dfm_jax.evaluation.likelihood import LikelihoodEstimator, LikelihoodResult
 from dfm_jax.evaluation.loss import EvaluationLoss
@@ -118,6 +119,7 @@ class Evaluator:
             generation = self._judge_texts(tokens, missing)
             real = self._real_text(missing)
             generation["real_text"] = None if real is None else self._judge_texts(real, [])
+            generation["mauve"] = self._mauve(tokens, real)
             generation["settings"] = self.settings.sampling.describe()
             generation["judge"] = self.settings.judge or None
         if missing and not likelihood and not generation:
@@ -301,6 +303,22 @@ class Evaluator:
         elif self.settings.judge:  # without a judge in the config, none is missing
             missing.append(f"generative perplexity: {self._judge_failure}")
         return text_entry(judged, diversity(tokens), len(tokens))
+
+    def _mauve(self, tokens: np.ndarray, real: np.ndarray | None) -> dict[str, Any]:
+        """MAUVE of samples (N, L) against real text as JSON; its value is null, with the reason, if it has none."""
+        if self._judge is None:
+            return {"value": None, "reason": self._judge_failure}
+        if real is None:
+            return {"value": None, "reason": "there is no real text"}
+        if mauve.library() is None:  # before the features are computed
+            names = " or ".join(mauve.LIBRARIES)
+            return {"value": None, "reason": f"expected {names} to be installed (pip install dfm-jax[mauve])"}
+        try:
+            features = [self._judge.features(texts, self.tokenizer) for texts in (tokens, real)]
+            found = mauve.mauve(*features)
+        except ValueError as error:
+            return {"value": None, "reason": " ".join(str(error).split())}
+        return found._asdict()
 
     def _real_text(self, missing: list[str]) -> np.ndarray | None:
         """As many validation blocks as there are samples, at most all of them, (n, L) int32."""

@@ -152,7 +152,7 @@ def test_special_tokens_come_from_their_files(files, kind, tmp_path):
     tokenizer = get_tokenizer(f"hf:{files[kind]}")
     for role, token in SPECIAL[kind].items():
         name = token if isinstance(token, str) else token["content"]
-        assert tokenizer.special[role.removesuffix("_token")] == made.token_to_id(name)
+        assert tokenizer.special[role.removesuffix("_token")] == made.token_to_id(name) == tokenizer.marks[name]
     ends = {"wordpiece": "[SEP]", "bytelevel": "<|endoftext|>", "unigram": "</s>"}
     assert tokenizer.eos_id == made.token_to_id(ends[kind])
     # A tokenizer.json alone does not say; its names do.

@@ -19,12 +19,14 @@ from dfm_jax.runtime.errors import WorldError
 class HFTokenizer:
     """See `Tokenizer`. Its name is its identity: "hf:" and a hash of the files, the same wherever they lie.
 
-    special: {role: id} for the roles bos, eos, unk, sep, pad, cls, mask that its files name.
+    special: {role: id} for the roles bos, eos, unk, sep, pad, cls, mask that its files name. marks: of all its special
+    tokens, {how it is written: id}.
     """
 
     def __init__(self, description: Description):
         self.name, self.vocab_size, self.eos_id = description.identity, description.size, description.eos_id
         self.special: Mapping[str, int] = description.special
+        self.marks: Mapping[str, int] = description.marks
         content = json.loads(description.json)
         # In a corpus the name of a special token is text like any other: a document cannot end itself.
         self._of_text = _library(description, json.dumps(_without_special(content)))

@@ -36,6 +36,7 @@ class Description:
         added: {id: content} of special tokens that only the config adds.
         size: ids are 0 .. size - 1; ids without a token count too.
         special: {role: id} of the roles in `ROLES` that have a token, by the tokenizer's own files.
+        marks: {how it is written: id} of all its special tokens.
         eos_id: the token that ends a text; without one the separator (BERT's [SEP]); -1 for none.
         identity: "hf:" and 16 hex digits, of all that the ids depend on, wherever the files lie.
     """
@@ -45,6 +46,7 @@ class Description:
     added: Mapping[int, str]
     size: int
     special: Mapping[str, int]
+    marks: Mapping[str, int]
     eos_id: int
     identity: str
 
@@ -158,13 +160,14 @@ def _read(name: str, folder: pathlib.Path, stamps: tuple) -> Description:
         )
     ids |= {token: i for i, token in added.items()}
     special = _special(configs, ids)
-    marked = {token["content"] for token in content.get("added_tokens") or () if token.get("special")}
-    guess = next((ids[token] for token in ENDS if token in marked and token in ids), -1)
+    marks = {token["content"]: token["id"] for token in content.get("added_tokens") or () if token.get("special")}
+    marks |= {token: i for i, token in added.items()}
+    guess = next((marks[token] for token in ENDS if token in marks), -1)
     eos_id = special.get("eos", special.get("sep", guess))
     size = max(ids.values()) + 1
     key = json.dumps([hashlib.sha256(text.encode()).hexdigest(), sorted(added.items()), size, eos_id])
     identity = PREFIX + hashlib.sha256(key.encode()).hexdigest()[:16]
-    return Description(folder, text, added, size, special, eos_id, identity)
+    return Description(folder, text, added, size, special, marks, eos_id, identity)
 
 
 def _text(name: str, file: pathlib.Path) -> str:

@@ -2,8 +2,8 @@
 
 import functools
 import pathlib
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,11 @@ def _nll_sums(model: GPT2, tokens: jax.Array, weights: jax.Array) -> jax.Array:
         return -(model.next_token_log_probs(tokens) * weights).sum(axis=1)
 
 
+def _last_features(model: GPT2, tokens: jax.Array, last: jax.Array) -> jax.Array:
+    with jax.default_matmul_precision("float32"):
+        return jnp.take_along_axis(model.features(tokens), last[:, None, None], axis=1)[:, 0]
+
+
 class Judge:
     """Judges samples with a GPT-2, in batches.
 
@@ -77,24 +82,44 @@ class Judge:
             _nll_sums, out_shardings=self._copy, mesh=mesh, communicates=False, deterministic=deterministic
         )
 
+        self._features = compiler.jit(
+            _last_features, out_shardings=self._copy, mesh=mesh, communicates=False, deterministic=deterministic
+        )
+
+    def features(self, samples: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+        """The final features (N, n_embd) float32 at the last token of each of samples (N, L), as text of the judge's.
+
+        Raises ValueError as a call does.
+        """
+        tokens, counted = self._as_judged(samples, tokenizer)
+        return self._rowwise(self._features, tokens, counted.sum(axis=1).astype(np.int32), np.float32)
+
     def nll_sums(self, tokens: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Weighted sums of next-token NLL in nats: (N, L) tokens, (N, L - 1) weights -> (N,) float64.
 
         The last batch is filled up with rows that are computed and dropped. Raises ValueError for ids outside the
         judge's vocabulary.
         """
+        width = self._width(tokens)
+        weights = np.pad(weights, ((0, 0), (0, width - tokens.shape[1])))
+        return self._rowwise(self._sums, tokens, weights.astype(np.float32), np.float64)
+
+    def _width(self, tokens: np.ndarray) -> int:
+        """Few widths, so that few programs are compiled. Causal attention ignores the padding."""
+        return min(-(-tokens.shape[1] // WIDTHS) * WIDTHS, self.model.config.n_positions)
+
+    def _rowwise(self, program: Callable, tokens: np.ndarray, of_rows: np.ndarray, dtype: Any) -> np.ndarray:
+        """The program's answer for each row, in batches, with what belongs to the rows (N, ...)."""
         vocab_size = self.model.config.vocab_size
         if tokens.min(initial=0) < 0 or tokens.max(initial=0) >= vocab_size:
             raise ValueError(f"token {tokens.max()}: expected ids in [0, {vocab_size}), the judge's vocabulary")
-        # Few widths, so that few programs are compiled. Causal attention ignores the padding.
-        width = min(-(-tokens.shape[1] // WIDTHS) * WIDTHS, self.model.config.n_positions)
-        tokens, weights = (np.pad(x, ((0, 0), (0, width - tokens.shape[1]))) for x in (tokens, weights))
-        sums = []
+        tokens = np.pad(tokens, ((0, 0), (0, self._width(tokens) - tokens.shape[1])))
+        found = []
         for rows in _batches(len(tokens), self.batch_size):
             batch = _place(tokens[rows].astype(np.int32), self._rows)
-            answer = self._sums(self.model, batch, _place(weights[rows].astype(np.float32), self._rows))
-            sums.append(np.asarray(answer, np.float64))
-        return np.concatenate(sums)[: len(tokens)] if sums else np.zeros(0)
+            answer = program(self.model, batch, _place(of_rows[rows], self._rows))
+            found.append(np.asarray(answer, dtype))
+        return np.concatenate(found)[: len(tokens)] if found else np.zeros(0, dtype)
 
     def __call__(self, samples: np.ndarray, tokenizer: Tokenizer) -> Judgement:
         """Judges samples (N, L) of `tokenizer`'s ids.
@@ -104,6 +129,19 @@ class Judge:
         Raises:
             ValueError: no sample, a sample of fewer than two tokens, or ids outside the vocabulary.
         """
+        whole, counted = self._as_judged(samples, tokenizer)
+        counts = counted.sum(axis=1)
+        perplexities = np.exp(self.nll_sums(whole, counted) / counts)
+        several = len(samples) > 1
+        stderr = perplexities.std(ddof=1) / np.sqrt(len(samples)) if several else np.nan
+
+        texts, counted = self._translate([first_text(row, tokenizer.eos_id) for row in samples], tokenizer)
+        total = int(counted.sum())
+        token_mean = np.exp(self.nll_sums(texts, counted).sum() / total) if total else np.nan
+        return Judgement(float(perplexities.mean()), float(stderr), float(token_mean), len(samples), total)
+
+    def _as_judged(self, samples: np.ndarray, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+        """Samples (N, L) as rows of the judge's ids, and which of their targets are real, as `_translate` has them."""
         if samples.ndim != 2 or len(samples) == 0:
             raise ValueError(f"samples of shape {samples.shape}: expected (N, L) with N >= 1")
         if tokenizer.name == self.tokenizer.name:
@@ -114,14 +152,7 @@ class Judge:
         counts = counted.sum(axis=1)
         if counts.min() == 0:
             raise ValueError(f"sample {counts.argmin()}: expected at least two tokens of the judge's")
-        perplexities = np.exp(self.nll_sums(whole, counted) / counts)
-        several = len(samples) > 1
-        stderr = perplexities.std(ddof=1) / np.sqrt(len(samples)) if several else np.nan
-
-        texts, counted = self._translate([first_text(row, tokenizer.eos_id) for row in samples], tokenizer)
-        total = int(counted.sum())
-        token_mean = np.exp(self.nll_sums(texts, counted).sum() / total) if total else np.nan
-        return Judgement(float(perplexities.mean()), float(stderr), float(token_mean), len(samples), total)
+        return whole, counted
 
     def _translate(self, rows: list[np.ndarray], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
         """Translates rows of `tokenizer`'s ids to the judge's ids (N, L'), and marks real targets (N, L' - 1), bool.

@@ -231,6 +231,20 @@ def _generation_parts(generation: Mapping[str, Any]) -> list[str]:
         "the NLL averaged over all tokens up to the first end of text after decoding and re-tokenising, MDLM's and "
         "Duo's. *Entropy*: of each text's own token histogram, averaged. *Repetition*: share of 4-grams that are "
         "repeats. A low perplexity with an entropy below that of real text is repetition, not quality.",
+        *_mauve_parts(generation.get("mauve")),
+    ]
+
+
+def _mauve_parts(mauve: Mapping[str, Any] | None) -> list[str]:
+    if mauve is None:  # of an earlier version
+        return []
+    if mauve["value"] is None:
+        return [f"MAUVE: none; {mauve.get('reason', 'it is no number')}."]
+    generated, real = mauve["texts"]
+    return [
+        f"MAUVE: {number(mauve['value'], 3)}, from 0 to 1, of {generated:,} samples against {real:,} real texts, in "
+        f"{mauve['clusters']:,} clusters of the judge's features (by {mauve['library']}). It depends on the number "
+        "of texts: compare at one number only."
     ]
 
 
