@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dfm_jax import flow
 from dfm_jax.config import Config
 from dfm_jax.evaluation.evaluate import FRAMES
 from dfm_jax.evaluation.generation import Generator, describe_evaluations, to_text
@@ -44,6 +45,8 @@ def check(config: Config, folder: pathlib.Path, mesh, output: pathlib.Path | Non
     tokenizer = preflight.sampling(config, place, mesh, field=field)
     if prompt is not None:
         parse_prompt(prompt, tokenizer, config.model.length)
+    elif flow.get_guidance(config.sampling.guidance) != 1:
+        raise UsageError(f"config.sampling.guidance = {config.sampling.guidance}: expected a prompt or gaps, or 1")
 
 
 def sample(
