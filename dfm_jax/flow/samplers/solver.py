@@ -14,6 +14,7 @@ from dfm_jax.flow.samplers.correctors.settings import Correction
 from dfm_jax.flow.samplers.denoiser import Denoiser, DenseDenoiser, check_answers, from_logits
 from dfm_jax.flow.samplers.events import Events, simulate
 from dfm_jax.flow.samplers.grid import TimeGrid, make_grid, uniform_grid
+from dfm_jax.flow.samplers.guidance import Guidance, GuidedMoves, check_guidance, check_prompt, get_guidance
 from dfm_jax.flow.samplers.jumps import Euler, TwoStage
 from dfm_jax.flow.samplers.loop import group_size, run
 from dfm_jax.flow.samplers.moves import Evaluations, State
@@ -36,6 +37,8 @@ class Solver:
     source: the law of x_0.
     step: a name for the path's `get_step`, or a `Step`.
     corrector: a name for `get_corrector`, or one of its settings; it acts after the steps. None for no corrector.
+    guidance: gamma >= 0, a number, a function of kappa (B,) -> (B,), or a string for `get_guidance`. The posterior
+        becomes prop. to post(v | x_t)^gamma post(v | x_t without the fixed tokens)^(1 - gamma); 1 is the plain one.
     scheduler: another schedule to sample with. The model then gets the time kappa_train^{-1}(kappa_sample(t)).
     group_size: rows per call of the vocabulary head; None chooses.
 
@@ -57,6 +60,7 @@ class Solver:
     scheduler: Any = None
     group_size: int | None = None
     corrector: str | Correction | None = None
+    guidance: str | Guidance = 1.0
 
     def __post_init__(self):
         if isinstance(self.step, str):
@@ -83,12 +87,21 @@ class Solver:
             suppress = self.source.mask_id if model.suppress is None else model.suppress
             model = dataclasses.replace(model, suppress=suppress, num_states=self.source.num_states)
         object.__setattr__(self, "model", model)
+        if isinstance(self.guidance, str):
+            object.__setattr__(self, "guidance", get_guidance(self.guidance))
+        if self._guided:
+            check_guidance(self.guidance, self.path, self.source)  # pyright: ignore[reportArgumentType]
+            if isinstance(step, Events):
+                raise ValueError(f"guidance = {self.guidance}: expected 1 with step = {step.name!r}")
         if isinstance(step, (Step, Unmask)):
             check_answers(model, step.needs, f"step {type(step).__name__}")
         if correction is not None:
-            check_answers(
-                model, correction.needs(self.source, isinstance(step, Unmask)), f"corrector {correction.name}"
-            )
+            needs = correction.needs(self.path, self.source, isinstance(step, Unmask))
+            check_answers(model, needs, f"corrector {correction.name}")
+
+    @property
+    def _guided(self) -> bool:
+        return callable(self.guidance) or self.guidance != 1
 
     @functools.cached_property
     def _program(self) -> Callable[..., tuple[State, jax.Array]]:
@@ -133,6 +146,8 @@ class Solver:
 
         Raises ValueError for arguments of another shape, dtype or range.
         """
+        if self._guided:
+            check_prompt(self.guidance, fixed)  # pyright: ignore[reportArgumentType]
         x, keys, fixed = self._checked(key, x_init, fixed)
         own = self.path.scheduler if self.scheduler is None else self.scheduler
         if isinstance(self.step, Unmask) and not self.step.by_schedule and step_size is steps is time_grid is None:
@@ -201,7 +216,12 @@ class Solver:
         setting = Setting(self.path, self.source, own, grid, length)
         trajectory = of_unmask(step, setting) if isinstance(step, Unmask) else of_step(step, setting)
         correction: Any = self.corrector
-        return trajectory if correction is None else corrected(trajectory, correction, setting)
+        if correction is not None:
+            trajectory = corrected(trajectory, correction, setting)
+        if not self._guided:
+            return trajectory
+        guided = GuidedMoves(trajectory.moves, self.guidance, self.path.scheduler, self.source.mask_id)  # pyright: ignore
+        return trajectory._replace(moves=guided)
 
 
 MixtureDiscreteSolver = Solver  # the name in version 0.1
