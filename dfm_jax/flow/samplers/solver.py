@@ -13,7 +13,7 @@ from dfm_jax.flow.prediction import PathLike
 from dfm_jax.flow.samplers.correctors.settings import Correction
 from dfm_jax.flow.samplers.denoiser import Denoiser, DenseDenoiser, check_answers, from_logits
 from dfm_jax.flow.samplers.events import Events, simulate
-from dfm_jax.flow.samplers.grid import TimeGrid, make_grid, uniform_grid
+from dfm_jax.flow.samplers.grid import TimeGrid, explicit_grid, make_grid, uniform_grid
 from dfm_jax.flow.samplers.guidance import Guidance, GuidedMoves, check_guidance, check_prompt, get_guidance
 from dfm_jax.flow.samplers.jumps import Euler, TwoStage
 from dfm_jax.flow.samplers.loop import group_size, run
@@ -137,7 +137,7 @@ class Solver:
             div_free: c_t >= 0, a number or a function of t, for step='euler' or 'two_stage'.
             return_intermediates: True for the states at the times of `time_grid` (without one, the first and the last
                 state), or a sequence of times. Each is the state at the nearest grid point; a chain without steps gives
-                the exact state.
+                the exact state, and `Unmask` with count or bound the last one with at most that share revealed.
             fixed: (B, L) bool, positions that keep x_init, for prompts and infilling.
             return_evaluations: whether to return the pair (samples, `Evaluations`), what each sequence asked of the
                 model.
@@ -150,11 +150,15 @@ class Solver:
             check_prompt(self.guidance, fixed)  # pyright: ignore[reportArgumentType]
         x, keys, fixed = self._checked(key, x_init, fixed)
         own = self.path.scheduler if self.scheduler is None else self.scheduler
-        if isinstance(self.step, Unmask) and not self.step.by_schedule and step_size is steps is time_grid is None:
-            steps = x.shape[1]  # it has no steps; as a grid of the frames' shares
+        without_times = isinstance(self.step, Unmask) and not self.step.by_schedule
+        if without_times and step_size is None and steps is None and time_grid is None:
+            steps = 1
         grid, asked = make_grid(own, step_size, steps, time_grid)
         if not isinstance(return_intermediates, bool):
             asked = grid.nearest(return_intermediates)
+            if without_times:  # the grid is that of the shares
+                grid = explicit_grid(np.unique([grid.t[0], *return_intermediates, grid.t[-1]]))
+                asked = grid.nearest(return_intermediates)
         elif not return_intermediates:
             asked = np.array([], np.int64)
         # A grid point that is asked for twice has one slot.
