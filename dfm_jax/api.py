@@ -183,20 +183,32 @@ def frontier(
     step: "int | None" = None,
     overrides: "Mapping[str, Any] | None" = None,
     output: "str | os.PathLike | None" = None,
+    samplers: "Sequence[str | tuple[str, str]]" = (),
 ) -> "list[dict[str, Any]]":
-    """Samples judged over temperatures and numbers of steps, and eval/frontier_step_N.png: perplexity against entropy.
+    """Samples judged over temperatures and numbers of steps, and eval/frontier_step_N.png: perplexity against entropy
+    and against evaluations of the network.
 
     Args, Raises: as `evaluate`; it needs `config.eval.judge`.
+        samplers: to compare at equal cost: methods such as "unmask:order=entropy", or (method, corrector) pairs; none
+            is the config's own.
 
-    Returns: for each point "steps", "temperature", "ppl_token_mean", "entropy_bits" (bits per token) and others.
+    Returns: for each point "method", "corrector", "steps", "temperature", "ppl_token_mean", "entropy_bits" (bits per
+    token), "evaluations" (of the network, per text) and others.
 
     Example:
         >>> dfm_jax.frontier("runs/quickstart", overrides={"eval.judge": "gpt2", "eval.num_samples": 64})
     """
+    from dfm_jax.run import arguments, settings
     from dfm_jax.run.evaluate import frontier as figures
 
+    config, _, _ = _named(run, step, overrides)
+    pairs = [(sampler, "") if isinstance(sampler, str) else tuple(sampler) for sampler in samplers]
+    for pair in pairs:
+        if len(pair) != 2:
+            arguments.refuse("samplers", list(samplers), "methods, or (method, corrector) pairs")
+        settings.change(config, dict(zip(("sampling.method", "sampling.corrector"), pair, strict=True)), "eval")
     trained, place = _to_evaluate(run, step, overrides, output, frontier=True)
-    return figures(trained, place)
+    return figures(trained, place, pairs)
 
 
 def compare(runs: "Sequence[Run | str | os.PathLike]") -> str:

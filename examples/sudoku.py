@@ -1,11 +1,11 @@
-"""Sudoku of 6 x 6 cells: a network learns which digits fit, and the order in which cells are filled decides how well.
+"""Sudoku of 6 x 6 cells: a network learns which digits fit, and the order in which it fills cells decides how well.
 
-    python -m examples.sudoku [--steps=1500] [--puzzles=400] [--output=runs/sudoku.png]
+    python -m examples.sudoku [--steps=300] [--puzzles=200] [--output=runs/sudoku.png]
 
 A grid is a sequence of 36 tokens, a puzzle is a grid most of whose tokens are masks. The network is trained on grids
-with any cells masked. It is then asked for puzzles whose grids it never saw, not under other names of the digits
-either. `unmask` fills `count` cells after each evaluation of the network: in random order, or first those whose two
-likeliest digits differ most (margin). It takes about three minutes on two cores.
+with any cells masked. It is then given puzzles of which no clue can be left out, from grids that it never saw, not with
+other names of the digits either. `unmask` fills `count` cells after each evaluation of the network, in random order or
+by margin: first the cells whose two likeliest digits differ most. It takes about three minutes on two cores.
 """
 
 # %% The grids: every one whose first row is 1 to 6; the others are these with the digits renamed
@@ -25,7 +25,8 @@ from dfm_jax import flow
 SIDE, CELLS = 6, 36
 ROW, COLUMN = np.divmod(np.arange(CELLS), SIDE)
 BOX = ROW // 2 * 2 + COLUMN // 3  # of two rows and three columns
-UNITS = np.stack([u == n for u in (ROW, COLUMN, BOX) for n in range(SIDE)])  # (18, 36): the cells of each
+UNITS = np.stack([u == n for u in (ROW, COLUMN, BOX) for n in range(SIDE)])  # (18, 36) bool: the cells of each
+MEMBER = [np.flatnonzero(UNITS[:, cell]).tolist() for cell in range(CELLS)]
 WIDTH, ROUNDS = 96, 8
 
 
@@ -37,22 +38,17 @@ def all_grids() -> np.ndarray:
         if cell == CELLS:
             yield list(grid)
             return
-        units = [used[np_unit] for np_unit in MEMBER[cell]]
-        for digit in range(SIDE):
-            if cell < SIDE and digit != cell or any(digit in unit for unit in units):
+        for digit in [cell] if cell < SIDE else range(SIDE):
+            units = [used[unit] for unit in MEMBER[cell]]
+            if any(digit in unit for unit in units):
                 continue
             for unit in units:
                 unit.add(digit)
-            grid.append(digit)
-            yield from filled(grid, used)
-            grid.pop()
+            yield from filled([*grid, digit], used)
             for unit in units:
                 unit.remove(digit)
 
     return np.array(list(filled([], [set() for _ in UNITS])), np.int8)
-
-
-MEMBER = [np.flatnonzero(UNITS[:, cell]).tolist() for cell in range(CELLS)]
 
 
 def solutions(grids: np.ndarray, grid: np.ndarray, clues: np.ndarray) -> int:
@@ -67,14 +63,13 @@ def solutions(grids: np.ndarray, grid: np.ndarray, clues: np.ndarray) -> int:
     return int((np.diff(np.sort(grids[:, first], 1), axis=1) > 0).all(1).sum())
 
 
-def make_puzzles(rng: np.random.Generator, grids: np.ndarray, held_out: np.ndarray, clues: int) -> np.ndarray:
-    """(n, 36) bool, for each grid of `held_out` the cells that are given: `clues` or more, with one solution."""
+def make_puzzles(rng: np.random.Generator, grids: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """(n, 36) bool, for each grid of `held_out` the clues: no fewer of them have this one solution."""
     given = np.ones(held_out.shape, bool)
     for grid, shown in zip(held_out, given, strict=True):
         for cell in rng.permutation(CELLS):
             shown[cell] = False
-            if shown.sum() < clues or solutions(grids, grid, np.flatnonzero(shown)) != 1:
-                shown[cell] = True
+            shown[cell] = solutions(grids, grid, np.flatnonzero(shown)) != 1
     return given
 
 
@@ -134,6 +129,88 @@ def train(grids: np.ndarray, steps: int, batch: int = 128) -> dict[str, jax.Arra
     state = optimizer.init(weights)
     for step, key in enumerate(jax.random.split(jax.random.key(1), steps)):
         weights, state, value = update(weights, state, key, grids)
-        if step % 250 == 249:
-            print(f"step {step + 1}: loss {float(value):.3f}", flush=True)
+        if (step + 1) % 50 == 0:
+            print(f"step {step + 1} of {steps}: cross entropy {float(value):.3f} nats a cell", flush=True)
     return weights
+
+
+# %% Solving: the clues are fixed, `unmask` fills the rest
+def solve(
+    weights: dict[str, jax.Array], order: str, count: int, grids: np.ndarray, clues: np.ndarray, frames: list[float]
+) -> np.ndarray:
+    """The puzzles as they are filled, (frames, n, 36) int32; frames: shares of the empty cells."""
+    step = f"unmask:order={order},count={count}"
+    solver = flow.Solver(lambda x, t: network(weights, x, t), PATH, SOURCE, step=step)
+    x_init = jnp.asarray(np.where(clues, grids, SOURCE.mask_id), jnp.int32)
+    return np.asarray(solver.sample(jax.random.key(2), x_init, fixed=jnp.asarray(clues), return_intermediates=frames))
+
+
+def rules_kept(filled: np.ndarray) -> float:
+    """The share of rows, columns and boxes of (n, 36) that have each digit once."""
+    return float(np.mean([[len(set(grid[unit].tolist())) == SIDE for unit in UNITS] for grid in filled]))
+
+
+# %% The picture: one puzzle as it is filled, and how many are solved
+FRAMES = [0.0, 1 / 3, 2 / 3, 1.0]
+ORDERS, COUNTS = ("random", "margin"), (1, 2, 4)
+
+
+def draw_board(axes, state: np.ndarray, grid: np.ndarray, clue: np.ndarray) -> None:
+    """A board (36,): clues black, what the network filled blue, what is wrong red."""
+    for cell in np.flatnonzero(state < SIDE):
+        colour = "black" if clue[cell] else "tab:blue" if state[cell] == grid[cell] else "tab:red"
+        place = COLUMN[cell] + 0.5, ROW[cell] + 0.55
+        axes.text(*place, str(state[cell] + 1), color=colour, ha="center", va="center", fontsize=10)
+    for line in range(SIDE + 1):
+        axes.axhline(line, color="0.3", lw=1.6 if line % 2 == 0 else 0.4)
+        axes.axvline(line, color="0.3", lw=1.6 if line % 3 == 0 else 0.4)
+    axes.set(xlim=(0, SIDE), ylim=(SIDE, 0), xticks=[], yticks=[], aspect="equal")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=300, help="updates of the network")
+    parser.add_argument("--puzzles", type=int, default=200, help="puzzles to solve, at most 1000")
+    parser.add_argument("--output", default="runs/sudoku.png")
+    args = parser.parse_args()
+    pathlib.Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    start, rng = time.perf_counter(), np.random.default_rng(0)
+    grids = all_grids()
+    shuffled = grids[rng.permutation(len(grids))]
+    held_out, seen = shuffled[: args.puzzles], shuffled[1000:]
+    clues = make_puzzles(rng, grids, held_out)
+    print(f"{len(grids)} grids, {len(seen)} to learn from; {len(clues)} puzzles of {clues.sum(1).mean():.1f} clues")
+    weights = train(seen, args.steps)
+    print(f"trained after {time.perf_counter() - start:.0f} s")
+
+    solved, boards = {}, {}
+    print("order   count   evaluations   puzzles right   rules kept")
+    for order in ORDERS:
+        for count in COUNTS:
+            states = solve(weights, order, count, held_out, clues, FRAMES)
+            right = (states[-1] == held_out).all(1)
+            solved[order, count], boards[order, count] = right.mean(), states
+            evaluations = float(np.ceil((~clues).sum(1) / count).mean())
+            print(
+                f"{order:7} {count:5} {evaluations:13.1f} {right.mean():14.1%} {rules_kept(states[-1]):12.1%}",
+                flush=True,
+            )
+    # A puzzle that the margin order solves and the random order does not, if there is one.
+    right = {order: (boards[order, 1][-1] == held_out).all(1) for order in ORDERS}
+    shown = int(np.argmax(right["margin"] & ~right["random"]))
+    figure, grid = plt.subplots(len(ORDERS), len(FRAMES) + 1, figsize=(12, 5), layout="constrained")
+    for order, row in zip(ORDERS, grid, strict=True):
+        for axes, state in zip(row, boards[order, 1][:, shown], strict=False):
+            draw_board(axes, state, held_out[shown], clues[shown])
+        row[0].set_ylabel(f"{order} order", fontsize=10)
+        row[-1].bar([str(count) for count in COUNTS], [solved[order, count] for count in COUNTS], color="tab:blue")
+        row[-1].set(ylim=(0, 1), xlabel="cells per evaluation", title="puzzles right")
+    figure.savefig(args.output, dpi=110)
+    print(f"{args.output}, after {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -655,6 +655,22 @@ class Sampling(Group):
         continues=FREE,
         also=("drafts", "lookahead", "speculative"),
     )
+    corrector: str = field(
+        "",
+        "after the steps, options after a colon: 'gibbs:sites=1,rounds=3', 'resample:rate=0.3', ...; '' = none",
+        Accepted("a corrector that goes with the source and the path, or nothing", lambda v: True),
+        since="0.2",
+        continues=FREE,
+        also=("correction", "corrector_steps", "refiner"),
+    )
+    guidance: str = field(
+        "1",
+        "of the posterior by a prompt, with the mask source: gamma, or 'linear:1,3' from kappa = 0 to 1; 1 = none",
+        Accepted("a number of 0 or more, or linear:START,END", bool),
+        since="0.2",
+        continues=FREE,
+        also=("gamma", "guidance_scale", "cfg", "cfg_scale", "guidance_weight"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 import pathlib
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -165,24 +165,34 @@ class Evaluator:
         *,
         temperatures: tuple[float, ...] = (0.7, 0.8, 0.9, 1.0, 1.1),
         steps: tuple[int, ...] = (),
+        samplers: Sequence[tuple[str, str]] = (),
         num: int | None = None,
     ) -> list[dict[str, Any]]:
-        """Judges samples over temperatures and numbers of steps, and draws eval/frontier_step_N.png.
+        """Judges samples over temperatures, numbers of steps and samplers, and draws eval/frontier_step_N.png.
 
-        steps: by default the config's number, a quarter and a sixteenth of it. num: samples per point. Returns a
-        dictionary per point. Raises WorldError without a judge.
+        steps: by default the config's number, a quarter and a sixteenth of it. samplers: (method, corrector) pairs, by
+        default the config's own. num: samples per point. Returns a dictionary per point, with the mean `evaluations` of
+        the network, `sequential` ones and `head_rows` of a sequence. Raises WorldError without a judge.
         """
         if self._judge is None:
             raise WorldError(self._judge_failure)
-        most = self.settings.sampling.steps
+        sampling = self.settings.sampling
+        most = sampling.steps
         points = []
-        for count in steps or sorted({max(1, most // 16), max(1, most // 4), most}):
-            for temperature in temperatures:
-                settings = dataclasses.replace(self.settings.sampling, steps=count, temperature=temperature)
-                generator = self._generator_of(settings)
-                tokens = write_samples(None, generator, model, num or self.settings.num_samples, self.tokenizer)
-                points.append({"steps": count, "temperature": temperature, **self._judge_texts(tokens, [])})
-                self.note(f"frontier: {count} steps, temperature {temperature}: {points[-1]['ppl_token_mean']:.1f}")
+        for method, corrector in samplers or [(sampling.method, sampling.corrector)]:
+            for count in steps or sorted({max(1, most // 16), max(1, most // 4), most}):
+                for temperature in temperatures:
+                    point = {"method": method, "corrector": corrector, "steps": count, "temperature": temperature}
+                    generator = self._generator_of(dataclasses.replace(sampling, **point))
+                    drawn = write_samples(None, generator, model, num or self.settings.num_samples, self.tokenizer)
+                    spent = drawn.evaluations
+                    point |= {"evaluations": float(spent.trunk.mean()), "sequential": float(spent.sequential.mean())}
+                    point["head_rows"] = float(spent.head_rows.mean())
+                    points.append(point | self._judge_texts(drawn.tokens, []))
+                    self.note(
+                        f"frontier: {' + '.join(filter(None, (method, corrector)))}, {count} steps, temperature "
+                        f"{temperature}: {points[-1]['ppl_token_mean']:.1f} for {point['evaluations']:.1f} evaluations"
+                    )
         real = self._real_text([])
         if jax.process_index() == 0:
             path = self._picture(f"frontier_step_{step}.png")

@@ -54,7 +54,8 @@ class SamplingSettings:
     length: tokens per sequence. steps: of the sampler. method: a name of `flow.get_step`. temperature, top_p: of the
     posterior. seed: it gives all the noise of a sequence, together with the sequence's number. scheduler: the schedule
     to sample with; None for that of the training. draft: inputs that the network is given at once, most of them guesses
-    of later steps; the sequences are those of draft = 1.
+    of later steps; the sequences are those of draft = 1. corrector: a name of `flow.get_corrector`, '' for none.
+    guidance: gamma of the prompt, as `flow.Solver` takes it; 1 is none.
     """
 
     length: int
@@ -65,11 +66,20 @@ class SamplingSettings:
     seed: int = 42
     scheduler: flow.Scheduler | None = None
     draft: int = 1
+    corrector: str = ""
+    guidance: str | float = "1"
+
+    @property
+    def guided(self) -> bool:
+        """Whether the prompt guides the posterior."""
+        return flow.get_guidance(self.guidance) != 1
 
     def describe(self) -> dict[str, object]:
         """The settings as plain values, for the files of a sample set."""
         others = {} if self.scheduler is None else {"scheduler": str(self.scheduler)}
         others |= {"draft": self.draft} if self.draft > 1 else {}
+        others |= {"corrector": self.corrector} if self.corrector else {}
+        others |= {"guidance": str(self.guidance)} if self.guided else {}
         temperature = "a function of t" if callable(self.temperature) else self.temperature
         return {
             "method": self.method,
@@ -137,6 +147,8 @@ class Generator:
 
         prompts: none, one for all sequences, or several that are used in turn. Every process gets every sequence.
         """
+        if self.settings.guided and not (prompts and all(prompt.fixed.any() for prompt in prompts)):
+            raise UsageError(f"config.sampling.guidance = {self.settings.guidance}: expected a prompt or gaps, or 1")
         devices = 1 if self.mesh is None else self.mesh.size
         shares = self.settings.draft > 1 and num < devices
         size = num if shares else min(self.batch_size, -(-num // devices) * devices)
@@ -220,7 +232,15 @@ class Generator:
             top_p=settings.top_p,
             implementation=self.implementation,
         )
-        solver = flow.Solver(denoiser, problem.path, problem.source, step=settings.method, scheduler=settings.scheduler)
+        solver = flow.Solver(
+            denoiser,
+            problem.path,
+            problem.source,
+            step=settings.method,
+            scheduler=settings.scheduler,
+            corrector=settings.corrector or None,
+            guidance=str(settings.guidance),
+        )
         sample = functools.partial(solver.sample, keys[:, 1], x_init, steps=settings.steps, fixed=fixed)
         sample = functools.partial(sample, return_evaluations=True, draft=settings.draft, split=split)
         if not self.frames:

@@ -51,6 +51,8 @@ class EvaluationSettings:
                 seed=sampling.seed,
                 scheduler=get_sampling_scheduler(config, vocab_size),
                 draft=sampling.draft,
+                corrector=sampling.corrector,
+                guidance=sampling.guidance,
             ),
             corpora=streams.corpora(config),
             judge=given.judge,

@@ -26,6 +26,7 @@ from dfm_jax.runtime.errors import UsageError
 TRAIN = ("train", "compile", "benchmark")
 # Modes that know neither a text nor a run which would say what a field that is 'auto' is.
 WITHOUT_TEXT = ("compile", "benchmark", "import")
+WITHOUT_PROMPT = ("train", "eval")
 # The smallest time that is drawn: the middle of the first of 2**32 cells of [0, 1].
 FIRST_TIME = 2.0**-33
 
@@ -71,7 +72,7 @@ def check(config: Config, mode: str | None = None) -> None:
             "bfloat16 or float32 for training: gradients below 6e-8 are 0 in float16, and no loss is scaled here; "
             "float16 is for evaluation and sampling",
         )
-    check_problem(config)
+    check_problem(config, mode)
 
 
 def check_optimizer(config: Config) -> None:
@@ -112,7 +113,7 @@ def check_time(config: Config) -> None:
         refuse("model.time_conditioning", True, "false for masked_count, a loss without a time")
 
 
-def check_problem(config: Config) -> None:
+def check_problem(config: Config, mode: str | None = None) -> None:
     """Path, source, loss and sampler go together. On two tokens, for what a corpus or a file would have to tell."""
     with naming("flow.scheduler_type", config):
         scheduler = get_scheduler(config, 2)
@@ -139,10 +140,20 @@ def check_problem(config: Config) -> None:
     with naming("sampling.method", config):
         step = path.get_step(config.sampling.method)
         check_options(step, config.sampling.steps or config.flow.sampling_steps)
-        solver = flow.MixtureDiscreteSolver(lambda x, t: x, path, source, step=step)
-    if config.sampling.draft > 1 and not solver.has_drafts:
+        solver = functools.partial(flow.Solver, lambda x, t: x, path, source, step=step)
+        drafts = solver().has_drafts
+    if config.sampling.draft > 1 and not drafts:
         refuse("sampling.draft", config.sampling.draft,
-               f"1 with sampling.method = {config.sampling.method}, whose times are random")  # fmt: skip
+               f"1 with sampling.method = {config.sampling.method}, a chain without steps")  # fmt: skip
+    corrector = config.sampling.corrector or None
+    with naming("sampling.corrector", config):
+        solver(corrector=corrector)
+        if corrector is not None:
+            check_options(flow.get_corrector(corrector), config.sampling.steps or config.flow.sampling_steps)
+    with naming("sampling.guidance", config):
+        solver(corrector=corrector, guidance=config.sampling.guidance)
+        if flow.get_guidance(config.sampling.guidance) != 1 and mode in WITHOUT_PROMPT:
+            raise ValueError(f"expected 1 in the mode {mode}, whose samples have no prompt")
 
 
 def fits(check: Callable[[], Any]) -> bool:

@@ -62,12 +62,13 @@ from dfm_jax.flow.samplers.correctors.settings import ForwardBackward, Gibbs, Re
 from dfm_jax.flow.samplers.denoiser import Answer, Denoiser, Needs, from_logits
 from dfm_jax.flow.samplers.events import FirstHitting, Thinning
 from dfm_jax.flow.samplers.grid import TimeGrid, adaptive_grid, make_grid
+from dfm_jax.flow.samplers.guidance import get_guidance
 from dfm_jax.flow.samplers.jumps import Euler, Exact, TwoStage
 from dfm_jax.flow.samplers.moves import Evaluations
 from dfm_jax.flow.samplers.names import get_corrector, get_step
 from dfm_jax.flow.samplers.solver import MixtureDiscreteEulerSolver, MixtureDiscreteSolver, Solver
 from dfm_jax.flow.samplers.step import Step
-from dfm_jax.flow.samplers.stochastic import Ancestral, DivFreeEuler, Multiflow, Remask
+from dfm_jax.flow.samplers.stochastic import Ancestral, DivFreeEuler, Multiflow, Psi, Remask
 from dfm_jax.flow.samplers.unmasking.unmask import Unmask
 from dfm_jax.flow.schedulers.base import HostSchedule, Scheduler, SchedulerOutput
 from dfm_jax.flow.schedulers.names import SCHEDULERS, WITH_EXPONENT, get_scheduler

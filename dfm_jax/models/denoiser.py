@@ -6,6 +6,7 @@ from collections.abc import Callable
 from jax import Array
 
 from dfm_jax import flow
+from dfm_jax.flow.samplers.denoiser import Guide, mixed
 from dfm_jax.kernels import vocab_head
 from dfm_jax.models import head
 from dfm_jax.models.transformer import Transformer
@@ -46,9 +47,16 @@ class TransformerDenoiser:
 
     def features(self, x: Array, t: Array) -> Array:
         """(B, L, D) in the network's compute_dtype, from x (B, L) int32 and t (B,) float32."""
-        time = t if self.network_time is None else self.network_time(t)
         # The head multiplies in compute_dtype: rounding here spares a copy of the rows that jump.
-        return self.model(x, time).astype(self.model.config.compute_dtype)
+        return self._trunk(x, t).astype(self.model.config.compute_dtype)
+
+    def guided_features(self, x: Array, t: Array, guide: Guide) -> Array:
+        """`features` (B, L, D) under guidance: two runs of the trunk, mixed in float32 before they are rounded."""
+        own, without = self._trunk(x, t), self._trunk(guide.without, t)
+        return mixed(own, without, guide.gamma).astype(self.model.config.compute_dtype)
+
+    def _trunk(self, x: Array, t: Array) -> Array:
+        return self.model(x, t if self.network_time is None else self.network_time(t))
 
     def draw(self, keys: Array, features: Array, x_t: Array, t: Array) -> Array:
         """x_1 (N,) int32, each row from its own key alone."""

@@ -50,9 +50,12 @@ def evaluate(trained: Run, output: pathlib.Path | None = None) -> Report:
     return report
 
 
-def frontier(trained: Run, output: pathlib.Path | None = None) -> list[dict[str, Any]]:
-    """Samples judged over temperatures and numbers of steps, and a plot in `output`/eval; see `Evaluator.frontier`."""
-    return get_evaluator(trained, output).frontier(trained.model, trained.step)
+def frontier(
+    trained: Run, output: pathlib.Path | None = None, samplers: Sequence[tuple[str, str]] = ()
+) -> list[dict[str, Any]]:
+    """Samples judged over temperatures, numbers of steps and `samplers` ((method, corrector) pairs; none: the config's
+    own), and a plot in `output`/eval; see `Evaluator.frontier`."""
+    return get_evaluator(trained, output).frontier(trained.model, trained.step, samplers=samplers)
 
 
 def compare(folders: Sequence[str | os.PathLike]) -> str:

@@ -141,6 +141,8 @@ class Run:
         batch_size: int | None = None,
         prompts: Sequence[Prompt] = (),
         draft: int | None = None,
+        corrector: str | None = None,
+        guidance: str | float | None = None,
     ) -> np.ndarray:
         """(num, L) int32 token ids; sequence i depends on (seed, i) alone, not on num, batch_size or the mesh.
 
@@ -154,6 +156,8 @@ class Run:
             batch_size: sequences per batch over all devices, a multiple of their number.
             prompts: `Prompt`s of length L, used in turn; see `dfm_jax.evaluation.prompts.parse_prompt`.
             draft: inputs of the network at once (coupled drafts), 1 or more; the tokens do not depend on it.
+            corrector: what acts after the steps: 'gibbs:sites=1,rounds=3', 'resample:rate=0.3', ...; '' is none.
+            guidance: of a prompt, with the mask source: gamma >= 0, or 'linear:1,3'; 1 is none.
 
         Raises:
             ValueError: naming the argument.
@@ -176,7 +180,12 @@ class Run:
             changes["draft"] = arguments.of_field("draft", draft, "sampling.draft")
         if method is not None:
             changes["method"] = arguments.of_field("method", method, "sampling.method")
-        together = {f"sampling.{name}": changes[name] for name in ("method", "draft") if name in changes}
+        if corrector is not None:
+            changes["corrector"] = arguments.of_field("corrector", corrector, "sampling.corrector")
+        if guidance is not None:
+            changes["guidance"] = arguments.of_field("guidance", f"{guidance}", "sampling.guidance")
+        names = ("method", "draft", "corrector", "guidance")
+        together = {f"sampling.{name}": changes[name] for name in names if name in changes}
         if together:
             with arguments.as_value_errors("config.sampling."):
                 conditions.check(configs.replace(self.config, together))

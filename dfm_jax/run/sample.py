@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dfm_jax import flow
 from dfm_jax.config import Config
 from dfm_jax.evaluation.evaluate import FRAMES
 from dfm_jax.evaluation.generation import Generator, describe_evaluations, to_text
@@ -62,6 +63,8 @@ def check(
     tokenizer = preflight.sampling(config, place, mesh, field=field)
     if prompt is not None:
         parse_prompt(prompt, tokenizer, config.model.length, special=special or config.data.special == "parse")
+    elif flow.get_guidance(config.sampling.guidance) != 1:
+        raise UsageError(f"config.sampling.guidance = {config.sampling.guidance}: expected a prompt or gaps, or 1")
 
 
 def sample(

@@ -15,6 +15,7 @@ from dfm_jax.evaluation import evaluate
 from dfm_jax.evaluation.evaluate import Evaluator
 from dfm_jax.evaluation.judge.gpt2 import GPT2, GPT2Config
 from dfm_jax.evaluation.report import markdown as report
+from dfm_jax.evaluation.report import pictures
 from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.experiment.problem import get_problem
 from dfm_jax.models.transformer import Transformer, TransformerConfig
@@ -137,7 +138,23 @@ def test_a_run_that_wants_no_judge_misses_none(evaluator):
 def test_frontier(evaluator):
     points = evaluator.frontier(make_model(), 7, temperatures=(0.5, 1.0), steps=(2,), num=2)
     assert [(p["steps"], p["temperature"]) for p in points] == [(2, 0.5), (2, 1.0)]
+    assert all(1 <= p["evaluations"] <= 2 and p["head_rows"] >= 1 for p in points)
     assert (evaluator.workdir / "eval" / "frontier_step_7.png").stat().st_size > 10_000
+
+
+def test_a_picture_of_several_samplers_at_equal_cost(tmp_path):
+    points = [
+        {"method": "exact", "corrector": corrector, "steps": steps, "temperature": temperature,
+         "evaluations": 2.0 * steps, "ppl_token_mean": 30.0 / steps, "entropy_nats": 2.0 + temperature}
+        for corrector in ("", "gibbs:sites=1")
+        for steps in (4, 8)
+        for temperature in (0.9, 1.0)
+    ]  # fmt: skip
+    drawn = {(sampler, value): len(own) for (sampler, value), own, _ in pictures._lines(points, "steps", "temperature")}
+    both = ("exact, ", "exact + gibbs:sites=1, ")
+    assert drawn == {(sampler, steps): 2 for sampler in both for steps in (4, 8)}
+    picture = pictures.frontier(tmp_path / "frontier.png", points, "two", {"entropy_nats": 2.0, "ppl_token_mean": 9.0})
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_runs_are_compared_side_by_side(evaluator, tmp_path):

@@ -171,9 +171,9 @@ def test_euler_solver_takes_the_reference_constructor():
 
 
 BAD = [
-    ({}, {"time_grid": (0.0, 0.5, 0.5, 1.0)}, "strictly increasing"),
-    ({}, {"time_grid": (0.5, 0.2)}, "strictly increasing"),
-    ({}, {"time_grid": (0.5,)}, "strictly increasing"),
+    ({}, {"time_grid": (0.0, 0.0, 0.5, 1.0)}, "of which only those inside"),
+    ({}, {"time_grid": (0.5, 0.2)}, "that do not decrease"),
+    ({}, {"time_grid": (0.5,)}, "at least two times"),
     ({}, {"time_grid": (-0.1, 1.0)}, r"in \[0, 1\]"),
     ({}, {"time_grid": (0.0, float("nan"), 1.0)}, "increasing"),
     ({}, {"time_grid": "poly", "steps": 4}, "time_grid = 'poly'"),

@@ -27,6 +27,7 @@ STEPS = {
     "multiflow": flow.Multiflow(0.5),
     "ancestral": flow.Ancestral(),
     "remask": flow.Remask("cap", 0.3),
+    "psi": flow.Psi("constant", 0.4),
 }
 PAIRS = [
     (name, source)
@@ -101,11 +102,11 @@ def test_laws_are_probabilities(name, source_name, start, share):
 @pytest.mark.parametrize("source_name", list(SOURCES))
 @given(start=st.floats(0.0, 0.95), share=st.floats(0.02, 1.0))
 def test_exact_kernels_keep_the_path(source_name, start, share):
-    """sum_z C_t(z | x_1) T(x | z, x_1) = C_s(x | x_1) for exact, two_stage, ancestral, and ReMDM: at any step
-    length."""
+    """sum_z C_t(z | x_1) T(x | z, x_1) = C_s(x | x_1) for exact, two_stage, ancestral, psi, and ReMDM: at any
+    step length."""
     source, p = SOURCES[source_name], LAWS[source_name]
     end = min(start + (1 - start) * share, 1.0)
-    names = ["exact", "two_stage", "ancestral"] + ["remask"] * (source_name == "mask")
+    names = ["exact", "two_stage", "ancestral", "psi"] + ["remask"] * (source_name == "mask")
     before, after = (transitions.mixture_states(k, p) for k in (start, end))
     data = np.arange(4 if source_name == "mask" else 5)
     for name in names:
@@ -121,6 +122,37 @@ def test_ancestral_is_bayes_for_a_general_source(start, share):
     _, (row,) = rows_of(STEPS["ancestral"], RAMP, (start, end))
     bayes = transitions.ancestral(start, end)(LAWS["ramp"])
     np.testing.assert_allclose(STEPS["ancestral"].transition_matrix(row, RAMP), bayes, atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["cap", "rescale"])
+def test_psi_with_masks_is_remasking(mode):
+    """Where ReMDM masks no more often than C_s has masks: at z = m and at z = x_1 the same probabilities."""
+    times = (0.0, 0.3, 0.5, 0.5, 0.7, 1.0)
+    reachable = np.array([(4, v) for v in range(4)] + [(v, v) for v in range(4)])
+    laws = []
+    for step in (flow.Psi(mode, 0.1), flow.Remask(mode, 0.1)):
+        _, rows = rows_of(step, MASK, times)
+        laws.append([step.transition_matrix(row, MASK)[tuple(reachable.T)] for row in rows])
+    for one, other in zip(*(law[1:] for law in laws), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12)
+    held = laws[0][2]
+    assert held[4:, 4].min() > 0.05 and held[:4, :4].max() > 0.01  # the held time masks and reveals
+
+
+@pytest.mark.parametrize("source_name", list(SOURCES))
+def test_a_held_time_changes_nothing_but_by_correcting(source_name):
+    """At s = t: every step that does not correct stays, and all have a law."""
+    source = SOURCES[source_name]
+    for name, step in STEPS.items():
+        if (name, source_name) not in PAIRS:
+            continue
+        _, rows = rows_of(step, source, (0.2, 0.4, 0.4, 1.0))
+        held = len(rows) // 3
+        for row in rows[held : 2 * held]:
+            law = step.transition_matrix(row, source)
+            np.testing.assert_allclose(law.sum(-1), 1.0, atol=1e-9)
+            if name not in ("psi", "remask"):
+                np.testing.assert_array_equal(law, np.broadcast_to(np.eye(5)[:, None], law.shape))
 
 
 def test_unrestricted_draws_are_second_order():

@@ -184,7 +184,7 @@ class Question(NamedTuple):
     x: (B, L) int32, the tokens that the model is given. t: (B,) float32, the time on the schedule of the training.
     needed: (B, L) bool, where an answer is used. keys: (B,) typed; the draw at (b, l) has the key fold_in(keys[b], l).
     given: (B, L) int32, the tokens of Needs.AT_GIVEN, or None. shift: (B, L) float32, that of Needs.LEAVE_ONE_OUT, or
-    None. noise: any further noise of the move.
+    None. guidance: see `Guide`, or None. noise: any further noise of the move.
     """
 
     x: jax.Array
@@ -193,7 +193,18 @@ class Question(NamedTuple):
     keys: jax.Array
     given: jax.Array | None = None
     shift: jax.Array | None = None
+    guidance: "Guide | None" = None
     noise: Any = None
+
+
+class Guide(NamedTuple):
+    """Guidance of a question: the posterior is prop. to post(v | x)^gamma post(v | without)^(1 - gamma).
+
+    without: (B, L) int32, the question's tokens without the prompt. gamma: (B,) float32; 1 is the plain posterior.
+    """
+
+    without: jax.Array
+    gamma: jax.Array
 
 
 def check_answers(denoiser: Denoiser, needs: Needs, by: str) -> None:
@@ -218,8 +229,26 @@ def unasked(x: jax.Array, needs: Needs) -> Answer:
 
 
 def features_of(denoiser: Denoiser, question: Question) -> jax.Array:
-    """The trunk's part: features (B, L, D) of the question's tokens."""
-    return denoiser.features(question.x, question.t)
+    """The trunk's part: features (B, L, D) of the question's tokens. Under guidance the trunk runs twice.
+
+    The head is linear, so that the logits of mixed features are the mixed logits. A denoiser whose head works in a
+    narrower type than its trunk has a method `guided_features(x, t, guide)`, which mixes before it rounds.
+    """
+    if question.guidance is None:
+        return denoiser.features(question.x, question.t)
+    if hasattr(denoiser, "guided_features"):
+        return denoiser.guided_features(question.x, question.t, question.guidance)  # pyright: ignore
+    own = denoiser.features(question.x, question.t)
+    without = denoiser.features(question.guidance.without, question.t)
+    return mixed(own, without, question.guidance.gamma).astype(own.dtype)
+
+
+def mixed(own: jax.Array, without: jax.Array, gamma: jax.Array) -> jax.Array:
+    """gamma own + (1 - gamma) without, (B, L, D) float32. A logit that is -inf in either stays -inf."""
+    own, without = own.astype(jnp.float32), without.astype(jnp.float32)
+    never = (own == -jnp.inf) | (without == -jnp.inf)
+    weight = gamma[:, None, None]
+    return jnp.where(never, -jnp.inf, weight * own + (1.0 - weight) * without)
 
 
 def answer_where(denoiser: Denoiser, features: jax.Array, question: Question, needs: Needs, group: int) -> Answer:

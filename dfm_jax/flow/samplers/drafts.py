@@ -197,7 +197,8 @@ def _of_batch(asked: Question) -> Question:
 
 def _input(question: Question) -> Question:
     """What the trunk is given, alone."""
-    return question._replace(needed=None, keys=None, given=None, noise=None)  # pyright: ignore[reportArgumentType]
+    rest = dict.fromkeys(("needed", "keys", "given", "shift", "noise"))
+    return question._replace(**rest)  # pyright: ignore[reportArgumentType]
 
 
 def _equal(one: Question, other: Question) -> jax.Array:

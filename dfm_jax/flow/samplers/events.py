@@ -141,7 +141,8 @@ def simulate(
     u = categorical.uniform(jax.vmap(lambda key: jax.random.bits(key, (length,), jnp.uint32))(last_keys[:, 0]))
     t = jnp.broadcast_to(scheduler.inverse(1.0 - stop, stop).t, (batch,)).astype(jnp.float32)
     needed = may_jump(x) & (u < 1.0 - ends[1] / stop)
-    x_1 = draw_where(denoiser, Question(x, t, needed, last_keys[:, 1]), Needs.DRAWS, group).x_1
+    question = Question(x, t, needed, last_keys[:, 1])
+    x_1 = draw_where(denoiser, question, Needs.DRAWS, group).x_1
     on_the_way = needed[None] & (u[None] < 1.0 - (saved_sigma / stop)[:, None, None])
-    final = State(jnp.where(needed, x_1, x), fixed, jumps, jumps, {}).counted(needed)
+    final = State(jnp.where(needed, x_1, x), fixed, jumps, jumps, {}).counted(question)
     return final, jnp.where(on_the_way, x_1[None], saved)

@@ -12,7 +12,11 @@ GRIDS = ("uniform", "cosine", "kappa_uniform")
 
 
 class TimeGrid(NamedTuple):
-    """Increasing times t (N + 1,) float64, and r = 1 - t. Both are computed from integers if the grid allows it."""
+    """Times t (N + 1,) float64, and r = 1 - t. Both are computed from integers if the grid allows it.
+
+    Times do not decrease. A time inside (0, 1) may come several times in a row: the grid holds it, for steps that
+    correct (`Psi`, `Remask`).
+    """
 
     t: np.ndarray
     r: np.ndarray
@@ -36,15 +40,23 @@ class TimeGrid(NamedTuple):
 
 
 def _checked(t: np.ndarray, r: np.ndarray) -> TimeGrid:
-    if t.ndim != 1 or len(t) < 2 or not (np.diff(t) > 0).all():
-        raise ValueError(f"time_grid = {t.tolist()}: expected at least two times, strictly increasing")
+    if t.ndim != 1 or len(t) < 2 or not ((np.diff(t) > 0) | ((np.diff(t) == 0) & (t[1:] > 0) & (t[1:] < 1))).all():
+        raise ValueError(
+            f"time_grid = {t.tolist()}: expected at least two times that do not decrease, of which only those inside "
+            "(0, 1) come again"
+        )
     if not (t[0] >= 0 and t[-1] <= 1):
         raise ValueError(f"time_grid from {t[0]:g} to {t[-1]:g}: expected times in [0, 1]")
     return TimeGrid(t, r)
 
 
+def _check_ends(start: float, end: float) -> None:
+    if not 0 <= start < end <= 1:
+        raise ValueError(f"time_grid from {start:g} to {end:g}: expected 0 <= start < end <= 1")
+
+
 def explicit_grid(times: Sequence[float] | np.ndarray) -> TimeGrid:
-    """The grid of given times. Raises ValueError unless they increase strictly and lie in [0, 1]."""
+    """The grid of given times. Raises ValueError unless they lie in [0, 1] in order; see `TimeGrid`."""
     t = np.asarray(times, np.float64)
     return _checked(t, 1.0 - t)
 
@@ -55,7 +67,7 @@ def uniform_grid(steps: int, start: float = 0.0, end: float = 1.0) -> TimeGrid:
     Raises ValueError unless steps >= 1 and 0 <= start < end <= 1.
     """
     j = np.arange(_count(steps) + 1)
-    _checked(np.array([start, end]), np.zeros(2))
+    _check_ends(start, end)
     t = (start * (steps - j) + end * j) / steps
     r = ((1.0 - start) * (steps - j) + (1.0 - end) * j) / steps
     return _checked(t, r)
@@ -68,7 +80,7 @@ def step_size_grid(step_size: float, start: float = 0.0, end: float = 1.0) -> Ti
     """
     if not step_size > 0:
         raise ValueError(f"step_size = {step_size}: expected step_size > 0")
-    _checked(np.array([start, end]), np.zeros(2))
+    _check_ends(start, end)
     # A quotient within rounding of an integer is that integer: no sliver of a step at the end.
     quotient = (end - start) / step_size
     steps = max(1, math.ceil(quotient - 1e-9 * max(1.0, quotient)))

@@ -42,7 +42,7 @@ def run(
             answer = draw_where(denoiser, question, moves.needs, group)
         else:
             answer = unasked(question.x, moves.needs)
-        state = moves.move(row, state, question, answer).counted(question.needed)
+        state = moves.move(row, state, question, answer).counted(question)
         if slots and not moves.ends_early:
             saved = saved.at[row["slot"]].set(state.x, mode="drop")
         return (state, saved), None

@@ -43,12 +43,11 @@ class State(NamedTuple):
         none = jnp.zeros(x.shape[0], jnp.int32) + 0 * x[:, 0]
         return cls(x, fixed, none, none, {} if kept is None else kept)
 
-    def counted(self, needed: jax.Array) -> "State":
-        """The same with one more evaluation of the sequences in which something is `needed` (B, L)."""
-        rows = needed.sum(-1, dtype=jnp.int32)
-        return self._replace(
-            evaluations=self.evaluations + (rows > 0).astype(jnp.int32), head_rows=self.head_rows + rows
-        )
+    def counted(self, question: Question) -> "State":
+        """The same with one more evaluation, two under guidance, of the sequences in which something is needed."""
+        rows = question.needed.sum(-1, dtype=jnp.int32)
+        runs = (rows > 0).astype(jnp.int32) * (1 if question.guidance is None else 2)
+        return self._replace(evaluations=self.evaluations + runs, head_rows=self.head_rows + rows)
 
 
 class Evaluations(NamedTuple):

@@ -8,7 +8,7 @@ from dfm_jax.flow.samplers.correctors.settings import CORRECTORS, Correction
 from dfm_jax.flow.samplers.events import Events, FirstHitting, Thinning
 from dfm_jax.flow.samplers.jumps import Euler, Exact, TwoStage
 from dfm_jax.flow.samplers.step import Step
-from dfm_jax.flow.samplers.stochastic import Ancestral, DivFreeEuler, Multiflow, Remask
+from dfm_jax.flow.samplers.stochastic import Ancestral, DivFreeEuler, Multiflow, Psi, Remask
 from dfm_jax.flow.samplers.unmasking.unmask import Unmask
 
 STEPS: dict[str, Any] = {
@@ -20,6 +20,7 @@ STEPS: dict[str, Any] = {
     "corrector": Corrector,
     "multiflow": Multiflow,
     "ancestral": Ancestral,
+    "psi": Psi,
     "remask": Remask,
     "first_hitting": FirstHitting,
     "thinning": Thinning,
@@ -32,11 +33,11 @@ OF_ANY_PATH = ("unmask",)
 def get_step(name: str, **options: Any) -> Step | Events | Unmask:
     """The sampler step of the mixture path called `name`.
 
-    Steps: exact (or maximal), euler, div_free_euler, two_stage, corrector, multiflow, ancestral, remask. Chains without
-    steps: first_hitting, thinning. Adaptive: unmask. Options: `div_free` of two_stage and div_free_euler; `iterations`
-    and `strength` of corrector; `eta` of multiflow; `schedule` and `eta` of remask; `delta` of thinning; `order`,
-    `count`, `bound`, `noise` and `blocks` of unmask. They may also follow the name, as in "two_stage:div_free=1" or
-    "unmask:order=entropy,bound=0.6".
+    Steps: exact (or maximal), euler, div_free_euler, two_stage, corrector, multiflow, ancestral, psi, remask. Chains
+    without steps: first_hitting, thinning. Adaptive: unmask. Options: `div_free` of two_stage and div_free_euler;
+    `iterations` and `strength` of corrector; `eta` of multiflow; `mode` and `eta` of psi; `schedule` and `eta` of
+    remask; `delta` of thinning; `order`, `count`, `bound`, `noise` and `blocks` of unmask. They may also follow the
+    name, as in "two_stage:div_free=1" or "unmask:order=entropy,bound=0.6".
 
     Raises ValueError for an unknown name, and for an option that the step does not have.
     """

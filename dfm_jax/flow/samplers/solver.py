@@ -14,7 +14,8 @@ from dfm_jax.flow.samplers import drafts
 from dfm_jax.flow.samplers.correctors.settings import Correction
 from dfm_jax.flow.samplers.denoiser import Denoiser, DenseDenoiser, check_answers, from_logits
 from dfm_jax.flow.samplers.events import Events, simulate
-from dfm_jax.flow.samplers.grid import TimeGrid, make_grid, uniform_grid
+from dfm_jax.flow.samplers.grid import TimeGrid, explicit_grid, make_grid, uniform_grid
+from dfm_jax.flow.samplers.guidance import Guidance, GuidedMoves, check_guidance, check_prompt, get_guidance
 from dfm_jax.flow.samplers.jumps import Euler, TwoStage
 from dfm_jax.flow.samplers.loop import group_size, run
 from dfm_jax.flow.samplers.moves import Evaluations, State
@@ -37,6 +38,8 @@ class Solver:
     source: the law of x_0.
     step: a name for the path's `get_step`, or a `Step`.
     corrector: a name for `get_corrector`, or one of its settings; it acts after the steps. None for no corrector.
+    guidance: gamma >= 0, a number, a function of kappa (B,) -> (B,), or a string for `get_guidance`. The posterior
+        becomes prop. to post(v | x_t)^gamma post(v | x_t without the fixed tokens)^(1 - gamma); 1 is the plain one.
     scheduler: another schedule to sample with. The model then gets the time kappa_train^{-1}(kappa_sample(t)).
     group_size: rows per call of the vocabulary head; None chooses.
 
@@ -58,6 +61,7 @@ class Solver:
     scheduler: Any = None
     group_size: int | None = None
     corrector: str | Correction | None = None
+    guidance: str | Guidance = 1.0
 
     def __post_init__(self):
         if isinstance(self.step, str):
@@ -84,12 +88,21 @@ class Solver:
             suppress = self.source.mask_id if model.suppress is None else model.suppress
             model = dataclasses.replace(model, suppress=suppress, num_states=self.source.num_states)
         object.__setattr__(self, "model", model)
+        if isinstance(self.guidance, str):
+            object.__setattr__(self, "guidance", get_guidance(self.guidance))
+        if self._guided:
+            check_guidance(self.guidance, self.path, self.source)  # pyright: ignore[reportArgumentType]
+            if isinstance(step, Events):
+                raise ValueError(f"guidance = {self.guidance}: expected 1 with step = {step.name!r}")
         if isinstance(step, (Step, Unmask)):
             check_answers(model, step.needs, f"step {type(step).__name__}")
         if correction is not None:
-            check_answers(
-                model, correction.needs(self.source, isinstance(step, Unmask)), f"corrector {correction.name}"
-            )
+            needs = correction.needs(self.path, self.source, isinstance(step, Unmask))
+            check_answers(model, needs, f"corrector {correction.name}")
+
+    @property
+    def _guided(self) -> bool:
+        return callable(self.guidance) or self.guidance != 1
 
     @property
     def has_drafts(self) -> bool:
@@ -137,7 +150,7 @@ class Solver:
             div_free: c_t >= 0, a number or a function of t, for step='euler' or 'two_stage'.
             return_intermediates: True for the states at the times of `time_grid` (without one, the first and the last
                 state), or a sequence of times. Each is the state at the nearest grid point; a chain without steps gives
-                the exact state.
+                the exact state, and `Unmask` with count or bound the last one with at most that share revealed.
             fixed: (B, L) bool, positions that keep x_init, for prompts and infilling.
             return_evaluations: whether to return the pair (samples, `Evaluations`), what each sequence asked of the
                 model.
@@ -150,16 +163,22 @@ class Solver:
 
         Raises ValueError for arguments of another shape, dtype or range.
         """
+        if self._guided:
+            check_prompt(self.guidance, fixed)  # pyright: ignore[reportArgumentType]
         x, keys, fixed = self._checked(key, x_init, fixed)
         if isinstance(draft, bool) or int(draft) != draft or draft < 1:
             raise ValueError(f"draft = {draft!r}: expected an integer >= 1")
         counts = None
         own = self.path.scheduler if self.scheduler is None else self.scheduler
-        if isinstance(self.step, Unmask) and not self.step.by_schedule and step_size is steps is time_grid is None:
-            steps = x.shape[1]  # it has no steps; as a grid of the frames' shares
+        without_times = isinstance(self.step, Unmask) and not self.step.by_schedule
+        if without_times and step_size is None and steps is None and time_grid is None:
+            steps = 1
         grid, asked = make_grid(own, step_size, steps, time_grid)
         if not isinstance(return_intermediates, bool):
             asked = grid.nearest(return_intermediates)
+            if without_times:  # the grid is that of the shares
+                grid = explicit_grid(np.unique([grid.t[0], *return_intermediates, grid.t[-1]]))
+                asked = grid.nearest(return_intermediates)
         elif not return_intermediates:
             asked = np.array([], np.int64)
         # A grid point that is asked for twice has one slot.
@@ -230,7 +249,12 @@ class Solver:
         setting = Setting(self.path, self.source, own, grid, length)
         trajectory = of_unmask(step, setting) if isinstance(step, Unmask) else of_step(step, setting)
         correction: Any = self.corrector
-        return trajectory if correction is None else corrected(trajectory, correction, setting)
+        if correction is not None:
+            trajectory = corrected(trajectory, correction, setting)
+        if not self._guided:
+            return trajectory
+        guided = GuidedMoves(trajectory.moves, self.guidance, self.path.scheduler, self.source.mask_id)  # pyright: ignore
+        return trajectory._replace(moves=guided)
 
 
 MixtureDiscreteSolver = Solver  # the name in version 0.1

@@ -15,6 +15,7 @@ from dfm_jax.flow.samplers.grid import TimeGrid
 from dfm_jax.flow.samplers.step import DivFree, FirstOfTwoClocks, Knots, Plan, Row, Step, deltas, is_uniform, source_law
 
 REMASKING = ("fb", "cap", "rescale")
+PSI_MODES = ("constant", "cap", "rescale")
 
 
 def others_law(source: Any) -> np.ndarray:
@@ -168,6 +169,53 @@ class Ancestral(Step):
         with np.errstate(invalid="ignore"):
             refresh = np.nan_to_num(self._refresh(row, p))[:, None, None]
         return (1 - same) * moving + same * (refresh * p + (1 - refresh) * stay)
+
+
+@dataclasses.dataclass(frozen=True)
+class Psi(Ancestral):
+    """A psi-sampler (2602.21185): `Ancestral` with probability psi, and else x_s ~ C_s(. | x_1), x_1 ~ posterior at t.
+
+    The marginal C_s is kept for a fixed x_1. `mode` sets 1 - psi: 'constant' is eta; 'cap' is min(eta, max) / sigma_s
+    and 'rescale' is eta max / sigma_s, with max = min(1, sigma_s / kappa_t), both at most 1. With the mask source a
+    revealed token is masked with probability (1 - psi) sigma_s: these are ReMDM's modes of the same name. A time that
+    the grid holds is where it corrects. eta = 0 is `Ancestral`.
+    Raises ValueError for another mode, and eta outside [0, 1].
+    """
+
+    mode: str = "constant"
+    eta: float = 0.1
+    words: int = dataclasses.field(default=2, init=False)
+
+    def __post_init__(self):
+        if self.mode not in PSI_MODES:
+            raise ValueError(f"mode = {self.mode!r}: expected {', '.join(PSI_MODES)}")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta = {self.eta}: expected 0 <= eta <= 1")
+
+    def plan(self, scheduler: Any, source: Any, grid: TimeGrid) -> Plan:
+        knots, plan = Knots.of(scheduler, grid), super().plan(scheduler, source, grid)
+        kappa_t, kappa_s, sigma_s = knots.kappa[:-1], knots.kappa[1:], knots.sigma[1:]
+        again = np.full(grid.steps, float(self.eta))
+        if self.mode != "constant":
+            with np.errstate(divide="ignore", invalid="ignore"):
+                most = np.where(kappa_t > 0, np.minimum(1.0, sigma_s / kappa_t), 1.0)
+                again = (np.minimum(self.eta, most) if self.mode == "cap" else self.eta * most) / sigma_s
+            # In the step to t = 1 there is no noise to draw again.
+            again = np.where(knots.last, 0.0, np.minimum(again, 1.0))
+        scalars = {**plan.scalars, "again": again, "kappa_s": kappa_s}
+        return plan._replace(scalars=scalars, jumps=(1 - again) * plan.jumps + again * kappa_s)
+
+    def needs_x_1(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> jax.Array:
+        return jnp.where(u[1] < row["again"], u[0] < row["kappa_s"], super().needs_x_1(row, z, u, source))
+
+    def transition(self, row: Row, z: jax.Array, x_1: jax.Array, u: jax.Array, y: jax.Array, source: Any) -> jax.Array:
+        again = jnp.where(u[0] < row["kappa_s"], x_1, y)
+        return jnp.where(u[1] < row["again"], again, super().transition(row, z, x_1, u, y, source))
+
+    def transition_matrix(self, row: Row, source: Any) -> np.ndarray:
+        to_x_1, _ = deltas(source.num_states)
+        again = row["kappa_s"] * to_x_1 + (1 - row["kappa_s"]) * source_law(source)
+        return row["again"] * again + (1 - row["again"]) * super().transition_matrix(row, source)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,6 +62,7 @@ class ThreeTermProbPath(Path):
     vocab_size: int
     noise: float = 0.5
 
+    noises_alike: ClassVar[bool] = True
     bound_names: ClassVar[tuple[str, ...]] = ("generalized_kl", "time_reversal")
 
     def __post_init__(self) -> None:

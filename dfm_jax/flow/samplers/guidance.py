@@ -1,0 +1,120 @@
+"""Guidance by a prompt, for the mask source (mathematics.md E.5)."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfm_jax.flow.prediction import PathLike
+from dfm_jax.flow.samplers.denoiser import Answer, Guide, Needs, Question
+from dfm_jax.flow.samplers.moves import Moves, State
+from dfm_jax.flow.samplers.step import Row
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """gamma = start at kappa = 0, end at kappa = 1, linear in kappa. Raises ValueError for a negative number."""
+
+    start: float = 1.0
+    end: float = 1.0
+
+    def __post_init__(self):
+        for name in ("start", "end"):
+            check_gamma(name, getattr(self, name))
+
+    def __call__(self, kappa: jax.Array) -> jax.Array:
+        return self.start + (self.end - self.start) * kappa
+
+
+Guidance = float | Callable[[jax.Array], jax.Array]
+
+
+def get_guidance(text: str | float) -> Guidance:
+    """gamma as a config writes it: a number, or "linear:1,3", from 1 at kappa = 0 to 3 at kappa = 1.
+
+    Raises ValueError for other words and for negative numbers.
+    """
+    kind, colon, rest = str(text).partition(":")
+    numbers = rest.split(",") if colon else [kind]
+    try:
+        values = [float(number) for number in numbers]
+    except ValueError:
+        values = []
+    if (kind == "linear", len(values)) not in ((True, 2), (False, 1)) or (colon and kind != "linear"):
+        raise ValueError(f"guidance = {text!r}: expected a number of 0 or more, or linear:START,END")
+    if colon:
+        return Linear(*values)
+    check_gamma("guidance", values[0])
+    return values[0]
+
+
+def check_gamma(name: str, gamma: float) -> None:
+    """Raises ValueError unless `gamma` is a finite number >= 0."""
+    if not 0 <= gamma < float("inf"):
+        raise ValueError(f"{name} = {gamma}: expected a finite number of 0 or more")
+
+
+def check_guidance(guidance: Guidance, path: PathLike, source: Any) -> None:
+    """Raises ValueError for gamma < 0, and for a source or path in which a prompt cannot be taken away by masks."""
+    if not callable(guidance):
+        check_gamma("guidance", guidance)
+    if source.mask_id is None or not path.carries_over:
+        raise ValueError(
+            f"guidance = {guidance}: expected a mask source and a path that keeps revealed tokens, not "
+            f"{type(source).__name__} on {type(path).__name__}"
+        )
+
+
+def check_prompt(guidance: Guidance, fixed: Any) -> None:
+    """Raises ValueError where no position is fixed, as far as that is known before the program runs."""
+    known = fixed is None or not isinstance(fixed, jax.core.Tracer)
+    if known and (fixed is None or not np.asarray(fixed).any()):
+        raise ValueError(f"guidance = {guidance}: expected a prompt or gaps, positions that are fixed")
+
+
+class GuidedMoves(Moves):
+    """The moves of `base`, whose questions are guided by the fixed positions. scheduler: that of the training."""
+
+    leaves = ("base",)
+
+    def __init__(self, base: Moves, guidance: Guidance, scheduler: Any, mask_id: int) -> None:
+        values = {"base": base, "guidance": guidance, "scheduler": scheduler, "mask_id": mask_id}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    base: Any
+    guidance: Any
+    scheduler: Any
+    mask_id: int
+
+    @property
+    def needs(self) -> Needs:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.base.needs
+
+    @property
+    def ends_early(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.base.ends_early
+
+    def ask(self, row: Row, state: State, keys: jax.Array) -> Question:
+        question = self.base.ask(row, state, keys)
+        without = jnp.where(state.fixed, jnp.int32(self.mask_id), question.x)
+        gamma: Any = self.guidance
+        if callable(gamma):
+            gamma = gamma(self.scheduler(question.t).alpha_t)
+        gamma = jnp.broadcast_to(jnp.asarray(gamma, jnp.float32), question.t.shape)
+        return question._replace(guidance=Guide(without, gamma))
+
+    def move(self, row: Row, state: State, question: Question, answer: Answer) -> State:
+        return self.base.move(row, state, question, answer)
+
+    def kept(self, x: jax.Array) -> dict[str, jax.Array]:
+        return self.base.kept(x)
+
+    def unfinished(self, state: State) -> jax.Array:
+        return self.base.unfinished(state)
+
+    def share(self, state: State) -> jax.Array:
+        return self.base.share(state)
