@@ -54,7 +54,8 @@ def _training(run: Run) -> str:
         rows.append(["begun from", f"{where}, layout {layout}" if layout else where])
     if run.step:
         rows += [
-            ["data", f"{_without_folder(config.data.train)}, rows {config.data.packing}, fingerprint {saved.get('fingerprint', '?')}"],
+            ["data", f"{_without_folder(config.data.train)}, rows {config.data.packing}"],
+            ["fingerprint of its tokens", str(saved.get("fingerprint", "?"))],
             ["updates", f"{run.step:,} of {config.training.batch_size} rows ({tokens:,} tokens)"],
             ["loss", config.flow.loss_function],
             [
