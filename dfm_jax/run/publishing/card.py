@@ -50,11 +50,12 @@ def _training(run: Run) -> str:
     rows = []
     if origin := saved.get("origin"):
         where, _, layout = str(origin).partition(", layout ")
-        where = where if hub.is_name(where) else pathlib.Path(where).name  # a path says nothing to others
+        where = where if hub.is_name(where) else pathlib.Path(where).name
         rows.append(["begun from", f"{where}, layout {layout}" if layout else where])
     if run.step:
         rows += [
-            ["data", f"{config.data.train}, rows {config.data.packing}, fingerprint {saved.get('fingerprint', '?')}"],
+            ["data", f"{_without_folder(config.data.train)}, rows {config.data.packing}"],
+            ["fingerprint of its tokens", str(saved.get("fingerprint", "?"))],
             ["updates", f"{run.step:,} of {config.training.batch_size} rows ({tokens:,} tokens)"],
             ["loss", config.flow.loss_function],
             [
@@ -66,6 +67,12 @@ def _training(run: Run) -> str:
         rows.append(["updates", "none by dfm_jax"])
     averaged = " The weights are an average over updates." if config.optim.ema_decay else ""
     return f"{table(['', ''], rows)}\n\nThe whole config is in `config.json`.{averaged}"
+
+
+def _without_folder(corpus: str) -> str:
+    """A corpus's name; of a path from the root its last part, as the rest says nothing to others."""
+    path = pathlib.Path(corpus)
+    return path.name if path.is_absolute() else corpus
 
 
 def _figures(run: Run) -> str:
