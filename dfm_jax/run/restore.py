@@ -166,7 +166,7 @@ def _of_weights(config: Config, place: pathlib.Path, text: str) -> Origin:
     arrays = tree_names.flatten(imported.model)
 
     def read(wanted: Structs) -> tuple[int, dict[str, jax.Array]]:
-        found = {
+        found: dict[str, jax.Array] = {
             name: jax.make_array_from_callback(
                 struct.shape,
                 struct.sharding,

@@ -159,6 +159,7 @@ def test_special_tokens_come_from_their_files(files, kind, tmp_path):
     plain.mkdir()
     shutil.copy(files[kind] / "tokenizer.json", plain)
     assert get_tokenizer(f"hf:{plain}").eos_id == tokenizer.eos_id
+    assert get_tokenizer(f"hf:{plain}/tokenizer.json").name == get_tokenizer(f"hf:{plain}").name
 
 
 def test_tokens_that_only_the_config_adds(files, tmp_path):

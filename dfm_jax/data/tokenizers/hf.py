@@ -32,7 +32,7 @@ class HFTokenizer:
         self._of_text = _library(description, json.dumps(_without_special(content)))
         self._of_text.encode_special_tokens = True
         self._tokenizer = _library(description, description.json, description.added)
-        self.cut = find_cuts(content)
+        self._cut = find_cuts(content)
         self._bytes = _bytes_of(content)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -45,6 +45,9 @@ class HFTokenizer:
 
     def encode_special(self, text: str) -> np.ndarray:
         return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.uint32)
+
+    def cut(self, text: str) -> int:
+        return self._cut(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._tokenizer.decode(checked(ids, self.vocab_size).tolist(), skip_special_tokens=False)

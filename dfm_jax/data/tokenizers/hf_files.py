@@ -62,6 +62,8 @@ def find(name: str) -> pathlib.Path:
     """The folder that holds tokenizer.json: the one named, or the hub's cache, filled where the hub can be reached."""
     where = name.removeprefix(PREFIX)
     folder = pathlib.Path(os.path.expanduser(where))
+    if folder.name == TOKENIZER and folder.is_file():
+        return folder.parent
     if (folder / TOKENIZER).is_file():
         return folder
     if folder.is_dir() or where.count("/") > 1 or where.startswith((".", "/", "~")):
