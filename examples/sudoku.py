@@ -103,7 +103,7 @@ PATH, SOURCE = flow.MixtureDiscreteProbPath(flow.CondOTScheduler()), flow.MaskSo
 
 
 # %% Training: x_1 a grid with its digits renamed, x_t from the path, then the cross entropy of x_1
-def train(grids: np.ndarray, steps: int, batch: int = 128) -> dict[str, jax.Array]:
+def train(grids: np.ndarray, steps: int, batch: int) -> dict[str, jax.Array]:
     objective = flow.get_objective("cross_entropy", path=PATH, source=SOURCE, suppress_mask=True)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(2e-3, steps)))
 
@@ -170,6 +170,7 @@ def draw_board(axes, state: np.ndarray, grid: np.ndarray, clue: np.ndarray) -> N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=300, help="updates of the network")
+    parser.add_argument("--batch", type=int, default=128, help="grids per update")
     parser.add_argument("--puzzles", type=int, default=200, help="puzzles to solve, at most 1000")
     parser.add_argument("--output", default="runs/sudoku.png")
     args = parser.parse_args()
@@ -183,7 +184,7 @@ def main() -> None:
     held_out, seen = shuffled[: args.puzzles], shuffled[1000:]
     clues = make_puzzles(rng, grids, held_out)
     print(f"{len(grids)} grids, {len(seen)} to learn from; {len(clues)} puzzles of {clues.sum(1).mean():.1f} clues")
-    weights = train(seen, args.steps)
+    weights = train(seen, args.steps, args.batch)
     print(f"trained after {time.perf_counter() - start:.0f} s")
 
     solved, boards = {}, {}
