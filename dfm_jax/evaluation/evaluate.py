@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from dfm_jax.data import Batch, Tokenizer, TokenStream, eval_batches, get_tokenizer
 from dfm_jax.evaluation.diversity import diversity
-from dfm_jax.evaluation.generation import Generator, SamplingSettings
+from dfm_jax.evaluation.generation import Generator, Samples, SamplingSettings, mean_evaluations
 from dfm_jax.evaluation.judge.perplexity import Judge, load_judge
 from dfm_jax.evaluation.likelihood import LikelihoodEstimator, LikelihoodResult
 from dfm_jax.evaluation.loss import EvaluationLoss
@@ -73,7 +73,7 @@ class Evaluator:
 
     def samples(self, model: Transformer, step: int, num: int | None = None) -> dict[str, float]:
         """Generates `num` sequences (None: `sampling.num`) into samples/step_N.*, judges them, and returns metrics."""
-        tokens = self._generate(model, step, num or self.settings.num_training_samples)
+        tokens = self._generate(model, step, num or self.settings.num_training_samples).tokens
         entry = self._judge_texts(tokens, [])
         names = ("ppl_mean_of_exp", "ppl_token_mean", "entropy_bits", "repetition")
         return {f"eval/{name}": entry[name] for name in names if entry[name] is not None}
@@ -104,11 +104,12 @@ class Evaluator:
             curves[corpus] = results
         generation: dict[str, Any] = {}
         if perplexity:
-            tokens = self._generate(model, step, self.settings.num_samples)
-            generation = self._judge_texts(tokens, missing)
+            drawn = self._generate(model, step, self.settings.num_samples)
+            generation = self._judge_texts(drawn.tokens, missing)
             real = self._real_text(missing)
             generation["real_text"] = None if real is None else self._judge_texts(real, [])
             generation["settings"] = self.settings.sampling.describe()
+            generation["evaluations"] = mean_evaluations(drawn.evaluations)
             generation["judge"] = self.settings.judge or None
         if missing and not likelihood and not generation:
             raise WorldError(missing[0])
@@ -171,9 +172,7 @@ class Evaluator:
                     point = {"method": method, "corrector": corrector, "steps": count, "temperature": temperature}
                     generator = self._generator_of(dataclasses.replace(sampling, **point))
                     drawn = write_samples(None, generator, model, num or self.settings.num_samples, self.tokenizer)
-                    spent = drawn.evaluations
-                    point |= {"evaluations": float(spent.trunk.mean()), "sequential": float(spent.sequential.mean())}
-                    point["head_rows"] = float(spent.head_rows.mean())
+                    point |= mean_evaluations(drawn.evaluations)
                     points.append(point | self._judge_texts(drawn.tokens, []))
                     self.note(
                         f"frontier: {' + '.join(filter(None, (method, corrector)))}, {count} steps, temperature "
@@ -253,7 +252,7 @@ class Evaluator:
             process_count=jax.process_count(),
         )
 
-    def _generate(self, model: Transformer, step: int, num: int) -> np.ndarray:
+    def _generate(self, model: Transformer, step: int, num: int) -> Samples:
         return write_samples(
             sample_set(self.workdir / "samples", step) if jax.process_index() == 0 else None,
             self._generator,
@@ -263,7 +262,7 @@ class Evaluator:
             title=f"{self.run} · step {step:,}",
             settings={"step": step, "source": "uniform" if self.problem.source.mask_id is None else "mask"},
             progress=lambda done: self.note(f"samples: {done} of {num}"),
-        ).tokens
+        )
 
     def _judge_texts(self, tokens: np.ndarray, missing: list[str]) -> dict[str, Any]:
         judged = None

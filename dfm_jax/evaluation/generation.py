@@ -36,6 +36,12 @@ def joined(batches: Sequence[Samples]) -> Samples:
     return Samples(np.concatenate([batch.tokens for batch in batches]), flow.Evaluations(*evaluations), None)
 
 
+def mean_evaluations(spent: flow.Evaluations) -> dict[str, float]:
+    """Means over sequences: `evaluations` of the network, `sequential` ones and `head_rows`."""
+    means = {"evaluations": spent.trunk, "sequential": spent.sequential, "head_rows": spent.head_rows}
+    return {name: float(counts.mean()) for name, counts in means.items()}
+
+
 def describe_evaluations(evaluations: flow.Evaluations) -> str:
     """One line: what sequences took of the network, on average and at least and most."""
     trunk, sequential, used = evaluations.trunk, evaluations.sequential, evaluations.used
