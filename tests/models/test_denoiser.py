@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from dfm_jax import flow
+from dfm_jax.flow.samplers.denoiser import Guide
 from dfm_jax.models.denoiser import TransformerDenoiser, posterior_logits
 from dfm_jax.models.transformer import Transformer, TransformerConfig
 
@@ -89,6 +90,66 @@ def test_a_row_depends_on_its_own_key_only():
     for i in range(L):
         part = slice(i, i + 1)
         assert denoiser.draw(keys[part], rows[part], x[0, part], times[part])[0] == together[i]
+
+
+EVERYTHING = flow.Needs.DRAWS | flow.Needs.LOG_PROB | flow.Needs.TOP_TWO | flow.Needs.ENTROPY | flow.Needs.AT_GIVEN
+
+
+@pytest.mark.parametrize("source", ["uniform", "mask"])
+@pytest.mark.parametrize("leave_one_out", [False, True])
+@pytest.mark.parametrize("implementation", ["blocks", "dense"])
+def test_answers_are_those_of_the_dense_posterior(source, leave_one_out, implementation):
+    """Before temperature and top-p, with a shift at x_t; the draws are those of `draw`."""
+    denoiser = make(source, leave_one_out, implementation=implementation, temperature=0.7, top_p=0.9)
+    x = jnp.asarray([[3, 1, V if source == "mask" else 0, V if source == "mask" else 3]], jnp.int32)
+    t, times = jnp.asarray([0.6]), jnp.full(L, 0.6)
+    keys, rows = jax.random.split(jax.random.key(2), L), denoiser.features(x, t)[0]
+    given, shift = jnp.asarray([3, 0, 2, 5], jnp.int32), jnp.asarray([0.0, -1.0, 0.5, 0.0])
+    asked = jax.jit(lambda: denoiser.answer(keys, rows, x[0], times, EVERYTHING, given, shift))()
+    carried = source == "mask" and leave_one_out
+    logits = np.array(posterior_logits(denoiser, x, t)[0], np.float64)
+    if not carried:  # a shift changes nothing of what is carried over, nor of a suppressed mask
+        logits[np.arange(L), np.asarray(x[0])] += np.asarray(shift)
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_p = np.log(p)
+        entropy = -np.where(p > 0, p * log_p, 0).sum(-1)
+    here = np.arange(L)
+    np.testing.assert_allclose(asked.log_prob, log_p[here, np.asarray(asked.x_1)], atol=1e-5)
+    np.testing.assert_allclose(asked.at_given, log_p[here, np.asarray(given)], atol=1e-5)
+    np.testing.assert_allclose(asked.top_two, np.sort(p)[:, :-3:-1], atol=1e-6)
+    np.testing.assert_allclose(asked.entropy, entropy, atol=1e-5)
+    plain = denoiser.answer(keys, rows, x[0], times, flow.Needs.DRAWS | flow.Needs.ENTROPY)
+    np.testing.assert_array_equal(plain.x_1, denoiser.draw(keys, rows, x[0], times))
+    assert plain.log_prob is None and plain.top_two is None and plain.at_given is None
+
+
+def test_guided_features_are_mixed_before_they_are_rounded():
+    """Logits gamma f_c + (1 - gamma) f_u of the two inputs: the head is linear."""
+    denoiser = make("mask", True)
+    x, t = jnp.asarray([[3, 1, V, V]], jnp.int32), jnp.asarray([0.5])
+    without = jnp.where(jnp.arange(L)[None] == 0, V, x)
+    guide = Guide(without, jnp.asarray([2.5]))
+    found = denoiser.model.logits(denoiser.guided_features(x, t, guide), suppress=V)
+    own, other = (denoiser.model.logits(denoiser.features(tokens, t), suppress=V) for tokens in (x, without))
+    np.testing.assert_allclose(found[..., :V], 2.5 * own[..., :V] - 1.5 * other[..., :V], atol=1e-5)
+    assert (np.abs(np.asarray(own - other)[..., :V]) > 1e-3).any()
+
+
+def test_a_sampler_that_looks_runs_on_a_network():
+    """Adaptive unmasking, a corrector and guidance together: the prompt stays, and the trunk runs in pairs."""
+    source = flow.MaskSource(V)
+    path = flow.MixtureDiscreteProbPath(flow.get_scheduler("polynomial", exponent=2.0))
+    fixed = jnp.zeros((3, L), bool).at[:, 0].set(True)
+    x = jnp.where(fixed, 2, V)
+    solver = flow.Solver(
+        make("mask", True), path, source, step="unmask:order=entropy,bound=1", corrector="gibbs:informed=1",
+        guidance=2.0,
+    )  # fmt: skip
+    drawn, evaluations = solver.sample(jax.random.key(0), x, fixed=fixed, return_evaluations=True)
+    assert (np.asarray(drawn) < V).all() and (drawn[:, 0] == 2).all()
+    assert (np.asarray(evaluations.trunk) % 2 == 0).all()
 
 
 def test_arguments_are_checked():

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import correcting, toys, transitions
+from oracles import correcting, path_laws, toys, transitions
 from oracles.test_sampler_frequencies import tabulated
 
 from dfm_jax import flow
@@ -26,6 +26,8 @@ PLAIN = {
     ("D", "uniform"): (0.160706, 0.038856),
     ("D", "mask"): (0.134355, 0.035276),
 }
+
+LINEAR = flow.CondOTScheduler()
 
 
 @pytest.mark.parametrize(("toy", "source", "kind"), PRINTED)
@@ -137,6 +139,42 @@ def test_forward_backward_is_the_old_step():
         law = transitions.advance(law, "A", "uniform", v, kernel)
     counts, _ = one_visit("A", "uniform", "forward_backward:strength=0.5", kappas=(v,))
     assert excess(counts, law) < 4.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("corrector", ["gibbs:sites=1,rounds=3", "resample:sites=1,rounds=3"])
+@pytest.mark.parametrize("name", ["three_term", "genmd4", "kinetic_optimal"])
+def test_other_paths_keep_their_law(name, corrector):
+    """p_t of toy A after rounds at t = 0.4, on paths other than the mixture. Those that 'gibbs' refuses keep out."""
+    law, mask = np.arange(1.0, 4.0) / 6, flow.MaskSource(3)
+    path, of_token, source = {
+        "three_term": lambda: (flow.ThreeTermProbPath(LINEAR, 3, 0.5), path_laws.three_term(0.5, 3), mask),
+        "genmd4": lambda: (flow.GenMD4ProbPath(LINEAR, 3, law * 3), path_laws.genmd4(law * 3), mask),
+        "kinetic_optimal": lambda: (
+            flow.KineticOptimalProbPath(LINEAR, flow.CategoricalSource(law)), path_laws.kinetic_optimal(law),
+            flow.CategoricalSource(law),
+        ),
+    }[name]()  # fmt: skip
+    if name != "three_term" and corrector.startswith("gibbs"):
+        with pytest.raises(ValueError, match="corrector = 'gibbs': expected a path with one schedule"):
+            flow.Solver(lambda x, t: x, path, source, step=Stay(), corrector=corrector)
+        return
+    conditional = of_token(0.4, 0.6)
+    size, repeats = source.num_states, 60_000
+    post = np.pad(toys.posterior(toys.TOYS["A"], conditional), ((0, 0), (0, 0), (0, size - 3)))
+    with np.errstate(divide="ignore"):
+        table = jnp.asarray(np.log(post), jnp.float32)
+    before = toys.marginal_law(toys.TOYS["A"], conditional)
+    states = np.random.default_rng(0).choice(size**2, repeats, p=before)
+    x = jnp.asarray(np.stack(np.unravel_index(states, (size, size)), -1), jnp.int32)
+    solver = flow.Solver(
+        lambda x, t: table[x[:, 0] * size + x[:, 1]], path, source, step=Stay(), corrector=corrector,
+        group_size=1 << 14,
+    )  # fmt: skip
+    after = np.asarray(solver.sample(jax.random.key(3), x, time_grid=(0.2, 0.4, 1.0)))
+    assert (after != np.asarray(x)).any(-1).mean() > 0.2
+    counts = np.bincount(after[:, 0] * size + after[:, 1], minlength=size**2)
+    assert excess(counts[None].astype(float), before[None]) < 4.5
 
 
 def test_fixed_positions_do_not_change():

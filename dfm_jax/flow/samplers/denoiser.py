@@ -294,4 +294,5 @@ def draw_where(denoiser: Denoiser, question: Question, needs: Needs, group: int)
     def some(question: Question) -> Answer:
         return answer_where(denoiser, features_of(denoiser, question), question, needs, group)
 
-    return jax.lax.cond(question.needed.any(), some, lambda question: unasked(question.x, needs), question)
+    asked = question._replace(noise=None)  # of no use to the model
+    return jax.lax.cond(question.needed.any(), some, lambda question: unasked(question.x, needs), asked)

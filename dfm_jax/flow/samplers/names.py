@@ -80,9 +80,9 @@ def _written_options(kind: str, text: str) -> dict[str, Any]:
         if not (key and equals and value):
             raise ValueError(f"{kind} option {part!r}: expected NAME=VALUE")
         options[key] = value
-        for kind in (int, float):
+        for number in (int, float):
             try:
-                options[key] = kind(value)
+                options[key] = number(value)
                 break
             except ValueError:
                 continue

@@ -136,14 +136,16 @@ class UnmaskMoves(Moves):
         else:
             stay = row["stay"][(~state.fixed).sum(-1)]
             most = jnp.maximum(left - stay, 0)
-        if unmask.looks_first:
+        if not unmask.looks_first:
+            needed = masked & (ranks(u, masked, self._block(u), 0.0) < most[:, None])
+        elif unmask.blocks is None:
+            needed = masked & (most > 0)[:, None]
+        else:
             # Blocks whose masks come after `most` others cannot be reached. Which of the rest come first is not known.
             before = ranks(jnp.zeros_like(u), masked, self._block(u), 0.0)
             ahead = jnp.where(masked, self._block(u), length)
             reached = jnp.where(masked & (before < most[:, None]), ahead, -1).max(-1)
             needed = masked & (ahead <= reached[:, None])
-        else:
-            needed = masked & (ranks(u, masked, self._block(u), 0.0) < most[:, None])
         return Question(state.x, self.time(row, state, masked), needed, step_keys[:, 1], noise=(u, most))
 
     def move(self, row: Row, state: State, question: Question, answer: Answer) -> State:
