@@ -117,18 +117,18 @@ def train(grids: np.ndarray, steps: int, batch: int) -> dict[str, jax.Array]:
         return flow.loss_from_logits(objective, network(weights, x_t, t.t), x_1, x_t, t).mean()
 
     @jax.jit
-    def update(weights, state, key, grids):
+    def update(weights, state, key, data):
         grid_key, key = jax.random.split(key)
-        x_1 = grids[jax.random.randint(grid_key, (batch,), 0, len(grids))]
+        x_1 = data[jax.random.randint(grid_key, (batch,), 0, len(data))]
         value, gradient = jax.value_and_grad(loss)(weights, x_1, key)
         with jax.numpy_dtype_promotion("standard"):
             change, state = optimizer.update(gradient, state)
         return optax.apply_updates(weights, change), state, value
 
-    weights, grids = make_network(jax.random.key(0)), jnp.asarray(grids, jnp.int32)
+    weights, data = make_network(jax.random.key(0)), jnp.asarray(grids, jnp.int32)
     state = optimizer.init(weights)
     for step, key in enumerate(jax.random.split(jax.random.key(1), steps)):
-        weights, state, value = update(weights, state, key, grids)
+        weights, state, value = update(weights, state, key, data)
         if (step + 1) % 50 == 0:
             print(f"step {step + 1} of {steps}: cross entropy {float(value):.3f} nats a cell", flush=True)
     return weights
