@@ -47,9 +47,8 @@ def describe_evaluations(evaluations: flow.Evaluations) -> str:
     trunk, sequential, used = evaluations.trunk, evaluations.sequential, evaluations.used
     line = f"{trunk.mean():.1f} evaluations each ({trunk.min()} to {trunk.max()})"
     if (sequential != trunk).any():
-        line += (
-            f", {sequential.mean():.1f} one after the other, {used.sum() / max(sequential.sum(), 1):.2f} used of each"
-        )
+        accepted = used.sum() / max(sequential.sum(), 1)
+        line += f", in {sequential.mean():.1f} windows one after the other, {accepted:.2f} accepted in each"
     return f"{line}; {evaluations.head_rows.mean():.0f} rows of the head"
 
 
