@@ -142,6 +142,24 @@ def test_forward_backward_is_the_old_step():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("source_name", ["mask", "uniform"])
+def test_samples_with_rounds_have_the_enumerated_law(source_name):
+    """Toy A, 4 exact steps with one gibbs update after each but the last; each costs one evaluation at most."""
+    source, n = flow.get_source(source_name, 3), 40_000
+    law = correcting.run("A", source_name, 4, lambda kappa: correcting.one_site("gibbs", "A", source_name, kappa))
+    solver = flow.MixtureDiscreteSolver(
+        tabulated("A", source_name, (0, 0.25, 0.5, 0.75)), flow.MixtureDiscreteProbPath(LINEAR), source,
+        corrector="gibbs:sites=1", group_size=1 << 14,
+    )  # fmt: skip
+    x_0 = source.sample(jax.random.key(1), (n, 2))
+    x, evaluations = solver.sample(jax.random.key(2), x_0, steps=4, return_evaluations=True)
+    counts = np.bincount(np.asarray(x)[:, 0] * source.num_states + np.asarray(x)[:, 1], minlength=len(law))
+    assert excess(counts[None].astype(float), law[None]) < 4.5
+    assert excess(counts[None].astype(float), correcting.run("A", source_name, 4)[None]) > 10
+    assert 3 < np.asarray(evaluations.trunk).max() <= 7
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("corrector", ["gibbs:sites=1,rounds=3", "resample:sites=1,rounds=3"])
 @pytest.mark.parametrize("name", ["three_term", "genmd4", "kinetic_optimal"])
 def test_other_paths_keep_their_law(name, corrector):

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from dfm_jax.flow.prediction import PathLike
 from dfm_jax.flow.samplers.denoiser import Answer, Guide, Needs, Question
@@ -70,7 +71,7 @@ def check_guidance(guidance: Guidance, path: PathLike, source: Any) -> None:
 
 def check_prompt(guidance: Guidance, fixed: Any) -> None:
     """Raises ValueError where no position is fixed, as far as that is known before the program runs."""
-    known = fixed is None or not isinstance(fixed, jax.core.Tracer)
+    known = fixed is None or not isinstance(fixed, Tracer)
     if known and (fixed is None or not np.asarray(fixed).any()):
         raise ValueError(f"guidance = {guidance}: expected a prompt or gaps, positions that are fixed")
 

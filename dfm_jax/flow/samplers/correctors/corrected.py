@@ -86,6 +86,7 @@ class Corrected(Moves):
         after = jax.tree.map(lambda one, other: jnp.where(row["corrects"], one, other), corrected, stepped)
         if not self.remembers:
             return after
+        assert answer.log_prob is not None
         shown = question.needed & (after.x == answer.x_1) & (after.x != self.mask_id)
         log_prob = jnp.where(shown, answer.log_prob, state.kept["log_prob"])
         return after._replace(kept={**after.kept, "log_prob": log_prob})
