@@ -202,11 +202,13 @@ def frontier(
     from dfm_jax.run.evaluate import frontier as figures
 
     config, _, _ = _named(run, step, overrides)
-    pairs = [(sampler, "") if isinstance(sampler, str) else tuple(sampler) for sampler in samplers]
-    for pair in pairs:
-        if len(pair) != 2:
+    pairs: list[tuple[str, str]] = []
+    for sampler in samplers:
+        given = (sampler, "") if isinstance(sampler, str) else tuple(sampler)
+        if len(given) != 2:
             arguments.refuse("samplers", list(samplers), "methods, or (method, corrector) pairs")
-        settings.change(config, dict(zip(("sampling.method", "sampling.corrector"), pair, strict=True)), "eval")
+        settings.change(config, {"sampling.method": given[0], "sampling.corrector": given[1]}, "eval")
+        pairs.append((given[0], given[1]))
     trained, place = _to_evaluate(run, step, overrides, output, frontier=True)
     return figures(trained, place, pairs)
 

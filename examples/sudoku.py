@@ -103,7 +103,7 @@ PATH, SOURCE = flow.MixtureDiscreteProbPath(flow.CondOTScheduler()), flow.MaskSo
 
 
 # %% Training: x_1 a grid with its digits renamed, x_t from the path, then the cross entropy of x_1
-def train(grids: np.ndarray, steps: int, batch: int = 128) -> dict[str, jax.Array]:
+def train(grids: np.ndarray, steps: int, batch: int) -> dict[str, jax.Array]:
     objective = flow.get_objective("cross_entropy", path=PATH, source=SOURCE, suppress_mask=True)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(2e-3, steps)))
 
@@ -117,18 +117,18 @@ def train(grids: np.ndarray, steps: int, batch: int = 128) -> dict[str, jax.Arra
         return flow.loss_from_logits(objective, network(weights, x_t, t.t), x_1, x_t, t).mean()
 
     @jax.jit
-    def update(weights, state, key, grids):
+    def update(weights, state, key, data):
         grid_key, key = jax.random.split(key)
-        x_1 = grids[jax.random.randint(grid_key, (batch,), 0, len(grids))]
+        x_1 = data[jax.random.randint(grid_key, (batch,), 0, len(data))]
         value, gradient = jax.value_and_grad(loss)(weights, x_1, key)
         with jax.numpy_dtype_promotion("standard"):
             change, state = optimizer.update(gradient, state)
         return optax.apply_updates(weights, change), state, value
 
-    weights, grids = make_network(jax.random.key(0)), jnp.asarray(grids, jnp.int32)
+    weights, data = make_network(jax.random.key(0)), jnp.asarray(grids, jnp.int32)
     state = optimizer.init(weights)
     for step, key in enumerate(jax.random.split(jax.random.key(1), steps)):
-        weights, state, value = update(weights, state, key, grids)
+        weights, state, value = update(weights, state, key, data)
         if (step + 1) % 50 == 0:
             print(f"step {step + 1} of {steps}: cross entropy {float(value):.3f} nats a cell", flush=True)
     return weights
@@ -170,6 +170,7 @@ def draw_board(axes, state: np.ndarray, grid: np.ndarray, clue: np.ndarray) -> N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=300, help="updates of the network")
+    parser.add_argument("--batch", type=int, default=128, help="grids per update")
     parser.add_argument("--puzzles", type=int, default=200, help="puzzles to solve, at most 1000")
     parser.add_argument("--output", default="runs/sudoku.png")
     args = parser.parse_args()
@@ -183,7 +184,7 @@ def main() -> None:
     held_out, seen = shuffled[: args.puzzles], shuffled[1000:]
     clues = make_puzzles(rng, grids, held_out)
     print(f"{len(grids)} grids, {len(seen)} to learn from; {len(clues)} puzzles of {clues.sum(1).mean():.1f} clues")
-    weights = train(seen, args.steps)
+    weights = train(seen, args.steps, args.batch)
     print(f"trained after {time.perf_counter() - start:.0f} s")
 
     solved, boards = {}, {}

@@ -30,6 +30,19 @@ def test_every_path_learns_the_toy_and_is_drawn(tmp_path, monkeypatch, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
+def test_sudoku_runs_and_the_margin_order_keeps_more_rules(tmp_path, monkeypatch, capsys):
+    picture = tmp_path / "runs" / "sudoku.png"
+    words = ["--steps=30", "--puzzles=20", "--batch=32", f"--output={picture}"]
+    assert run_example(monkeypatch, "sudoku.py", *words) == 0
+    told = capsys.readouterr().out
+    assert "39168 grids, 38168 to learn from; 20 puzzles" in told
+    rows = [line.split() for line in told.splitlines() if line.startswith(("random", "margin"))]
+    kept = {(order, int(count)): float(rules[:-1]) for order, count, _, _, rules in rows}
+    assert len(kept) == 6 and kept["margin", 1] > kept["random", 1]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_checkpoint_of_the_reference_is_evaluated(tmp_path, monkeypatch, capsys):
     config, tokens = tmp_path / "small.py", tmp_path / "blocks.npy"
     config.write_text(

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from dfm_jax.data import Batch, RecordBatch, RecordStream, Tokenizer, TokenStream, eval_batches, get_tokenizer
 from dfm_jax.evaluation.baselines import Baselines
 from dfm_jax.evaluation.diversity import diversity
-from dfm_jax.evaluation.generation import Generator, SamplingSettings
+from dfm_jax.evaluation.generation import Generator, Samples, SamplingSettings, mean_evaluations
 from dfm_jax.evaluation.judge import mauve
 from dfm_jax.evaluation.judge.perplexity import Judge, load_judge
 from dfm_jax.evaluation.likelihood import LikelihoodEstimator, LikelihoodResult
@@ -81,7 +81,7 @@ class Evaluator:
 
     def samples(self, model: Transformer, step: int, num: int | None = None) -> dict[str, float]:
         """Generates `num` sequences (None: `sampling.num`) into samples/step_N.*, judges them, and returns metrics."""
-        tokens = self._generate(model, step, num or self.settings.num_training_samples)
+        tokens = self._generate(model, step, num or self.settings.num_training_samples).tokens
         entry = self._judge_texts(tokens, [])
         names = ("ppl_mean_of_exp", "ppl_token_mean", "entropy_bits", "repetition")
         return {f"eval/{name}": entry[name] for name in names if entry[name] is not None}
@@ -115,12 +115,13 @@ class Evaluator:
             curves[corpus] = results
         generation: dict[str, Any] = {}
         if perplexity:
-            tokens = self._generate(model, step, self.settings.num_samples)
-            generation = self._judge_texts(tokens, missing)
+            drawn = self._generate(model, step, self.settings.num_samples)
+            generation = self._judge_texts(drawn.tokens, missing)
             real = self._real_text(missing)
             generation["real_text"] = None if real is None else self._judge_texts(real, [])
-            generation["mauve"] = self._mauve(tokens, real)
+            generation["mauve"] = self._mauve(drawn.tokens, real)
             generation["settings"] = self.settings.sampling.describe()
+            generation["evaluations"] = mean_evaluations(drawn.evaluations)
             generation["judge"] = self.settings.judge or None
         if missing and not likelihood and not generation:
             raise WorldError(missing[0])
@@ -185,9 +186,7 @@ class Evaluator:
                     point = {"method": method, "corrector": corrector, "steps": count, "temperature": temperature}
                     generator = self._generator_of(dataclasses.replace(sampling, **point))
                     drawn = write_samples(None, generator, model, num or self.settings.num_samples, self.tokenizer)
-                    spent = drawn.evaluations
-                    point |= {"evaluations": float(spent.trunk.mean()), "sequential": float(spent.sequential.mean())}
-                    point["head_rows"] = float(spent.head_rows.mean())
+                    point |= mean_evaluations(drawn.evaluations)
                     points.append(point | self._judge_texts(drawn.tokens, []))
                     self.note(
                         f"frontier: {' + '.join(filter(None, (method, corrector)))}, {count} steps, temperature "
@@ -274,7 +273,7 @@ class Evaluator:
             evenly=True,
         )
 
-    def _generate(self, model: Transformer, step: int, num: int) -> np.ndarray:
+    def _generate(self, model: Transformer, step: int, num: int) -> Samples:
         with Countdown("samples", num, f"of {self.settings.sampling.steps:,} steps", self.note) as progress:
             return write_samples(
                 sample_set(self.workdir / "samples", step) if jax.process_index() == 0 else None,
@@ -287,7 +286,7 @@ class Evaluator:
                 title=f"{self.run} · step {step:,}",
                 settings={"step": step, "source": "uniform" if self.problem.source.mask_id is None else "mask"},
                 progress=progress,
-            ).tokens
+            )
 
     def _prompts(self, num: int) -> list[Prompt]:
         """The prompts of the first records of the validation text, for a run that trains on records; else none."""

@@ -36,14 +36,19 @@ def joined(batches: Sequence[Samples]) -> Samples:
     return Samples(np.concatenate([batch.tokens for batch in batches]), flow.Evaluations(*evaluations), None)
 
 
+def mean_evaluations(spent: flow.Evaluations) -> dict[str, float]:
+    """Means over sequences: `evaluations` of the network, `sequential` ones and `head_rows`."""
+    means = {"evaluations": spent.trunk, "sequential": spent.sequential, "head_rows": spent.head_rows}
+    return {name: float(counts.mean()) for name, counts in means.items()}
+
+
 def describe_evaluations(evaluations: flow.Evaluations) -> str:
     """One line: what sequences took of the network, on average and at least and most."""
     trunk, sequential, used = evaluations.trunk, evaluations.sequential, evaluations.used
     line = f"{trunk.mean():.1f} evaluations each ({trunk.min()} to {trunk.max()})"
     if (sequential != trunk).any():
-        line += (
-            f", {sequential.mean():.1f} one after the other, {used.sum() / max(sequential.sum(), 1):.2f} used of each"
-        )
+        accepted = used.sum() / max(sequential.sum(), 1)
+        line += f", in {sequential.mean():.1f} windows one after the other, {accepted:.2f} accepted in each"
     return f"{line}; {evaluations.head_rows.mean():.0f} rows of the head"
 
 
@@ -152,6 +157,11 @@ class Generator:
         devices = 1 if self.mesh is None else self.mesh.size
         shares = self.settings.draft > 1 and num < devices
         size = num if shares else min(self.batch_size, -(-num // devices) * devices)
+        if shares:
+            # Parameters are gathered before the program. Inside it, on a processor, that would wait for the exchange of
+            # features on another device, which waits for it.
+            assert self.mesh is not None
+            model = jax.device_put(model, NamedSharding(self.mesh, PartitionSpec()))
         for first in range(start, start + num, size):
             index = np.arange(first, first + size, dtype=np.int32)
             given = [prompts[int(i) % len(prompts)] for i in index] if prompts else [self._no_prompt] * len(index)

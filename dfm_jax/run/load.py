@@ -203,7 +203,8 @@ class Run:
                 arguments.refuse("batch_size", rows, f"a multiple of the {devices} devices")
         if num == 0:
             return np.zeros((0, length), np.int32)
-        return self._generator(settings, rows).tokens(self.model, num, prompts=prompts)
+        with arguments.as_value_errors("config.sampling."):
+            return self._generator(settings, rows).tokens(self.model, num, prompts=prompts)
 
     def likelihood(
         self, token_blocks: Any, *, time_points: int | None = None, seed: int = 0

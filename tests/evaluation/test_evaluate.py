@@ -77,6 +77,9 @@ def test_a_whole_evaluation(evaluator):
     assert generation["entropy_nats"] == pytest.approx(generation["entropy_bits"] * np.log(2))
     assert 100 < generation["ppl_token_mean"] < generation["ppl_mean_of_exp"] < 2000
     assert set(generation["distinct"]) == {"1", "2", "3"}
+    spent = generation["evaluations"]
+    assert 1 <= spent["evaluations"] == spent["sequential"] <= generation["settings"]["steps"]
+    assert f"{spent['evaluations']:.1f} evaluations a text" in (evaluator.workdir / "eval" / "report.md").read_text()
     assert given["missing"] == ["likelihood of far-away: far-away: no network"]
     provenance = given["provenance"]
     assert provenance["corpus fingerprints"]["near"] and provenance["config"]["model"]["length"] == 32

@@ -9,7 +9,7 @@ from toy_network import make_problem
 
 from dfm_jax import flow
 from dfm_jax.data import get_tokenizer
-from dfm_jax.evaluation.generation import Generator, SamplingSettings
+from dfm_jax.evaluation.generation import Generator, SamplingSettings, describe_evaluations
 from dfm_jax.evaluation.prompts import parse_prompt
 from dfm_jax.evaluation.report.samples import sample_set, write_samples
 from dfm_jax.models.transformer import Transformer, TransformerConfig
@@ -48,3 +48,14 @@ def test_batches_append_and_nothing_is_overwritten(tmp_path):
     assert sample_set(tmp_path / "samples", 7).name == "step_7-3"
     assert sample_set(tmp_path / "samples", 8).name == "step_8"
     assert write_samples(None, generator, model, 1, BYTES).tokens.shape == (1, 8)
+
+
+def test_what_samples_took_is_one_line():
+    four, six = np.array([4, 6]), np.array([10, 20])
+    assert describe_evaluations(flow.Evaluations(four, six, four, four)) == (
+        "5.0 evaluations each (4 to 6); 15 rows of the head"
+    )
+    drafted = describe_evaluations(flow.Evaluations(np.array([8, 12]), six, np.array([2, 2]), four))
+    assert drafted.startswith(
+        "10.0 evaluations each (8 to 12), in 2.0 windows one after the other, 2.50 accepted in each;"
+    )

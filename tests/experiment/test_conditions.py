@@ -143,3 +143,36 @@ def test_rates_whose_product_float32_does_not_hold():
     with pytest.raises(UsageError, match=r"optim\.eta_min_ratio = 1e-30: .* not 0"):
         conditions.check(settings(optim__lr=1e-10, optim__eta_min_ratio=1e-30))
     conditions.check(settings(optim__eta_min_ratio=0.0))
+
+
+LOOKING = {
+    "sampling.draft = 4": {"sampling__draft": 4, "sampling__method": "thinning"},
+    "sampling.corrector = magic": {"sampling__corrector": "magic"},
+    "sampling.corrector = gibbs:rate=1.5": {"sampling__corrector": "gibbs:rate=1.5"},
+    "sampling.corrector = resample": {"sampling__corrector": "resample", "sampling__method": "thinning"},
+    "sampling.guidance = -1": {"sampling__guidance": "-1"},
+    "sampling.guidance = much": {"sampling__guidance": "much"},
+    "sampling.guidance = 2": {"sampling__guidance": "2", "flow__source_distribution": "uniform"},
+    "sampling.method = unmask": {"sampling__method": "unmask", "flow__source_distribution": "uniform"},
+    "sampling.method = unmask:bound=-1": {"sampling__method": "unmask:bound=-1"},
+    "sampling.method = unmask:count=0": {"sampling__method": "unmask:count=0"},
+    "sampling.method = unmask:count=1,bound=1": {"sampling__method": "unmask:count=1,bound=1"},
+}
+
+
+@pytest.mark.parametrize("named", LOOKING)
+def test_samplers_that_look_are_refused_in_one_line(named):
+    changes = {"flow__source_distribution": "mask", "flow__loss_function": "cross_entropy", "flow__path": "mixture"}
+    conditions.check(settings(**changes))
+    with pytest.raises(UsageError) as error:
+        conditions.check(settings(**(changes | LOOKING[named])))
+    assert str(error.value).startswith(f"config.{named}: ") and "expected" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_guidance_is_for_modes_that_have_a_prompt():
+    given = settings(flow__source_distribution="mask", flow__loss_function="cross_entropy", sampling__guidance="2")
+    conditions.check(given, "sample")
+    for mode in ("train", "eval"):
+        with pytest.raises(UsageError, match=r"^config\.sampling\.guidance = 2: expected 1 in the mode"):
+            conditions.check(given, mode)

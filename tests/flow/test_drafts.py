@@ -15,6 +15,7 @@ VOCAB, LENGTH = 7, 16
 SOURCES = {"mask": flow.MaskSource(VOCAB), "uniform": flow.UniformSource(VOCAB)}
 # method, corrector. The second list has what takes its questions from elsewhere.
 PLAIN = [("exact", None), ("euler", None), ("ancestral", None), ("two_stage:div_free=1", None)]
+PLAIN += [("psi", None), ("exact", "forward_backward:rounds=2")]
 ADAPTIVE = [
     ("unmask:order=random,count=1", None),
     ("unmask:order=entropy,bound=0.6", None),
@@ -36,10 +37,10 @@ def logits(states: int, x, t):
     return jnp.pad(left @ table + right @ table.T + own, ((0, 0), (0, 0), (0, states - VOCAB)))
 
 
-def solver(source: str, method: str, corrector: str | None = None, path=None) -> flow.Solver:
-    chosen = SOURCES[source]
-    path = path or flow.MixtureDiscreteProbPath(flow.CondOTScheduler())
-    return flow.Solver(functools.partial(logits, chosen.num_states), path, chosen, step=method, corrector=corrector)
+def solver(source: str, method: str, corrector: str | None = None, **options) -> flow.Solver:
+    chosen, path = SOURCES[source], flow.MixtureDiscreteProbPath(flow.CondOTScheduler())
+    model = functools.partial(logits, chosen.num_states)
+    return flow.Solver(model, path, chosen, step=method, corrector=corrector, **options)
 
 
 def sample(chosen: flow.Solver, draft: int, *, batch=3, steps=12, **options):
@@ -80,6 +81,13 @@ def test_tokens_frames_and_used_evaluations_are_those_of_draft_1(case):
 def test_every_draft_and_batch(source, batch):
     for method in ("exact", "euler"):
         check_same(solver(source, method), (2, 3, 8, 16), batch=batch)
+
+
+@pytest.mark.slow
+def test_under_guidance_by_the_prompt():
+    (spent,) = check_same(solver("mask", "exact", guidance=2.0), (4,))
+    assert (np.asarray(spent.trunk) % 2 == 0).all() and (np.asarray(spent.sequential) % 2 == 0).all()
+    check_same(solver("mask", "unmask:order=margin,count=2", guidance="linear:0.5,3"), (3,))
 
 
 @pytest.mark.slow

@@ -43,9 +43,16 @@ def test_no_samples_are_an_empty_list(run):
     assert run.sample_tokens(np.int64(1), length=4, steps=2).shape == (1, 4)
 
 
+def test_drafts_are_other_costs_and_the_same_tokens(run):
+    given = {"length": 8, "steps": 6, "seed": 3}
+    tokens = run.sample_tokens(2, **given, corrector="resample:sites=1")
+    np.testing.assert_array_equal(run.sample_tokens(2, **given, corrector="resample:sites=1", draft=3), tokens)
+    assert (run.sample_tokens(2, **given) != tokens).any()
+
+
 def test_a_call_like_an_earlier_one_traces_nothing(run, monkeypatch):
     traced, draw = [], Generator._draw
-    monkeypatch.setattr(Generator, "_draw", lambda *given: traced.append(given) or draw(*given))
+    monkeypatch.setattr(Generator, "_draw", lambda *given, **how: traced.append(given) or draw(*given, **how))
     first = run.sample_tokens(1, length=4, steps=3)
     assert len(traced) == 1
     np.testing.assert_array_equal(run.sample_tokens(1, length=4, steps=3), first)
@@ -79,6 +86,13 @@ WRONG = {
     "nucleus": (lambda run: run.sample(1, top_p=0), r"top_p = 0.0: expected a number in \(0, 1\]"),
     "method": (lambda run: run.sample(1, method="fly"), "method = fly: "),
     "option": (lambda run: run.sample(1, method="corrector:iterations=1.5"), "method = corrector:iterations=1.5: "),
+    "no draft": (lambda run: run.sample(1, draft=0), "draft = 0: expected an integer above 0"),
+    "draft of a chain": (lambda run: run.sample(1, draft=2, method="thinning"), "draft = 2: expected 1 with"),
+    "corrector": (lambda run: run.sample(1, corrector="polish"), "corrector = polish: corrector = 'polish': expected"),
+    "sites": (lambda run: run.sample(1, corrector="gibbs:sites=0"), "corrector = gibbs:sites=0: "),
+    "rate": (lambda run: run.sample(1, corrector="resample:rate=2"), "corrector = resample:rate=2: "),
+    "guidance": (lambda run: run.sample(1, guidance=-1), "guidance = -1: "),
+    "guidance of nothing": (lambda run: run.sample(1, guidance=2.0), "guidance = 2.0: .*expected a"),
     "seed": (lambda run: run.sample(1, seed="one"), "seed = 'one': expected an integer from 0"),
     "length": (lambda run: run.sample(1, length=0), "length = 0: expected an integer from 1 to"),
     "longer": (lambda run: run.sample(1, length=9999), "length = 9999: expected an integer from 1 to"),

@@ -66,6 +66,17 @@ def test_batches_of_evaluation_and_sampling(mesh):
         sizes.check(given, mesh, sizes.generation(given, mesh, "sampling.batch_size", num=10**9))
 
 
+def test_drafts_need_room_for_their_inputs(mesh):
+    sizes_of = {
+        draft: max(n.size for n in sizes.generation(settings(sampling__draft=draft), mesh, "sampling.batch_size", 16))
+        for draft in (1, 8)
+    }
+    assert sizes_of[8] > sizes_of[1]
+    given = settings(sampling__draft=2_000_000_000)
+    with pytest.raises(UsageError, match=r"config\.sampling\.draft = 2000000000: needs"):
+        sizes.check(given, mesh, sizes.generation(given, mesh, "sampling.batch_size", num=1))
+
+
 def test_what_a_machine_can_hold_is_let_through(mesh, monkeypatch):
     given = config.freeze(quickstart.get_config())
     sizes.check(given, mesh, sizes.of_training(given, mesh))

@@ -222,6 +222,9 @@ def _generation_parts(generation: Mapping[str, Any]) -> list[str]:
         rows.append(row("real text", generation["real_text"]))
     columns = ["", "perplexity (mean of exp)", "perplexity (token mean)", "entropy, bits", "entropy, nats"]
     settings = ", ".join(f"{name} {value}" for name, value in generation.get("settings", {}).items())
+    spent = generation.get("evaluations")
+    if spent:
+        settings += f", {spent['evaluations']:.1f} evaluations a text"
     judge = generation.get("judge") or "none, config.eval.judge is empty"
     return [
         "## Generation",

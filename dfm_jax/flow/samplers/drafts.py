@@ -28,8 +28,8 @@ Rows = dict[str, jax.Array]
 
 
 class Counts(NamedTuple):
-    """What drafts cost each sequence, (B,) int32: windows, one after the other; inputs of the trunk in all; rows of the
-    head for guesses."""
+    """What drafts cost each sequence, (B,) int32: runs of the trunk one after the other, one a window (two under
+    guidance); inputs of the trunk in all; rows of the head for guesses."""
 
     windows: jax.Array
     inputs: jax.Array
@@ -80,7 +80,7 @@ def run(
         return {name: jnp.asarray(values)[jnp.minimum(at, count - 1)] for name, values in rows.items()}
 
     def step(walk: Walk, row: Rows, asked: Question, answer: Answer, goes: jax.Array) -> Walk:
-        state = _move(moves, row, walk.state, asked, answer).counted(_of_batch(asked).needed)
+        state = _move(moves, row, walk.state, asked, answer).counted(_of_batch(asked))
         state = jax.tree.map(lambda new, old: jnp.where(_like(goes, new), new, old), state, walk.state)
         state = state._replace(fixed=walk.state.fixed)
         return walk._replace(state=state, at=walk.at + goes.astype(jnp.int32))
@@ -156,8 +156,11 @@ def run(
         walk, saved = check(start, features, inputs, known, saved)
         last = _pick(features, jnp.maximum(walk.asked - 1, 0))
         frozen = jnp.where(_like(walk.asked > 0, last), last, frozen)
+        runs = 1 if first.guidance is None else 2  # of the trunk for an input
         counts = Counts(
-            counts.windows + (known > 0).astype(jnp.int32), counts.inputs + known, counts.guessed_rows + head_rows
+            counts.windows + runs * (known > 0).astype(jnp.int32),
+            counts.inputs + runs * known,
+            counts.guessed_rows + head_rows,
         )
         return walk.state, walk.at, frozen, counts, saved
 

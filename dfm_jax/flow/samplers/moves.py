@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dfm_jax.flow import categorical
 from dfm_jax.flow.samplers.denoiser import Answer, Needs, Question
@@ -58,10 +59,10 @@ class Evaluations(NamedTuple):
     the others were wrong guesses. Without drafts trunk, sequential and used are one number.
     """
 
-    trunk: jax.Array
-    head_rows: jax.Array
-    sequential: jax.Array
-    used: jax.Array
+    trunk: jax.Array | np.ndarray
+    head_rows: jax.Array | np.ndarray
+    sequential: jax.Array | np.ndarray
+    used: jax.Array | np.ndarray
 
 
 class Moves(Tree, abc.ABC):
