@@ -79,7 +79,8 @@ def prepare_once(file: str, folder: str) -> dict[str, float]:
         file, "train", tokenizer, folder, progress=lambda p: seen.append((time.process_time() - started, p.tokens))
     )
     seconds, tokens = time.process_time() - started, open_stream(prepared).num_tokens
-    thirds = [np.interp(seconds * share, *zip(*seen, strict=True)) for share in (1 / 3, 2 / 3)]
+    times, counts = zip(*seen, strict=True)
+    thirds = [float(np.interp(seconds * share, times, counts)) for share in (1 / 3, 2 / 3)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     lines = pathlib.Path(file).read_text().splitlines()[:5000]
     texts = [json.loads(line)["text"] for line in lines]
