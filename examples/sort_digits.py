@@ -4,7 +4,7 @@
 
 A prompt is `3141592=` and its response `1123459`. A small network is trained on such records, and then answers prompts
 that it has not seen, with each of the samplers. An answer is right where all digits are, and it ends there by itself.
-It takes about three minutes on two cores for each source.
+It is a matter of minutes on two cores.
 """
 
 # %% The records
