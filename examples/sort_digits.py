@@ -4,7 +4,7 @@
 
 A prompt is `3141592=` and its response `1123459`. A small network is trained on such records, and then answers prompts
 that it has not seen, with each of the samplers. An answer is right where all digits are, and it ends there by itself.
-It takes about three minutes on two cores for each source.
+It is a matter of minutes on two cores.
 """
 
 # %% The records
@@ -16,6 +16,8 @@ import time
 import numpy as np
 
 import dfm_jax
+from dfm_jax.evaluation.prompts import parse_prompt
+from dfm_jax.run.load import Run
 
 LENGTH, DIGITS = 20, (4, 8)  # tokens of a row; the fewest and the most digits of a prompt
 TRAIN, ASKED = 50_000, 256  # records; prompts that are asked at the end
@@ -64,10 +66,8 @@ def overrides(source: str, steps: int, folder: pathlib.Path) -> dict[str, object
 
 
 # %% The answers
-def share_right(run: "dfm_jax.Run", prompts: list[str], method: str, sampler_steps: int) -> float:
+def share_right(run: Run, prompts: list[str], method: str, sampler_steps: int) -> float:
     """The share of prompts whose digits come out sorted, followed by an end of text."""
-    from dfm_jax.evaluation.prompts import parse_prompt
-
     parsed = [parse_prompt(f"{digits}=", run.tokenizer, LENGTH) for digits in prompts]
     rows = run.sample_tokens(len(prompts), prompts=parsed, method=method, steps=sampler_steps, batch_size=64)
     right = 0
@@ -78,7 +78,7 @@ def share_right(run: "dfm_jax.Run", prompts: list[str], method: str, sampler_ste
     return right / len(prompts)
 
 
-def methods(run: "dfm_jax.Run") -> list[str]:
+def methods(run: Run) -> list[str]:
     """`exact`, and `unmask` where the path has it."""
     found = ["exact"]
     try:

@@ -111,7 +111,7 @@ class _Shuffled:
         if len(blocks) > 1 << 32:  # the permutation's limit, which grain does not check
             raise WorldError(f"{len(blocks)} blocks: expected at most 2^32; a larger model.length gives fewer")
         # An index-based permutation: no array of the corpus's size, and position r costs the same for every r.
-        self._order = grain.MapDataset.range(len(blocks)).seed(seed).shuffle().repeat()
+        self._order: Any = grain.MapDataset.range(len(blocks)).seed(seed).shuffle().repeat()
 
     def place(self, position: int) -> Place:
         """Block number `position`, and the corpus that it is of."""

@@ -165,6 +165,42 @@ def test_bad_records_are_left_out_and_named_where_that_is_asked(tmp_path):
     assert "chat.jsonl:2: field a is empty" in stream.manifest.places[0]
 
 
+def test_records_of_a_folder_written_by_save_to_disk(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = draw(600)
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    blocks = open_stream(prepared(tmp_path, f"{tmp_path / 'saved'}:prompt=q:response=a")).blocks(24)
+    for i in (0, 255, 256, 599):
+        assert (blocks[i].tolist(), blocks.given(i), blocks.counted(i)) == expected(rows[i], 24)
+    with pytest.raises(IndexError):
+        blocks[-1]
+    with pytest.raises(UsageError, match=r"saved: no field no: expected it among q, a, n"):
+        prepared(tmp_path, f"{tmp_path / 'saved'}:prompt=q:response=no")
+    datasets.Dataset.from_list([*rows[:300], {"q": "x", "a": "", "n": 0}]).save_to_disk(str(tmp_path / "bad"))
+    with pytest.raises(UsageError, match=r"bad, row 301: field a is empty: expected a response"):
+        prepared(tmp_path, f"{tmp_path / 'bad'}:prompt=q:response=a")
+
+
+def test_records_of_a_dataset_of_the_hub(tmp_path):
+    """A local folder that is laid out like one."""
+    pytest.importorskip("datasets")
+    from dfm_jax.data.readers import records
+    from dfm_jax.data.sources import hub
+
+    rows = draw(300)
+    (tmp_path / "hub").mkdir()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "hub" / "train.parquet")
+    form = records.form({"prompt": "q", "response": "a"}, FIELD)
+    source = hub.Source(str(tmp_path / "hub"), None, "train", None, "text", FIELD, form)
+    found = [row for unit in source.units() for row in unit.rows()]
+    assert [(row.text, row.response) for row in found] == [(row["q"], row["a"]) for row in rows]
+    other = hub.Source(
+        str(tmp_path / "hub"), None, "train", None, "text", FIELD, records.form({"prompt": "q", "response": "z"}, FIELD)
+    )
+    with pytest.raises(UsageError, match=r"no field z: expected it among q, a, n"):
+        other.units()
+
+
 def test_text_holds_no_records(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(UsageError, match=r"prompt= means nothing for text files"):

@@ -10,7 +10,7 @@ from typing import Any
 from dfm_jax.data.identity import Memory
 from dfm_jax.data.readers.base import missing_column
 from dfm_jax.data.readers.parquet import column_rows, records
-from dfm_jax.data.rows import Cut, Fault, Form, Item, Unit
+from dfm_jax.data.rows import Cut, Fault, Form, Item, Row, Unit
 from dfm_jax.runtime.errors import UsageError, WorldError
 
 _BATCH = 256
@@ -195,7 +195,9 @@ class SavedPart:
             self._read = min(1.0, (start + _BATCH) / len(dataset))
 
 
-def _rows(table: Any, column: str, where: str, form: Form | None, name: str, first: int) -> Iterator[Item]:
+def _rows(
+    table: Any, column: str, where: str, form: Form | None, name: str, first: int
+) -> Iterator[Row | Fault | None]:
     if form is not None:
         yield from records(table, form, name, first)
         return

@@ -110,7 +110,7 @@ def find(url: str, where: str) -> list[RemoteFile]:
         else:
             found = [
                 str(name) for name in (system.find(path) if system.isdir(path) else ())
-                if readers.kind_of_name(pathlib.PurePosixPath(name)) and "/." not in str(name)
+                if readers.kind_of_name(pathlib.Path(name)) and "/." not in str(name)
             ]  # fmt: skip
         if not found:
             raise WorldError(f"{where}: no file there: expected {readers.ACCEPTED}")
@@ -184,7 +184,7 @@ def prepared(url: str, where: str, cache: pathlib.Path) -> pathlib.Path | None:
 
     The newest copy serves where the store does not answer, or has the folder no more.
     """
-    if re.search(r"[*\[]", url) or readers.kind_of_name(pathlib.PurePosixPath(url)):
+    if re.search(r"[*\[]", url) or readers.kind_of_name(pathlib.Path(url)):
         return None
     store = opened(url, where)
     try:

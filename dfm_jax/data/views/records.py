@@ -8,6 +8,7 @@ cut or left out when the rows are read.
 
 import bisect
 import pathlib
+import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -73,6 +74,12 @@ class RecordStream(TokenStream):
         starts = np.concatenate([before, own[:-1, 1]]) + 1
         return starts, own[:, 0], own[:, 1]
 
+    def mark(self, record: int) -> tuple[int, int, int]:
+        """Of one record: where it starts, where its prompt ends and where it ends."""
+        places = self._places.read(max(2 * record - 1, 0), 2 * record + 2).tolist()
+        before = places[0] if record else -1
+        return before + 1, places[-2], places[-1]
+
     def name_of(self, record: int) -> str:
         """'record 17 of FILE', counted from 1."""
         for name, count in self.manifest.parts:
@@ -90,6 +97,7 @@ class Records(Sequence):
             raise ValueError(f"length = {length}: expected a positive number of tokens")
         self._stream, self.length = stream, length
         self.num_long = 0  # records longer than a row
+        self._last = sys.maxsize, (0, 0, 0)  # a row, and its place
         self._ends: list[int] = []  # rows up to the end of each group of records
         rows = 0
         for first in range(0, stream.num_records, _GROUP):
@@ -137,6 +145,9 @@ class Records(Sequence):
 
     def _place(self, index: int) -> tuple[int, int, int]:
         """Of row `index`: where it starts, how many tokens its prompt has, where it ends (with the mark within)."""
+        known, place = self._last  # a row's tokens and its numbers are asked for one after the other
+        if known == index:
+            return place
         if not 0 <= index < len(self):
             raise IndexError(index)
         stream, record = self._stream, int(index)
@@ -146,8 +157,10 @@ class Records(Sequence):
             starts, _, ends = stream.marks(first, min(first + _GROUP, stream.num_records))
             fits = np.flatnonzero(ends - starts - 1 <= self.length)
             record = first + int(fits[record - (self._ends[group - 1] if group else 0)])
-        (start,), (prompt_end,), (end,) = stream.marks(record, record + 1)
-        return int(start), int(prompt_end - start), int(end)
+        start, prompt_end, end = stream.mark(record)
+        place = start, prompt_end - start, end
+        self._last = int(index), place
+        return place
 
     def described(self) -> str:
         """What a reader of the log should know of records that are too long; '' where there are none."""
