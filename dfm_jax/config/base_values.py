@@ -57,8 +57,13 @@ def any_text() -> ConfigDict:
 
 
 def values_of(config: ConfigDict) -> dict[str, Any]:
-    """{"group.field": value} of a config file, for overrides and then `said`."""
+    """{"group.field": value} of a config file, for overrides and then `said`; "auto" of a placeholder."""
     values = flatten(config.to_dict())
+    for name, field in TABLE.items():
+        group, _, leaf = name.partition(".")
+        # A placeholder of ml_collections is None with the type of the value that is to come.
+        if field.auto and name in values and values[name] is None and config[group].get_type(leaf) is not type(None):
+            values[name] = "auto"
     for name in ANY_TEXT:
         group, _, field = name.partition(".")
         held = config.get(group)

@@ -37,7 +37,7 @@ from dfm_jax.experiment.problem import Problem
 from dfm_jax.models.transformer import Transformer
 from dfm_jax.runtime.errors import WorldError
 from dfm_jax.runtime.rng import noise_key
-from dfm_jax.runtime.waiting import Countdown, Heartbeat
+from dfm_jax.runtime.terminal import Countdown, Heartbeat
 
 FRAMES = 65  # states of each trajectory that the page shows
 

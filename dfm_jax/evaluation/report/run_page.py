@@ -23,7 +23,7 @@ from dfm_jax.evaluation.report.markdown import (
 )
 from dfm_jax.runtime import files, terminal
 from dfm_jax.runtime.errors import WorldError
-from dfm_jax.runtime.waiting import clock
+from dfm_jax.runtime.terminal import clock
 from dfm_jax.training import metrics
 
 PAGE, FACTS = "index.html", "run.json"
