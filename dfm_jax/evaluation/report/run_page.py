@@ -27,7 +27,7 @@ from dfm_jax.runtime.terminal import clock
 from dfm_jax.training import metrics
 
 PAGE, FACTS = "index.html", "run.json"
-EVERY = 30.0  # seconds between two writings while a run trains
+EVERY = 60.0  # seconds between two writings while a run trains
 TEXTS, SETS = 4, 4  # texts of a sample set, and sets, that are shown
 
 
