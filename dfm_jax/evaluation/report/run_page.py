@@ -121,7 +121,11 @@ def _curves(config: configs.Config, lines: Sequence[Mapping[str, Any]], known: b
         last=config.optim.n_iters,
     )
     rate = charts.chart(
-        "Learning rate", "", {"rate": charts.Series(_series(lines, "train/learning_rate"))}, last=config.optim.n_iters
+        "Learning rate",
+        "",
+        {"rate": charts.Series(_series(lines, "train/learning_rate"))},
+        last=config.optim.n_iters,
+        small=True,
     )
     speed = charts.chart(
         "Throughput",
@@ -129,9 +133,14 @@ def _curves(config: configs.Config, lines: Sequence[Mapping[str, Any]], known: b
         {"trained": charts.Series(_series(lines, "train/tokens_per_second"))},
         last=config.optim.n_iters,
         from_zero=True,
+        small=True,
     )
     norm = charts.chart(
-        "Gradient norm", "", {"norm": charts.Series(_series(lines, "train/grad_norm"))}, last=config.optim.n_iters
+        "Gradient norm",
+        "",
+        {"norm": charts.Series(_series(lines, "train/grad_norm"))},
+        last=config.optim.n_iters,
+        small=True,
     )
     shown = [part for part in (rate, speed, norm) if part]
     return (loss or "<p>No step has been logged yet.</p>") + f'<div class="small">{"".join(shown)}</div>'
