@@ -180,6 +180,7 @@ class Progress:
             figures = f"loss {loss:.4f}, {_thousands(tokens_per_second)} tokens/s"
             self._bar.set_postfix_str(figures, refresh=False)
             self._bar.update(step - self._bar.n)
+            self.paused()
         elif step == self._total or step // self._every > self._last_line // self._every:
             self._last_line = step
             self.paused()

@@ -53,7 +53,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path | None:
     try:
         page = render(workdir)
         files.write_atomically(workdir / PAGE, page)
-    except (OSError, WorldError) as error:
+    except (OSError, WorldError, ValueError, KeyError, TypeError) as error:  # whatever was done to its files
         terminal.warn(f"{workdir / PAGE}: not written ({' '.join(str(error).split())})")
         return None
     return workdir / PAGE
