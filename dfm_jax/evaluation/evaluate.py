@@ -177,7 +177,9 @@ class Evaluator:
             for temperature in temperatures:
                 settings = dataclasses.replace(self.settings.sampling, steps=count, temperature=temperature)
                 generator = self._generator_of(settings)
-                tokens = write_samples(None, generator, model, num or self.settings.num_samples, self.tokenizer)
+                many = num or self.settings.num_samples
+                with Countdown(f"frontier, temperature {temperature}", many, f"of {count:,} steps", self.note) as made:
+                    tokens = write_samples(None, generator, model, many, self.tokenizer, progress=made)
                 points.append({"steps": count, "temperature": temperature, **self._judge_texts(tokens, [])})
                 self.note(f"frontier: {count} steps, temperature {temperature}: {points[-1]['ppl_token_mean']:.1f}")
         real = self._real_text([])

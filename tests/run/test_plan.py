@@ -1,6 +1,7 @@
 """The plan of a run and its times, by hand."""
 
 import types
+from typing import Any
 
 import jax
 import pytest
@@ -11,7 +12,7 @@ from dfm_jax.run.plan import Plan
 from dfm_jax.runtime.mesh import MeshShape, make_mesh
 
 
-def stream(tokens: int, documents: int = 12):
+def stream(tokens: int, documents: int = 12) -> Any:
     manifest = types.SimpleNamespace(
         corpus="mine.txt", tokenizer="bytes", num_documents=documents, num_bytes=tokens, num_tokens=tokens
     )
