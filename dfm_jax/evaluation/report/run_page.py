@@ -66,7 +66,7 @@ def render(workdir: pathlib.Path) -> str:
     report = _report(workdir)
     known = next(iter(baselines.kept(workdir).values()), None)
     template = (
-        importlib.resources.files("dfm_jax.evaluation.report").joinpath("run_page.html").read_text(encoding="utf-8")
+        importlib.resources.files("dfm_jax.evaluation.report").joinpath("run_page.html").read_text("utf-8")
     )
     parts = {
         "TITLE": html.escape(workdir.resolve().name),
