@@ -65,9 +65,7 @@ def render(workdir: pathlib.Path) -> str:
     lines = metrics.read(workdir / metrics.FILE)
     report = _report(workdir)
     known = next(iter(baselines.kept(workdir).values()), None)
-    template = (
-        importlib.resources.files("dfm_jax.evaluation.report").joinpath("run_page.html").read_text("utf-8")
-    )
+    template = importlib.resources.files("dfm_jax.evaluation.report").joinpath("run_page.html").read_text("utf-8")
     parts = {
         "TITLE": html.escape(workdir.resolve().name),
         "STATE": _state(config, lines, report),
