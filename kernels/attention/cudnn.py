@@ -35,9 +35,9 @@ def why_not(head_dim: int, dtype: Any, target: Target) -> str | None:
 def _refusal(head_dim: int) -> str | None:
     """What jax says against cuDNN here, or None.
 
-    jax alone knows which cuDNN it has found, and tells nobody (its record of versions is private and differs between
-    jax 0.10 and 0.12). But it looks, and refuses, while it traces: so a call is traced, on shapes, and nothing is run.
-    It looks at this machine's GPU: compiling for one that is not here, heads wider than 128 are refused.
+    jax has no public way to ask for the cuDNN version that it found: its own record is private and differs between jax
+    0.10 and 0.12. But it checks while it traces, and raises. So a call is traced on shapes, and nothing runs. It checks
+    the GPU of this machine: when compiling for another one, heads wider than 128 are refused.
     """
     x = jax.ShapeDtypeStruct((1, 64, 1, head_dim), jnp.bfloat16)
     try:

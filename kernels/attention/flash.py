@@ -1,6 +1,7 @@
-"""Flash attention in Pallas: forward with the log-sum-exp, backward for dq and for dk and dv.
+"""Flash attention in Pallas, forward and backward.
 
-`tiles.py` has the arithmetic of a tile; `flash_gpu.py` drives it on a GPU, `flash_interpreted.py` anywhere else.
+The forward kernel also returns the log-sum-exp of each row, and the backward kernels use it. `tiles.py` has the
+arithmetic of a tile, `flash_gpu.py` runs it on a GPU and `flash_interpreted.py` on anything else.
 """
 
 import functools
@@ -37,19 +38,20 @@ def flash_attention(
 ) -> Array:
     """softmax(q k^T / sqrt(head_dim)) v, (batch, length, heads, head_dim) float16, bfloat16 or (interpreted) float32.
 
-    q and k are rotated by `tables`, if there are any, which count as constants. Any length: tails are padded with zeros
-    and masked. Statistics and sums are float32.
+    q and k are first rotated by `tables`, if given; no gradient flows to these. The length is free: the last tile is
+    padded with zeros and masked. Statistics and sums are float32.
     """
     blocks = Blocks() if blocks is None else blocks
     length, head_dim = q.shape[1], q.shape[3]
-    # Tiles of 64 columns are what the matrix unit's shared-memory layout holds; zero columns change no product.
+    # The matrix unit reads 64 columns at a time from shared memory. Columns of zeros change no product.
     rows, columns = -length % math.lcm(blocks.q, blocks.kv), -head_dim % 64
 
     def padded(x: Array) -> Array:
         return jnp.pad(x, ((0, 0), (0, rows), (0, 0), (0, columns)))
 
     def padded_by_half(x: Array) -> Array:
-        # The partner of column i stays half a tile away. No score minds the order of its columns.
+        # Rotation pairs column i with the one half a tile away, so each half is padded. A score does not depend on the
+        # order of columns.
         halves = jnp.pad(x.reshape(*x.shape[:3], 2, -1), ((0, 0), (0, rows), (0, 0), (0, 0), (0, columns // 2)))
         return halves.reshape(*halves.shape[:3], -1)
 
@@ -75,7 +77,7 @@ def _forward(call: Call, q: Array, k: Array, v: Array, tables: rotary.Tables | N
 
 def _backward(call: Call, kept, dout: Array):
     q, k, v, tables, out, log_sum = kept
-    # One number per row, (batch, heads, length): what differentiating the division by the sum leaves.
+    # (batch, heads, length): the part of the softmax's derivative that is one number per row.
     delta = (out.astype(jnp.float32) * dout.astype(jnp.float32)).sum(-1).swapaxes(1, 2)
     return *_driver(call).backward(call, q, k, v, tables, dout, log_sum, delta), None
 

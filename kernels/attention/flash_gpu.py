@@ -1,9 +1,9 @@
 """The driver of `tiles.py` on NVIDIA GPUs of compute capability 9.0: Pallas' Mosaic GPU backend.
 
-One warpgroup per tile of 64 rows. The tile that stays is copied into shared memory once; the others stream through a
-pipeline of asynchronous copies. A tile that is rotated is so in its place in shared memory; the tables, which every
-head shares, are read from memory, or rather a cache. Compiled for sm_90a without register spills; not yet timed on a
-card.
+Each tile of 64 rows has one warpgroup. The tile that stays is copied into shared memory once; the others stream
+through a pipeline of asynchronous copies. A tile is rotated in place in shared memory. All heads share the rotary
+tables and read them from global memory, where a cache holds them. The kernels compile for sm_90a without register
+spills. They have not been timed on a GPU yet.
 """
 
 from typing import Any

@@ -35,19 +35,20 @@ def attention(
     Args:
         q, k, v: (batch, length, heads, head_dim), one floating dtype. Statistics are float32.
         rotary: cosines and sines, (length, head_dim / 2) float32 each and constants: q and k are rotated by them in
-            float32 and rounded to the dtype of v. They may then be float32 beside a narrower v, to be rounded once.
-            'pallas' rotates tiles of the dtype of v as it loads them; the rest is rotated before.
+            float32 and rounded to the dtype of v. q and k may then be float32 with a narrower v, so that they are
+            rounded only once. 'pallas' rotates tiles as it loads them if q has the dtype of v; otherwise q and k are
+            rotated before the call.
         implementation: 'xla' | 'cudnn' | 'pallas' (our flash attention), as `why_not` allows. None chooses 'cudnn'
             where it can run on what the program is traced for (`kernels.target`), else 'xla'.
         blocks: tile sizes of 'pallas'.
-        mesh, batch_axes, head_axis: how batch and heads are split, which 'pallas' must be told, as the compiler
-            cannot split a kernel. The others are partitioned by the compiler.
+        mesh, batch_axes, head_axis: how batch and heads are split over devices. Only 'pallas' uses them, because the
+            compiler cannot split a kernel. It splits the other implementations itself.
 
     Returns:
         (batch, length, heads, head_dim) in the dtype of v.
 
     Raises:
-        ValueError: shapes or dtypes differ, an unknown implementation, or one whose limits exclude this call.
+        ValueError: shapes or dtypes that differ, an unknown implementation, or one that cannot take this call.
     """
     if not q.ndim == k.ndim == v.ndim == 4 or not q.shape == k.shape == v.shape:
         raise ValueError(
@@ -77,7 +78,7 @@ def attention(
     if mesh is None or mesh.size == 1:
         return run(q, k, v, rotary)
     spec = P(batch_axes or None, None, head_axis)
-    # A kernel's results do not say along which axes they vary: nothing to check.
+    # A kernel's results do not carry the mesh axes along which they vary, so there is nothing to check.
     split = jax.shard_map(run, mesh=mesh, in_specs=(spec, spec, spec, P()), out_specs=spec, check_vma=False)
     return split(q, k, v, rotary)
 
@@ -85,10 +86,10 @@ def attention(
 def why_not(
     implementation: str, *, head_dim: int, dtype: Any = jnp.bfloat16, target: targets.Target | None = None
 ) -> str | None:
-    """Why `implementation` cannot attend with heads of this size and dtype on `target` (by default the present one).
+    """Why `implementation` cannot run with heads of this size and dtype on `target` (default: the current one).
 
     Returns:
-        None where it can; else what is expected instead, to stand after `implementation = ...: `. 'cudnn' needs an
+        None if it can; otherwise what is expected, as the end of an error `implementation = ...: `. 'cudnn' needs an
         NVIDIA GPU of compute capability 8.0 or more, bfloat16 or float16, head_dim a multiple of 8 up to 128 (on 9.0
         256), and an installed cuDNN. 'pallas' needs head_dim 32 to 128, and on a GPU compute capability 9.0 and
         bfloat16 or float16; elsewhere it is interpreted. 'xla' runs anywhere.

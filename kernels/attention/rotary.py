@@ -1,4 +1,4 @@
-"""Rotary embedding: the coordinates i and i + head_dim/2 of a query or key, turned by an angle of its position."""
+"""Rotary embedding: rotates the coordinates i and i + head_dim/2 of a query or key by an angle for its position."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -7,12 +7,12 @@ Tables = tuple[Array, Array]  # cosines and sines, (length, head_dim / 2) float3
 
 
 def turn(first: Array, second: Array, cos: Array, sin: Array) -> tuple[Array, Array]:
-    """(first + i second) (cos + i sin) as its real and imaginary parts; with -sin, the way back."""
+    """The real and imaginary parts of (first + i second) (cos + i sin). With -sin it is the inverse rotation."""
     return first * cos - second * sin, second * cos + first * sin
 
 
 def rotate(x: Array, tables: Tables) -> Array:
-    """x (B, L, H, head_dim) with its pairs turned: (B, L, H, head_dim) float32, unrounded."""
+    """x (B, L, H, head_dim) with its pairs of coordinates rotated, float32."""
     cos, sin = (table[None, :, None] for table in tables)
     first, second = jnp.split(x.astype(jnp.float32), 2, -1)
     return jnp.concatenate(turn(first, second, cos, sin), -1)

@@ -1,15 +1,15 @@
 """The arithmetic of flash attention on one tile, shared by its two drivers.
 
-The backend on a GPU is Mosaic GPU (Hopper and later): Pallas-Triton is deprecated from jax 0.11 on, and Mosaic GPU
-takes the same programs on 0.10 to 0.12. Its memory pipeline has no interpreter, so the tiles' arithmetic is written
-once, below, against a handful of operations (`Tiles`), and driven twice: by the pipeline (`flash_gpu.py`) and, on
-any other platform, by `pallas_call(interpret=True)` over the same grid and blocks (`flash_interpreted.py`).
+On a GPU the backend is Mosaic GPU. Pallas-Triton is deprecated since jax 0.11, and Mosaic GPU takes the same programs
+from 0.10 to 0.12. Its memory pipeline has no interpreter. So this file writes the arithmetic once, in terms of a few
+operations (`Tiles`). Two drivers supply these: the pipeline (`flash_gpu.py`), and on any other platform
+`pallas_call(interpret=True)` over the same grid and blocks (`flash_interpreted.py`).
 
 Scores are s = q k^T / sqrt(head_dim). Exponentials are powers of two: p = 2^(c q k^T - m) with
 c = log2(e) / sqrt(head_dim).
 
-With rotary tables, queries and keys come as they are: each tile is turned when it is loaded, and the gradients are
-turned back before they are written, so that no rotated copy is ever stored.
+With rotary tables the queries and keys arrive unrotated. Each tile is rotated when it is loaded, and the gradients are
+rotated back before they are written. So no rotated copy is stored.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ from jax import Array
 
 from . import rotary
 
-CHUNK = 32  # columns of each half of a tile that are turned at a time: more would not fit a thread's registers
+CHUNK = 32  # columns of each half of a tile that are rotated at a time; more do not fit in a thread's registers
 
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """Positions per tile, multiples of 64, and tiles in flight between memory and a multiprocessor."""
+    """Positions per tile of queries and of keys, multiples of 64, and `stages`: tiles in flight from memory."""
 
     q: int = 64
     kv: int = 64
@@ -44,7 +44,7 @@ class Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """The static half of a call: valid length, 1/sqrt(head_dim) before padding."""
+    """The static arguments of a call. length: positions before padding. scale: 1 / sqrt(head_dim) before padding."""
 
     blocks: Blocks
     length: int
@@ -57,18 +57,18 @@ class Call:
 
 
 class Tiles(Protocol):
-    """What the arithmetic of a tile is made of. Tiles are (rows, columns); a `ref` is a tile in fast memory."""
+    """The operations that the arithmetic uses. Tiles are (rows, columns); a `ref` is a tile in fast memory."""
 
     def zeros(self, shape: tuple[int, ...]) -> Array: ...
     def row_vector(self, size: int, value: float) -> Array: ...  # one number per row
     def product(self, a_ref: Any, b_ref: Any) -> Array: ...  # a b^T, float32
     def accumulate(self, total: Array, a: Array, b_ref: Any) -> Array: ...  # total + a b
-    def per_row(self, ref: Any) -> Array: ...  # a vector loaded to be spread along columns
+    def per_row(self, ref: Any) -> Array: ...  # a vector, loaded in the layout that broadcasts along columns
     def per_column(self, ref: Any) -> Array: ...
     def columns(self, shape: tuple[int, ...]) -> Array: ...  # int32 index of each column
-    def part(self, ref: Any, start: int) -> Array: ...  # CHUNK columns from `start` on, in float32
+    def part(self, ref: Any, start: int) -> Array: ...  # CHUNK columns from `start`, in float32
     def table(self, ref: Any, start: int) -> Array: ...  # the same of rows of a rotary table
-    def operand(self, ref: Any, parts: "Parts") -> Any: ...  # a tile like `ref`, in its dtype, of these columns
+    def operand(self, ref: Any, parts: "Parts") -> Any: ...  # a tile of these columns, of the shape and dtype of `ref`
     def store(self, ref: Any, parts: "Parts") -> None: ...
 
 
@@ -76,16 +76,17 @@ Parts = Iterator[tuple[int, Array]]  # (first column, columns), computed one aft
 
 
 def spread(vector: Array, shape: tuple[int, ...], axis: int) -> Array:
+    """`vector` as axis `axis` of an array of this shape, the same along the other axis."""
     return jax.lax.broadcast_in_dim(vector, shape, (axis,))
 
 
 def rotated(tiles: Tiles, ref: Any, tables: Any) -> Any:
-    """A tile of queries or keys as products take it: turned by its rows of `tables` (None: as it is) and rounded."""
+    """A tile of queries or keys, rotated by its rows of `tables` and rounded to its dtype; unchanged without tables."""
     return ref if tables is None else tiles.operand(ref, _turned(tiles, lambda start: tiles.part(ref, start), tables))
 
 
 def store_gradient(tiles: Tiles, ref: Any, total: Array, tables: Any) -> None:
-    """Writes the gradient of rotated queries or keys as that of the queries or keys themselves."""
+    """Writes the gradient in unrotated queries or keys, from `total`, the gradient in rotated ones."""
     if tables is None:
         tiles.store(ref, iter([(0, total)]))
         return
@@ -107,7 +108,7 @@ def _turned(tiles: Tiles, part: Callable[[int], Array], tables: Any, *, back: bo
 
 
 def forward_step(tiles: Tiles, carry, j, q_ref, k_ref, v_ref, tables, *, scale: float, length: int, padded: bool):
-    """One tile of keys and its tables: (out before division, running maximum in base 2, running sum)."""
+    """Adds one tile of keys and values to the carry: (sum before division, running maximum in base 2, running mass)."""
     out, peak, mass = carry
     scores = tiles.product(q_ref, rotated(tiles, k_ref, tables)) * scale
     if padded:
@@ -121,7 +122,7 @@ def forward_step(tiles: Tiles, carry, j, q_ref, k_ref, v_ref, tables, *, scale: 
 
 
 def dq_step(tiles: Tiles, dq, log_sum, delta, q_ref, do_ref, k_ref, v_ref, tables, *, scale: float):
-    """dq += ds k, ds = p (do v^T - delta); the scale is left to the end."""
+    """dq + ds k with ds = p (do v^T - delta). The caller multiplies by the scale at the end."""
     k_ref = rotated(tiles, k_ref, tables)
     scores = tiles.product(q_ref, k_ref) * scale
     probs = jnp.exp2(scores - spread(log_sum, scores.shape, 0))
@@ -130,7 +131,7 @@ def dq_step(tiles: Tiles, dq, log_sum, delta, q_ref, do_ref, k_ref, v_ref, table
 
 
 def dkv_step(tiles: Tiles, dk, dv, k_ref, v_ref, q_ref, do_ref, log_sum_ref, delta_ref, tables, *, scale: float):
-    """The same tile transposed: dv += p^T do, dk += ds^T q."""
+    """(dk + ds^T q, dv + p^T do), from the transposed tile of probabilities."""
     q_ref = rotated(tiles, q_ref, tables)
     scores = tiles.product(k_ref, q_ref) * scale
     probs = jnp.exp2(scores - spread(tiles.per_column(log_sum_ref), scores.shape, 1))

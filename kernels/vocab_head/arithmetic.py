@@ -1,4 +1,4 @@
-"""Products and masks that every implementation computes alike."""
+"""Matrix products and masks that all implementations share."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def matmul(a: Array, b: Array, contract: tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def masked_bias(bias: Array, dtype, *, num_valid: int, suppress: int | None, offset: Array | int = 0) -> Array:
-    """The bias (V,), -inf at padding and at the suppressed id: then the logits need no mask of their own."""
+    """The bias (V,) with -inf at padding and at the suppressed id, so that the logits need no mask."""
     columns = jnp.arange(bias.shape[0], dtype=jnp.int32) + offset
     excluded = columns >= num_valid
     if suppress is not None:
@@ -28,6 +28,6 @@ def masked_bias(bias: Array, dtype, *, num_valid: int, suppress: int | None, off
 
 
 def allowed(ids: Array, *, num_valid: int, suppress: int | None) -> Array:
-    """Where an id is neither padding nor suppressed."""
+    """Bool of the shape of `ids`: True where an id is neither padding nor suppressed."""
     valid = ids < num_valid
     return valid if suppress is None else valid & (ids != suppress)

@@ -1,8 +1,8 @@
-"""The vocabulary head in blocks of rows: one block's logits exist at a time, forward and backward.
+"""The vocabulary head in blocks of rows. Only the logits of one block exist at a time, forward and backward.
 
-Rows are (G, L): G is never cut, blocks run along L, so that a batch sharded along G stays on its devices. Whole
-rows rather than tiles of the vocabulary: the softmax of a block is then one expression, with no online rescaling,
-and `summed_loss` can go on to the gradient while the block's logits are still there.
+Rows are (G, L). Blocks are cut along L and never along G, so that a batch sharded along G stays on its devices. A block
+holds whole rows, not tiles of the vocabulary. So its softmax needs no online rescaling, and `summed_loss` can compute
+the gradient while the logits of the block still exist.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ from .types import Answer, Head, Query
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The static half of a call, hashable, beside what head and query say."""
+    """The static arguments of a call beside those in head and query; hashable."""
 
     block_rows: int  # rows along the length per block
-    fold: bool  # the gradient of the gathered logits enters the softmax's gradient before its matrix products
+    fold: bool  # whether the gradient of the gathered logits is added to dlogits before the matrix products
 
 
 # Forward ------------------------------------------------------------------------------------------------------
@@ -35,7 +35,7 @@ class Settings:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def log_probs(settings: Settings, head: Head, query: Query, features: Array) -> Answer:
-    """Of rows: features (G, L, D), the query's arrays (G, L, ...) and (V,)."""
+    """The answer at features (G, L, D), for a query with arrays (G, L, ...) and (V,)."""
     ready, columns = prepare(head, query, features.dtype), query.by_column()
 
     def block(operands: tuple[Query, Array]) -> Answer:
@@ -51,7 +51,7 @@ def _log_probs_forward(settings: Settings, head: Head, query: Query, features: A
 
 
 def prepare(head: Head, query: Query, dtype) -> Head:
-    """The kernel in the operands' dtype and the bias with -inf where nothing may be, once for all blocks."""
+    """The head for all blocks: its kernel in `dtype`, and -inf in the bias at padding and the suppressed id."""
     assert head.num_valid is not None
     bias = masked_bias(
         head.bias,
@@ -74,20 +74,20 @@ def logits_of(head: Head, query: Query, features: Array) -> Array:
 
 
 class Softmax(NamedTuple):
-    """Probabilities (G, R, V) as exponentials times a factor per row: what has been computed once is not divided."""
+    """Probabilities (G, R, V) as exponentials times a factor per row, which saves a division of the whole block."""
 
     exponentials: Array
     factor: Array
 
 
 def answer_of(head: Head, query: Query, features: Array) -> tuple[Answer, Softmax]:
-    """The answer at the rows of one block, and their softmax."""
+    """The answer at the rows of one block, and the softmax of its logits."""
     logits = logits_of(head, query, features)
     if targets.current().is_gpu:
         peak, mass = peak_and_mass(logits)
         exponentials = jnp.exp(logits - peak[..., None])
     else:
-        # The floor keeps a shard of padding alone, or a row whose every logit is -inf, from giving inf - inf.
+        # Without the floor a shard of padding only, or a row of -inf, would give inf - inf.
         peak = jnp.maximum(logits.max(-1), jnp.finfo(logits.dtype).min)
         exponentials = jnp.exp(logits - peak[..., None])
         mass = exponentials.sum(-1)
@@ -107,9 +107,9 @@ def answer_of(head: Head, query: Query, features: Array) -> tuple[Answer, Softma
 
 
 def peak_and_mass(logits: Array) -> tuple[Array, Array]:
-    """(max, sum of exp(logits - max)) over the last axis in one pass, which a GPU reads once and a CPU takes slowly.
+    """(max, sum of exp(logits - max)) over the last axis in one pass: a GPU reads the logits once. Slow on a CPU.
 
-    (m, s) stands for s exp(m): two of them add up to one with the larger m. A logit of -inf is (finite, 0).
+    A pair (m, s) stands for s exp(m). The sum of two pairs has the larger m. A logit of -inf is (finite, 0).
     """
     floor = jnp.array(jnp.finfo(logits.dtype).min, logits.dtype)
 
@@ -125,7 +125,7 @@ def peak_and_mass(logits: Array) -> tuple[Array, Array]:
 
 
 class Gradients(NamedTuple):
-    """Of one block, in the shapes of what they are gradients of, without the gathered logits' part if not `fold`."""
+    """The gradients of one block, in the shapes of head, query and features. `fold` adds the gathered logits' part."""
 
     head: Head
     query: Query
@@ -135,15 +135,15 @@ class Gradients(NamedTuple):
 def gradients_of(
     settings: Settings, head: Head, query: Query, features: Array, softmax: Softmax, cotangent: Answer
 ) -> Gradients:
-    """dlogits = softmax (g_lse - sum_k g_k + reduction's part) + scatter(g), and its products."""
+    """The gradients from dlogits = softmax (g_lse - sum_k g_k + the reduction's part) + scatter(g)."""
     g, offset = cotangent.at_ids, first_column(head)
     assert cotangent.log_sum_exp is not None
-    # dlogits are matrix * factor: in the plain case no pass over the block is needed to form them.
+    # dlogits are matrix * factor. Without a reduction this needs no pass over the block.
     matrix, factor = softmax.exponentials, softmax.factor * (cotangent.log_sum_exp - g.sum(-1))
     dreduction = None
     if query.reduction is not None:
         probs = matrix * softmax.factor[..., None]
-        # Each shard's own part, to be summed below: not the sum that differentiating a replicated array gives.
+        # Differentiating a replicated array would sum over the shards. Here each shard keeps its part, summed below.
         axes = varying_axes(probs)
         scale = None if query.reduction.scale is None else vary(query.reduction.scale, axes)
         _, pullback = jax.vjp(reduce, probs, dataclasses.replace(query.reduction, scale=scale))
@@ -170,7 +170,7 @@ def gradients_of(
             dshift += jnp.where(hit, gathered_cotangents(head, query, g), 0.0).sum(-1)
     dtype = features.dtype
     dfeatures = matmul(matrix.astype(dtype), head.kernel, ((2,), (1,))) * factor[..., None]
-    # The transpose is made on its own, which takes 40 % off the product on a CPU; likewise the sum over rows.
+    # A separate transpose makes the product 40 % faster on a CPU. The sum over rows is a product with ones likewise.
     left = (features * factor.astype(dtype)[..., None]).reshape(-1, features.shape[-1])
     left, rows_of = jax.lax.optimization_barrier(left.T), (-1, matrix.shape[-1])
     dkernel = matmul(left, matrix.astype(dtype).reshape(rows_of), ((1,), (0,)))
@@ -183,12 +183,12 @@ def gradients_of(
 
 
 def gradient_query(query: Query, dshift: Array | None, dreduction: Any) -> Query:
-    """The gradient of a query: none of its integers."""
+    """The gradient of a query, without its integer arrays."""
     return dataclasses.replace(query, ids=None, shift_ids=None, shift=dshift, reduction=dreduction)  # pyright: ignore
 
 
 def gathered_cotangents(head: Head, query: Query, g: Array) -> Array:
-    """The cotangents of the gathered logits that depend on something: not those of suppressed ids."""
+    """The cotangents g of the gathered logits, 0 at suppressed ids and padding."""
     assert head.num_valid is not None
     return jnp.where(allowed(query.ids, num_valid=head.num_valid, suppress=query.suppress), g, 0.0)
 
@@ -196,9 +196,9 @@ def gathered_cotangents(head: Head, query: Query, g: Array) -> Array:
 def add_gathered(head: Head, query: Query, features: Array, gradients: Gradients, g: Array) -> Gradients:
     """Adds the gathered logits' part in float32, on the few columns concerned.
 
-    Folding it into dlogits costs a CPU half as much again as the rest. With bfloat16 operands it must be folded,
-    since p - 1 is small where p is near 1 and has to be formed before it is rounded; on a GPU folding is free, and
-    a scatter's order of additions is not deterministic.
+    On a CPU, folding it into dlogits costs half as much as all the rest. With bfloat16 operands it must be folded:
+    where p is near 1, p - 1 has to be computed before it is rounded. On a GPU folding is free, and a scatter would add
+    in no fixed order.
     """
     kernel, bias = head.kernel, gradients.head.bias
     local = query.ids - first_column(head)
@@ -236,16 +236,17 @@ def _log_probs_backward(settings: Settings, residuals, cotangent: Answer):
 
 
 def split(gradients: Gradients) -> tuple[tuple[Query, Array], tuple[Head, Query]]:
-    """A block's gradients by row, to be joined to the other blocks', and those by column, to be added to theirs."""
+    """The gradients of a block per row, which blocks concatenate, and per column, which blocks add."""
     return (gradients.query.by_row(), gradients.features), (gradients.head, gradients.query.by_column())
 
 
 def join(by_row: tuple[Query, Array], by_column: tuple[Head, Query]) -> Gradients:
+    """The inverse of `split`."""
     return Gradients(by_column[0], by_row[0].joined(by_column[1]), by_row[1])
 
 
 def as_cotangents(gradients: Gradients, head: Head, query: Query, features: Array) -> Gradients:
-    """The gradients in the dtypes of what they are gradients of."""
+    """The gradients in the dtypes of head, query and features."""
     given = Gradients(head, dataclasses.replace(query, ids=None, shift_ids=None), features)  # pyright: ignore
     return jax.tree.map(lambda g, x: g.astype(x.dtype), gradients, given)
 
@@ -257,7 +258,7 @@ log_probs.defvjp(_log_probs_forward, _log_probs_backward)
 
 
 def scan_rows(settings: Settings, rows: Any, function: Callable) -> Any:
-    """`function` on every block of rows (leaves (G, L, ...)), its results joined again."""
+    """Applies `function` to each block of rows (leaves (G, L, ...)) and joins the results."""
     cut, join, count = _blocks(settings, rows)
     if count == 1:
         return function(rows)
@@ -266,9 +267,10 @@ def scan_rows(settings: Settings, rows: Any, function: Callable) -> Any:
 
 
 def sum_rows(settings: Settings, rows: Any, cotangents: Any, function: Callable, like: Any) -> tuple[Any, Any]:
-    """`function(rows, cotangents)` on every block: its first results joined, its second, like `like`, summed.
+    """Applies `function(rows, cotangents)` to each block. Joins its first results and sums its second ones.
 
-    The last block is filled up with copies of the last row, finite where that is, and cotangents of zero.
+    `like` has the structure of the second results. The last block is padded with copies of the last row, which are
+    finite if that row is, and with cotangents of zero.
     """
     cut, join, count = _blocks(settings, rows)
     if count == 1:
@@ -285,7 +287,7 @@ def sum_rows(settings: Settings, rows: Any, cotangents: Any, function: Callable,
 
 
 def _blocks(settings: Settings, rows: Any) -> tuple[Callable, Callable, int]:
-    """How to cut (G, L, ...) into (blocks, G, block_rows, ...), how to join them again, and how many there are."""
+    """A function that cuts (G, L, ...) into (blocks, G, block_rows, ...), one that joins them, and their number."""
     length = jax.tree.leaves(rows)[0].shape[1]
     size = min(settings.block_rows, length)
     count = math.ceil(length / size)

@@ -1,4 +1,4 @@
-"""The vocabulary head as its definition: the logits, their log-softmax, gradients by differentiation."""
+"""The definition of the vocabulary head: all logits, their log-softmax, and gradients by differentiation."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from .types import Answer, Head, Query
 def answer_from_logits(logits: Array, query: Query) -> Answer:
     """The definition of a query's answer: logits (..., S) -> at_ids (..., K), reduced (...), at least float32.
 
-    Raises ValueError when the logits' leading axes are not those of the ids, or the reduction is of no known kind.
+    Raises ValueError if the leading axes of logits and ids differ, or for an unknown kind of reduction.
     """
     if logits.shape[:-1] != query.ids.shape[:-1]:
         raise ValueError(f"logits = shape {logits.shape}: expected (*{query.ids.shape[:-1]}, S)")
@@ -25,7 +25,7 @@ def answer_from_logits(logits: Array, query: Query) -> Answer:
 
 
 def changed(logits: Array, query: Query) -> Array:
-    """The logits as the query wants them, at least float32: one of each row shifted, one state suppressed."""
+    """The logits, at least float32, with the query's shift added in each row and its state suppressed."""
     logits = logits.astype(accumulator(logits.dtype))
     states = jnp.arange(logits.shape[-1], dtype=jnp.int32).reshape((1,) * (logits.ndim - 1) + (-1,))
     if query.shift is not None and query.shift_ids is not None:
@@ -37,7 +37,7 @@ def changed(logits: Array, query: Query) -> Array:
 
 
 def logits_of(head: Head, query: Query, features: Array) -> Array:
-    """(..., D) -> (..., V): -inf at padding and at the suppressed id, one logit of each row shifted."""
+    """(..., D) -> (..., V): -inf at padding and at the suppressed id, with the shift of each row added."""
     assert head.num_valid is not None
     rows = features.reshape(-1, features.shape[-1])
     out = matmul(rows, head.kernel.astype(features.dtype), ((1,), (0,)))
@@ -54,8 +54,8 @@ def log_probs(head: Head, query: Query, features: Array) -> Answer:
 def draw(values: Array, words: Array, temperature: Array, top_p: float) -> Array:
     """(..., V) logits -> (...) int32: one token from their softmax by two 32-bit words.
 
-    The definition of the law: the probabilities in order of size, those after mass `top_p` removed (of equal ones
-    none), an exponential race for the draw, with noise from the words.
+    It defines the law of a draw. The probabilities are sorted, and those after mass `top_p` are removed, except that
+    ties are kept. The draw is an exponential race with noise from the words.
     """
     values = values.astype(jnp.float32) / temperature[..., None]
     probs = jax.nn.softmax(values, axis=-1)

@@ -1,8 +1,9 @@
-"""A loss summed over rows, and its gradient taken while a block's logits are still there.
+"""A loss summed over rows, with its gradient computed while the logits of a block still exist.
 
-The gradient of the vocabulary head needs the loss's derivative at each row, which needs the whole row's softmax. So
-`log_probs` followed by a loss multiplies by the kernel four times: logits, logits again, and two gradients. Here the
-loss is a function given to the head. Its derivative is known as soon as a block's softmax is, and three products do.
+The gradient of the vocabulary head needs the derivative of the loss at each row, and this needs the softmax of the
+whole row. So `log_probs` followed by a loss multiplies by the kernel four times: for the logits, for the logits again,
+and for two gradients. Here the loss is a function that the head calls. Its derivative is known once the softmax of a
+block is, and three products are enough.
 """
 
 import functools
@@ -33,7 +34,7 @@ from .types import Head, Query
 def summed_loss(
     settings: Settings, loss: Callable, head: Head, query: Query, features: Array, data: Any, shared: Any
 ) -> tuple[Array, Array]:
-    """The sum of `loss(answer, data, shared)` over all rows, and the rows' own (G, L), which carry no gradient."""
+    """The sum of `loss(answer, data, shared)` over all rows, and the losses (G, L), which carry no gradient."""
     head, columns = prepare(head, query, features.dtype), query.by_column()
 
     def block(operands: tuple[Query, Array, Any]) -> Array:

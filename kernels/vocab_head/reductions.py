@@ -1,7 +1,7 @@
-"""The sums over the vocabulary that a query may ask for: `reduce`, the definition, and its terms for Pallas kernels.
+"""The sums over the vocabulary that a query may ask for: the definition `reduce`, and its terms for Pallas kernels.
 
-A kernel on a GPU needs a term's value and its derivatives by name, on a tile, from operations that Mosaic GPU has: no
-log1p, no tan. Those are the `Summand`s.
+A kernel on a GPU needs the value and the derivatives of each term on a tile, from operations that Mosaic GPU has, which
+has neither log1p nor tan. The `Summand` classes give them.
 """
 
 import dataclasses
@@ -38,23 +38,14 @@ def _over_rows(vector: Array | None, probs: Array) -> Array | None:
     return None if vector is None else vector.astype(probs.dtype)[..., None]
 
 
-def one_minus_y_cot_y(y: Array) -> Array:
-    """1 - y cot y for y in [0, pi), by its series where the difference would cancel."""
-    small = y < 0.1
-    square = y * y
-    series = square * (1 / 3 + square * (1 / 45 + square * (2 / 945 + square / 4725)))
-    safe = jnp.where(small, 1.0, y)
-    return jnp.where(small, series, 1 - safe / jnp.tan(safe))
-
-
 # Terms on a tile ----------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
 class Summand:
-    """weights f(p, y), y = scale inner, of a `Reduction` on one tile, and its derivatives; all (R, C), None for ones.
+    """weights f(p, y) with y = scale inner, of a `Reduction` on one tile, and its derivatives, all (R, C).
 
-    Methods, not values: of a tile's many products only those that are wanted live, and only as long as they are.
+    None stands for ones. The terms are methods and not values, so that only those that are used take registers.
     """
 
     probs: Array
@@ -72,7 +63,7 @@ class Summand:
         raise NotImplementedError
 
     def by_product(self) -> Array:
-        """In y."""
+        """The derivative in y."""
         raise NotImplementedError
 
     def by_scale(self) -> Array:
@@ -113,10 +104,10 @@ class Cotangent(Summand):
     """p (1 - y cot y)"""
 
     def by_probs(self) -> Array:
-        return _times(cotangent_term(self.product()), self.weights)
+        return _times(one_minus_y_cot_y(self.product()), self.weights)
 
     def by_weights(self) -> Array:
-        return self.probs * cotangent_term(self.product())
+        return self.probs * one_minus_y_cot_y(self.product())
 
     def by_product(self) -> Array:
         return _times(self.probs * cotangent_slope(self.product()), self.weights)
@@ -137,8 +128,8 @@ def log_1p(x: Array) -> Array:
     return jnp.where(x < 0.1, series * x, jnp.log(1 + x))
 
 
-def cotangent_term(y: Array) -> Array:
-    """1 - y cot y for y in [0, pi), by its series where the difference would cancel."""
+def one_minus_y_cot_y(y: Array) -> Array:
+    """1 - y cot y for y in [0, pi), by its series where the difference would cancel. (Mosaic GPU has no tan.)"""
     small, square = y < 0.1, y * y
     series = square * (1 / 3 + square * (1 / 45 + square * (2 / 945 + square / 4725)))
     safe = jnp.where(small, 1.0, y)
@@ -146,7 +137,7 @@ def cotangent_term(y: Array) -> Array:
 
 
 def cotangent_slope(y: Array) -> Array:
-    """Its derivative, y / sin^2 y - cot y."""
+    """The derivative of `one_minus_y_cot_y`: y / sin^2 y - cot y."""
     small, square = y < 0.1, y * y
     series = y * (2 / 3 + square * (4 / 45 + square * (12 / 945 + square * 8 / 4725)))
     safe = jnp.where(small, 1.0, y)

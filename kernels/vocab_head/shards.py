@@ -1,4 +1,4 @@
-"""A vocabulary that is split over the devices of a mesh axis, inside `jax.shard_map`."""
+"""Operations for a vocabulary that is split over the devices of a mesh axis, inside `jax.shard_map`."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,10 @@ def first_column(head: Head) -> Array | int:
 
 
 def over_shards(axis_name: str | None, peak: Array, mass: Array, picked: Array) -> tuple[Array, Array, Array]:
-    """Each shard's maximum, sum of exponentials below it and logits at the ids (0 where not its own), of the whole."""
+    """Maximum, sum of exponentials and logits at the ids, of the whole vocabulary from those of each shard.
+
+    mass is the sum of exp(logit - peak). picked is 0 for ids of other shards.
+    """
     if axis_name is None:
         return peak, mass, picked
     peaks, masses, picked = gather_shards(axis_name, peak, mass, picked)
@@ -26,7 +29,7 @@ def over_shards(axis_name: str | None, peak: Array, mass: Array, picked: Array) 
 def gather_shards(axis_name: str, *values: Array) -> list[Array]:
     """Each (...) -> (shards, ...), the same on every shard, in one collective.
 
-    A sum of one-hot slots, and not an all-gather, because its result is known to be replicated.
+    It is a sum of one-hot slots instead of an all-gather, because jax knows that a sum is replicated.
     """
     flat = jnp.concatenate([value.reshape(-1) for value in values])
     slots = jnp.zeros((jax.lax.axis_size(axis_name), flat.size), flat.dtype)
@@ -40,11 +43,12 @@ def _offsets(sizes: list[int]) -> list[int]:
 
 
 def sum_over_shards(axis_name: str | None, value: Array) -> Array:
+    """The sum of `value` over the shards; `value` itself if the vocabulary is not split."""
     return value if axis_name is None else jax.lax.psum(value, axis_name)
 
 
 def vary(x: Array, axes) -> Array:
-    """x as differing between the devices along `axes` of an enclosing shard_map; the gradient is then summed there."""
+    """Marks x as different on the devices along `axes` of an enclosing shard_map. Its gradient is then summed there."""
     missing = tuple(sorted(frozenset(axes) - varying_axes(x)))
     return jax.lax.pcast(x, missing, to="varying") if missing else x
 

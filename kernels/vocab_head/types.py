@@ -1,7 +1,7 @@
-"""The words of the vocabulary head: what it is, what is asked of it, what it answers.
+"""The types of the vocabulary head: the head itself, a query to it, and its answer.
 
-All three are pytrees: their arrays are leaves, the rest is static. A `Head` or `Query` of partition specs is therefore
-the in_specs of `jax.shard_map`, and one of arrays is what a gradient is.
+All three are pytrees. Their arrays are leaves and the rest is static. So a `Head` or `Query` whose leaves are partition
+specs serves as in_specs of `jax.shard_map`, and one whose leaves are gradients serves as a gradient.
 """
 
 import dataclasses
@@ -18,10 +18,12 @@ _NOT_ASKED: Any = None  # of a field that operations other than draws need
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """Sizes of the kernels of 'pallas'.
+    """Tile sizes of the 'pallas' kernels.
 
-    rows, columns: of a tile of logits; width: of the factors' pieces that stream through fast memory; stages: pieces
-    in flight. 128 rows are two warpgroups' on a GPU. columns=0: as many as each pass has registers for."""
+    rows, columns: of a tile of logits. 128 rows take two warpgroups on a GPU; columns = 0 takes as many as each pass
+    has registers for. width: features per piece of the two factors that is in fast memory at a time. stages: pieces in
+    flight.
+    """
 
     rows: int = 128
     columns: int = 0
@@ -43,16 +45,16 @@ class Head:
 
     Attributes:
         kernel: (D, V); bias: (V,).
-        num_valid: columns from here on are padding, never part of the vocabulary; None: all V are valid.
+        num_valid: the size of the vocabulary; the columns after it are padding. None: all V are valid.
         axis_name: the mesh axis over which the vocabulary is split, where the head is used inside `jax.shard_map`
-            (with its default check_vma=True). kernel and bias (and a query's weights and inner) are then this shard's
-            equal part; ids, suppress and num_valid count over the whole; features must be the same on every shard, as
-            the result is.
-        implementation: 'dense' (stores the logits) | 'blocks' (None) | 'pallas' (kernels of our own), as `why_not`
+            (with its default check_vma=True). kernel, bias and a query's weights and inner are then the part of this
+            shard, of equal size on each. ids, suppress and num_valid refer to the whole vocabulary. features must be
+            the same on every shard, and so is the result.
+        implementation: 'dense' (stores the logits), 'blocks' (also None) or 'pallas' (our own kernels), as `why_not`
             allows.
-        block_rows: rows per block along the last leading axis; of 'pallas', of all rows, how many have their dlogits in
-            memory at a time. None chooses.
-        tiles: of the kernels of 'pallas'.
+        block_rows: rows per block along the last leading axis. With 'pallas' it is the number of rows whose dlogits are
+            in memory at a time. None chooses.
+        tiles: tile sizes of 'pallas'.
     """
 
     kernel: Array
@@ -92,11 +94,11 @@ class Reduction:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Query:
-    """What is asked at each row: log-probabilities at `ids`, of the softmax of logits that are first changed.
+    """Asks for log-probabilities at `ids` in each row, of the softmax of the logits after shift and suppression.
 
     Attributes:
-        ids: (..., K) int32. Draws do not look at it.
-        shift: (...) is added (-inf is allowed) to the logit at `shift_ids` (...) int32.
+        ids: (..., K) int32. Draws do not use it.
+        shift: (...), added to the logit at `shift_ids` (...) int32. -inf is allowed.
         suppress: the state whose logit becomes -inf.
         reduction: at most one sum over the vocabulary.
     """
@@ -122,21 +124,21 @@ class Query:
         return dataclasses.replace(self, reduction=dataclasses.replace(self.reduction, **changes))
 
     def by_row(self) -> "Query":
-        """The arrays that go with the rows alone."""
+        """The query with only its arrays per row."""
         return self.with_reduction(weights=None, inner=None)
 
     def by_column(self) -> "Query":
-        """The arrays that go with the vocabulary alone."""
+        """The query with only its arrays per state of the vocabulary."""
         return dataclasses.replace(self, ids=_NOT_ASKED, shift=None, shift_ids=None).with_reduction(scale=None)
 
     def joined(self, columns: "Query") -> "Query":
-        """This query's arrays by row with the other's by column."""
+        """This query's arrays per row together with the arrays per state of `columns`."""
         if columns.reduction is None:
             return self
         return self.with_reduction(weights=columns.reduction.weights, inner=columns.reduction.inner)
 
     def padded(self, columns: int) -> "Query":
-        """With weights and inner (columns,): padding has probability zero, whatever the value."""
+        """The query with weights and inner padded to (columns,). Padding has probability zero: any value will do."""
 
         def pad(value: Array | None) -> Array | None:
             return None if value is None else jnp.pad(value, (0, columns - value.shape[0]))
