@@ -3,7 +3,7 @@
 Masked diffusion by its tight bound. Every field can be set; the others then fit it.
 """
 
-from ml_collections import config_dict
+from ml_collections.config_dict import placeholder
 
 from dfm_jax.configs import base
 
@@ -22,9 +22,9 @@ def get_config():
         (config.logging, ("log_freq",)),
     ):
         for name in names:
-            group[name] = config_dict.placeholder(int)
-    config.optim.lr = config_dict.placeholder(float)
-    config.model.dropout = config_dict.placeholder(float)
+            group[name] = placeholder(int)
+    config.optim.lr = placeholder(float)
+    config.model.dropout = placeholder(float)
     config.model.cond_dim = 64
     config.model.qk_norm = True
     config.model.parametrization = "leave_one_out"

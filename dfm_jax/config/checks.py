@@ -25,7 +25,7 @@ def replace(config: Config, changes: Mapping[str, Any]) -> Config:
     values = {**config.flat(), **changes}
     if AUTO not in changes:
         left = (name for name in config.training.auto if name not in changes)
-        values |= dict.fromkeys(left)
+        values |= dict.fromkeys(left, "auto")
         values[AUTO] = ()
     return build(values)
 
@@ -66,8 +66,8 @@ def build(values: Mapping[str, Any]) -> Config:
 
 
 def with_auto(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`training.auto` with the fields that have no value yet (None or "auto"), which then have their defaults."""
-    left = [name for name, field in TABLE.items() if field.auto and (values[name] is None or values[name] == "auto")]
+    """`training.auto` with the fields whose value is "auto", which then have their defaults."""
+    left = [name for name, field in TABLE.items() if field.auto and values[name] == "auto"]
     if not left:
         return dict(values)
     named = tuple(dict.fromkeys((*values[AUTO], *left)))

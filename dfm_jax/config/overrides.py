@@ -24,7 +24,7 @@ def apply(
         if name not in TABLE:
             refuse(name, text, hints.other_fields(name))
         left = TABLE[name].auto and text == "auto"  # to the text and the device
-        changed[name] = None if left else read_value(name, text, TABLE[name].kind)
+        changed[name] = text if left else read_value(name, text, TABLE[name].kind)
     return changed
 
 

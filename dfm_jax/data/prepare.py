@@ -106,7 +106,7 @@ def prepare(
     if resolved.records:
         _check_records(tokenizer, packing)
     if held_out:
-        resolved = holding_out.side(resolved, held_out, f"{field} = {corpus}", held_out=validation)
+        resolved = holding_out.side(resolved, held_out, f"{field} = {corpus}", held_out=validation, note=note)
     memory = Memory(cache, note)
     key = (split, tokenizer.name, packing, shard_bytes)
     earlier = cache / folders.folder_name(resolved.name, folders.digest(resolved.earlier(), *key), *key[:2])

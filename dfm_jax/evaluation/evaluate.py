@@ -39,7 +39,7 @@ from dfm_jax.experiment.problem import Problem
 from dfm_jax.models.transformer import Transformer
 from dfm_jax.runtime.errors import WorldError
 from dfm_jax.runtime.rng import noise_key
-from dfm_jax.runtime.waiting import Countdown, Heartbeat
+from dfm_jax.runtime.terminal import Countdown, Heartbeat
 
 FRAMES = 65  # states of each trajectory that the page shows
 
@@ -180,17 +180,21 @@ class Evaluator:
         sampling = self.settings.sampling
         most = sampling.steps
         points = []
+        many = num or self.settings.num_samples
         for method, corrector in samplers or [(sampling.method, sampling.corrector)]:
             for count in steps or sorted({max(1, most // 16), max(1, most // 4), most}):
                 for temperature in temperatures:
                     point = {"method": method, "corrector": corrector, "steps": count, "temperature": temperature}
                     generator = self._generator_of(dataclasses.replace(sampling, **point))
-                    drawn = write_samples(None, generator, model, num or self.settings.num_samples, self.tokenizer)
+                    name = " + ".join(filter(None, (method, corrector)))
+                    what = f"frontier: {name}, temperature {temperature}"
+                    with Countdown(what, many, f"of {count:,} steps", self.note) as progress:
+                        drawn = write_samples(None, generator, model, many, self.tokenizer, progress=progress)
                     point |= mean_evaluations(drawn.evaluations)
                     points.append(point | self._judge_texts(drawn.tokens, []))
                     self.note(
-                        f"frontier: {' + '.join(filter(None, (method, corrector)))}, {count} steps, temperature "
-                        f"{temperature}: {points[-1]['ppl_token_mean']:.1f} for {point['evaluations']:.1f} evaluations"
+                        f"{what}, {count} steps: {points[-1]['ppl_token_mean']:.1f} for {point['evaluations']:.1f} "
+                        "evaluations"
                     )
         real = self._real_text([])
         if jax.process_index() == 0:

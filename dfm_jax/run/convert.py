@@ -17,6 +17,7 @@ from dfm_jax.data import vocabulary_size
 from dfm_jax.data.tokenizers import hf_files
 from dfm_jax.experiment import conditions
 from dfm_jax.models.transformer import TransformerConfig, count_parameters
+from dfm_jax.run.begin import as_begun
 from dfm_jax.run.load import load_with
 from dfm_jax.runtime import files
 from dfm_jax.runtime.errors import UsageError, WorldError
@@ -194,6 +195,7 @@ def export(
         UsageError: the format cannot hold this run, or `output` is a folder.
         WorldError: there is no such checkpoint, or the file cannot be written.
     """
+    config = as_begun(config, workdir)
     kind = kind or next(iter(LAYOUTS))
     if kind not in LAYOUTS:
         raise UsageError(f"format = {kind}: expected one of {', '.join(LAYOUTS)}, hub, mdlm")

@@ -7,8 +7,9 @@ import jax
 
 from dfm_jax.config import Config
 from dfm_jax.data import Mixture, RecordStream, TokenStream
+from dfm_jax.models import flops
 from dfm_jax.run import sizes
-from dfm_jax.runtime.waiting import clock
+from dfm_jax.runtime.terminal import clock
 
 FORWARD = 1 / 3  # of the operations of a training step, which are those of three forward passes
 
@@ -38,6 +39,8 @@ class Plan:
         lines.append(f"validation: {self._validation()}")
         if memory := self._memory():
             lines.append(memory)
+        if hours := self._hours():
+            lines.append(hours)
         lines.append(f"on the way: {self._on_the_way()}")
         if at_the_end := self._at_the_end():
             lines.append(f"at the end: {at_the_end}")
@@ -83,6 +86,16 @@ class Plan:
         if limit is None or need.size < 2**28:
             return ""
         return f"memory: at least {need.size / 2**30:.2g} GiB a device, of {limit / 2**30:.2g} {where}"
+
+    def _hours(self) -> str:
+        """How long training takes on a card whose peak is known, before it is timed."""
+        peak = flops.peak_per_second(self.mesh)
+        if peak is None:
+            return ""
+        steps = self.config.optim.n_iters - self.done
+        seconds = steps * flops.training_step(self.config, self.num_states) / peak
+        shares = {share: clock(seconds / share) for share in (0.25, 0.40, 0.55)}
+        return "training: " + ", ".join(f"{time} at {share:.0%}" for share, time in shares.items()) + " of the peak"
 
     def _on_the_way(self) -> str:
         config, training = self.config, self.config.training

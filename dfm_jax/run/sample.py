@@ -19,8 +19,7 @@ from dfm_jax.run.devices import using_mesh
 from dfm_jax.run.load import Run, check_folder, load_with, used_step
 from dfm_jax.runtime import processes
 from dfm_jax.runtime.errors import UsageError, WorldError
-from dfm_jax.runtime.terminal import note
-from dfm_jax.runtime.waiting import Countdown
+from dfm_jax.runtime.terminal import Countdown, note
 
 
 class SampleSet(NamedTuple):

@@ -249,8 +249,11 @@ def train(
         is_best, line = falls(at, values["eval/loss"], values.get("eval/loss_stderr", 0.0))
         if config.checkpoint.keep_best and is_best:
             checkpoints.mark_best(at, values["eval/loss"])
-        if line and processes.is_first():
-            note(f"step {at}: {line}")
+        if processes.is_first():
+            told = f"validation loss {values['eval/loss']:.4f}"
+            note(f"step {at}: {told}{', the lowest so far' if is_best else ''}")
+            if line:
+                note(f"step {at}: {line}")
 
     with (
         stop or GracefulStop() as signals,

@@ -50,5 +50,5 @@ class Falling:
         rose = " and has risen by more than its error" if loss - self._loss > 2 * error else ""
         return False, (
             f"the loss of the validation text has not fallen for {self._since} evaluations{rose}: {loss:.4f} now, "
-            f"{self._loss:.4f} at step {self._step}; more steps like these do not help (docs/own_text.md)"
+            f"{self._loss:.4f} at step {self._step}; what to do: docs/own_text.md"
         )

@@ -87,6 +87,9 @@ def test_something_is_held_out_and_something_stays_whatever_the_share():
     class Part:
         name, size, key = "text", 1, ""
 
+        def fraction(self):
+            return 0.0
+
         def rows(self, skip, cut):
             return iter([Row(paragraphs(5, 30))])
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs import base
+from configs import published
 from dfm_jax.data import get_tokenizer, open_stream, prepare
 from dfm_jax.evaluation import evaluate
 from dfm_jax.evaluation.evaluate import Evaluator
@@ -42,7 +42,7 @@ def evaluator(tmp_path, monkeypatch):
             raise WorldError("far-away: no network")
         return open_stream(prepare(str(tmp_path / "text.txt"), "valid", BYTES, tmp_path / "cache"), "bytes")
 
-    config = base.get_config()
+    config = published.get_config()
     config.flow.source_distribution, config.model.length = "mask", 32
     config.flow.sampling_steps, config.eval.time_points, config.eval.num_samples = 4, 4, 5
     config.eval.corpora, config.eval.sample_batch_size, config.eval.perplexity_batch_size = ("near", "far-away"), 2, 2

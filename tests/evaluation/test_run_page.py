@@ -78,7 +78,7 @@ def test_a_chart_has_every_series_its_legend_and_its_units():
     assert "Loss, nats a token" in words and "bigram 2.500" in words and "training 2" in words and "step" in words
     lines = list(tree.iter("polyline"))
     assert len(lines) == 3 and len(list(tree.iter("circle"))) == 5
-    x, y = lines[1].get("points").split()[-1].split(",")
+    x, y = lines[1].attrib["points"].split()[-1].split(",")
     assert float(x) == pytest.approx(charts.LEFT + (charts.WIDTH - charts.LEFT - charts.RIGHT) * 297 / 300, abs=0.1)
     assert charts.TOP <= float(y) <= charts.HEIGHT - charts.BOTTOM
     assert charts.chart("Loss", "", {"none": charts.Series([])}) == ""

@@ -88,6 +88,7 @@ def test_modes_without_a_text_say_so(mode):
         conditions.check(small(), mode)
 
 
+@pytest.mark.slow
 def test_it_is_found_once_and_written_into_the_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = [f"line {i} of a text about {i * i} things, {'and more ' * (i % 5)}" for i in range(3000)]

@@ -2,7 +2,7 @@
 
 import time
 
-from dfm_jax.runtime.waiting import Countdown, Heartbeat, clock
+from dfm_jax.runtime.terminal import Countdown, Heartbeat, clock
 
 
 def test_the_clock():
@@ -11,7 +11,7 @@ def test_the_clock():
 
 def test_lines_of_work_in_parts(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("dfm_jax.runtime.waiting.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("dfm_jax.runtime.terminal.time.monotonic", lambda: now[0])
     lines: list[str] = []
     countdown = Countdown("likelihood of a", 100, "blocks", lines.append, every=10)
     countdown._began = 0.0

@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from configs import base
+from configs import published
 from dfm_jax import config as configs
 from dfm_jax.runtime.errors import WorldError
 from dfm_jax.training import resume
@@ -13,7 +13,7 @@ from dfm_jax.training import resume
 
 @pytest.fixture
 def config():
-    return base.get_config().to_dict()
+    return published.get_config().to_dict()
 
 
 def changed(config, **fields):

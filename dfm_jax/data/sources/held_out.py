@@ -8,11 +8,12 @@ than FEW documents is divided by pieces of about 4 kB instead, cut at blank line
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from dfm_jax.data.corpora import Corpus
 from dfm_jax.data.rows import Cut, Item, Part, Row, Unit
 from dfm_jax.runtime.errors import WorldError
+from dfm_jax.runtime.terminal import Heartbeat
 
 VERSION = 1  # of the rule: another one makes other shards
 FEW = 100  # documents; fewer are divided by pieces
@@ -41,8 +42,10 @@ def place(text: str) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def side(corpus: Corpus, share: float, where: str, *, held_out: bool) -> Corpus:
-    """The part of `corpus` that is trained on, or that is held out. where: `FIELD = VALUE`, for errors.
+def side(
+    corpus: Corpus, share: float, where: str, *, held_out: bool, note: Callable[[str], None] = lambda line: None
+) -> Corpus:
+    """The part of `corpus` that is trained on, or that is held out. where: `FIELD = VALUE`, for errors. note: prints.
 
     Preparing it reads the corpus once more where it has fewer than FEW documents, else its first documents. Its units
     raise WorldError where there is too little text to divide.
@@ -50,7 +53,8 @@ def side(corpus: Corpus, share: float, where: str, *, held_out: bool) -> Corpus:
 
     def units(memory) -> Sequence[Unit]:
         whole = corpus.units(memory)
-        rule = find_rule(whole, share, where, records=corpus.records)
+        with Heartbeat(lambda: f"{where}: still reading it, to hold a part out", note):
+            rule = find_rule(whole, share, where, records=corpus.records)
         return [Unit([HalfPart(part, rule, held_out) for part in unit.parts], unit.name) for unit in whole]
 
     mark = {"held_out": [VERSION, share, held_out]}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 WIDTH, HEIGHT = 760, 300
+SMALL_WIDTH, SMALL_HEIGHT, SMALL_RIGHT = 380, 210, 20
 LEFT, RIGHT, TOP, BOTTOM = 64, 96, 34, 40
 MOST_POINTS = 600  # of a line
 
@@ -27,12 +28,14 @@ def chart(
     rules: Mapping[str, float] | None = None,
     last: int = 0,
     from_zero: bool = False,
+    small: bool = False,
 ) -> str:
     """A figure of series over steps, with a legend; '' where there is no point.
 
     rules: values of horizontal lines, by name. last: the step where the axis ends, at least. from_zero: the values'
-    axis begins at 0.
+    axis begins at 0. small: for a place beside others.
     """
+    width, height, right = (SMALL_WIDTH, SMALL_HEIGHT, SMALL_RIGHT) if small else (WIDTH, HEIGHT, RIGHT)
     drawn = {name: _thinned(each.points) for name, each in series.items() if each.points}
     values = [value for points in drawn.values() for _, value in points if math.isfinite(value)]
     if not values:
@@ -46,25 +49,25 @@ def chart(
     end = max(last, max(step for points in drawn.values() for step, _ in points), 1)
 
     def x(step: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * step / end
+        return LEFT + (width - LEFT - right) * step / end
 
     def y(value: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (high - min(max(value, low), high)) / (high - low)
+        return TOP + (height - TOP - BOTTOM) * (high - min(max(value, low), high)) / (high - low)
 
     parts = []
-    for tick in _ticks(low, high):
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+    for tick in _ticks(low, high, 4 if small else 6):
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{width - right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{_short(tick)}</text>')
-    for tick in _ticks(0, end):
-        place = f'x="{x(tick):.1f}" y="{HEIGHT - BOTTOM + 18}"'
+    for tick in _ticks(0, end, 4 if small else 6):
+        place = f'x="{x(tick):.1f}" y="{height - BOTTOM + 18}"'
         parts.append(f'<text class="tick" {place} text-anchor="middle">{_short(tick)}</text>')
     parts.append(
-        f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">step</text>'
+        f'<text class="tick" x="{(LEFT + width - right) / 2}" y="{height - 4}" text-anchor="middle">step</text>'
     )
     for name, value in rules.items():
-        parts.append(f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
+        parts.append(f'<line class="rule" x1="{LEFT}" x2="{width - right}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
         label = html.escape(f"{name} {value:.3f}")
-        parts.append(f'<text class="tick" x="{WIDTH - RIGHT + 6}" y="{y(value) + 4:.1f}">{label}</text>')
+        parts.append(f'<text class="tick" x="{width - right + 6}" y="{y(value) + 4:.1f}">{label}</text>')
     legend = LEFT
     for number, (name, points) in enumerate(drawn.items()):
         each = series[name]
@@ -79,10 +82,8 @@ def chart(
         parts.append(f'<text class="legend" x="{legend + 24}" y="20">{html.escape(words)}</text>')
         legend += 44 + round(7.2 * len(words))
     heading = html.escape(f"{title}, {unit}" if unit else title)
-    return (
-        f'<figure><figcaption>{heading}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{heading}">{"".join(parts)}</svg></figure>'
-    )
+    picture = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{heading}">{"".join(parts)}</svg>'
+    return f'<figure class="{"" if small else "large"}"><figcaption>{heading}</figcaption>{picture}</figure>'
 
 
 def _places(points: Sequence[tuple[int, float]], x, y) -> str:

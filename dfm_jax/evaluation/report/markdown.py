@@ -194,7 +194,7 @@ def _baseline_rows(likelihood: Mapping[str, Mapping[str, Any]]) -> list[list[str
     return [
         [
             corpus,
-            BASELINES.get(name, name),
+            str(BASELINES.get(name, name)),
             number(known["nats_per_token"], 4),
             number(math.exp(known["nats_per_token"]), 2),
             number(known["bits_per_byte"], 4),

@@ -23,11 +23,11 @@ from dfm_jax.evaluation.report.markdown import (
 )
 from dfm_jax.runtime import files, terminal
 from dfm_jax.runtime.errors import WorldError
-from dfm_jax.runtime.waiting import clock
+from dfm_jax.runtime.terminal import clock
 from dfm_jax.training import metrics
 
 PAGE, FACTS = "index.html", "run.json"
-EVERY = 30.0  # seconds between two writings while a run trains
+EVERY = 60.0  # seconds between two writings while a run trains
 TEXTS, SETS = 4, 4  # texts of a sample set, and sets, that are shown
 
 
@@ -53,7 +53,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path | None:
     try:
         page = render(workdir)
         files.write_atomically(workdir / PAGE, page)
-    except (OSError, WorldError) as error:
+    except (OSError, WorldError, ValueError, KeyError, TypeError) as error:  # whatever was done to its files
         terminal.warn(f"{workdir / PAGE}: not written ({' '.join(str(error).split())})")
         return None
     return workdir / PAGE
@@ -65,7 +65,7 @@ def render(workdir: pathlib.Path) -> str:
     lines = metrics.read(workdir / metrics.FILE)
     report = _report(workdir)
     known = next(iter(baselines.kept(workdir).values()), None)
-    template = importlib.resources.files(__package__).joinpath("run_page.html").read_text(encoding="utf-8")
+    template = importlib.resources.files("dfm_jax.evaluation.report").joinpath("run_page.html").read_text("utf-8")
     parts = {
         "TITLE": html.escape(workdir.resolve().name),
         "STATE": _state(config, lines, report),
@@ -121,7 +121,11 @@ def _curves(config: configs.Config, lines: Sequence[Mapping[str, Any]], known: b
         last=config.optim.n_iters,
     )
     rate = charts.chart(
-        "Learning rate", "", {"rate": charts.Series(_series(lines, "train/learning_rate"))}, last=config.optim.n_iters
+        "Learning rate",
+        "",
+        {"rate": charts.Series(_series(lines, "train/learning_rate"))},
+        last=config.optim.n_iters,
+        small=True,
     )
     speed = charts.chart(
         "Throughput",
@@ -129,9 +133,14 @@ def _curves(config: configs.Config, lines: Sequence[Mapping[str, Any]], known: b
         {"trained": charts.Series(_series(lines, "train/tokens_per_second"))},
         last=config.optim.n_iters,
         from_zero=True,
+        small=True,
     )
     norm = charts.chart(
-        "Gradient norm", "", {"norm": charts.Series(_series(lines, "train/grad_norm"))}, last=config.optim.n_iters
+        "Gradient norm",
+        "",
+        {"norm": charts.Series(_series(lines, "train/grad_norm"))},
+        last=config.optim.n_iters,
+        small=True,
     )
     shown = [part for part in (rate, speed, norm) if part]
     return (loss or "<p>No step has been logged yet.</p>") + f'<div class="small">{"".join(shown)}</div>'
