@@ -11,9 +11,8 @@ from dfm_jax.checkpoints.published.layouts import OURS
 from dfm_jax.config import Config
 from dfm_jax.data.tokenizers import changed
 from dfm_jax.experiment import tables
-from dfm_jax.run import convert
 from dfm_jax.run.load import Run, load_with
-from dfm_jax.run.publishing import card
+from dfm_jax.run.publishing import card, convert
 from dfm_jax.runtime import files
 from dfm_jax.runtime.errors import UsageError, WorldError
 from dfm_jax.runtime.terminal import note

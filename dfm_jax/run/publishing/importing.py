@@ -10,8 +10,7 @@ from dfm_jax.checkpoints import published
 from dfm_jax.checkpoints.published import hub
 from dfm_jax.config import NETWORK, TABLE, Config
 from dfm_jax.data import get_tokenizer
-from dfm_jax.run import convert
-from dfm_jax.run.publishing import tokens
+from dfm_jax.run.publishing import convert, tokens
 from dfm_jax.run.publishing.tokens import Vocabulary
 from dfm_jax.runtime.errors import UsageError, WorldError
 from dfm_jax.runtime.terminal import note

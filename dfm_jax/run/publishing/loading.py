@@ -20,9 +20,9 @@ from dfm_jax.experiment import conditions, tables
 from dfm_jax.experiment.problem import get_model_config, get_problem
 from dfm_jax.models import sharding
 from dfm_jax.models.transformer import Transformer
-from dfm_jax.run import convert
 from dfm_jax.run.load import Run
 from dfm_jax.run.load import load as load_run
+from dfm_jax.run.publishing import convert
 from dfm_jax.runtime import cache, files
 from dfm_jax.runtime.errors import UsageError, WorldError
 from dfm_jax.runtime.mesh import MeshShape, make_mesh
