@@ -135,7 +135,7 @@ def load(folder: "str | os.PathLike", *, step: "int | None" = None, mesh: "jax.s
         >>> run.likelihood(run.tokenizer.encode_batch(["a text"]))["generalized_kl"].nats_per_token
     """
     from dfm_jax.run import arguments, settings
-    from dfm_jax.run.publishing import load as run
+    from dfm_jax.run.publishing.loading import load as run
 
     step = None if step is None else arguments.integer("step", step, 0)
     with arguments.as_value_errors():
@@ -314,7 +314,7 @@ def import_weights(
     """
     from dfm_jax.config import Config
     from dfm_jax.run import arguments, settings
-    from dfm_jax.run.publishing import import_weights as convert
+    from dfm_jax.run.publishing.importing import import_weights as convert
 
     place = None if workdir is None else settings.folder("workdir", workdir)
     source = str(settings.folder("file", file))
@@ -357,7 +357,7 @@ def export(
         >>> dfm_jax.load("quickstart").sample(2)
     """
     from dfm_jax.run import arguments, settings
-    from dfm_jax.run.publishing import export as convert
+    from dfm_jax.run.publishing.exporting import export as convert
 
     config, folder, step = _named(run, step, None)
     file = None if output is None else str(settings.folder("output", output))

@@ -1,7 +1,7 @@
 """`--mode=export`: a run's checkpoint in the format of another program."""
 
 from dfm_jax.cli.command_line import Command
-from dfm_jax.run.publishing import export
+from dfm_jax.run.publishing.exporting import export
 
 
 def run(command: Command) -> int:

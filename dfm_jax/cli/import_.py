@@ -1,7 +1,7 @@
 """`--mode=import`: a run from a checkpoint of another program; `eval`, `sample` and `train` then take it."""
 
 from dfm_jax.cli.command_line import Command
-from dfm_jax.run.publishing import import_weights
+from dfm_jax.run.publishing.importing import import_weights
 from dfm_jax.runtime import terminal
 from dfm_jax.runtime.errors import UsageError
 from dfm_jax.runtime.terminal import note

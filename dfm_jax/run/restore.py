@@ -5,7 +5,6 @@ that both have. The others are initialised, and a line says which.
 """
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,18 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfm_jax.checkpoints import pytorch, tree_names
+from dfm_jax.checkpoints import published, pytorch, tree_names
 from dfm_jax.checkpoints.layouts import layout_of
+from dfm_jax.checkpoints.published import hub
+from dfm_jax.checkpoints.published.folder import CONFIG, WEIGHTS
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import Config
 from dfm_jax.run.load import EVALUATED
 from dfm_jax.run.network import check_restorable, split_reference
-from dfm_jax.runtime.errors import UsageError, WorldError
+from dfm_jax.run.publishing.tokens import Vocabulary
+from dfm_jax.runtime.errors import WorldError
 from dfm_jax.training.state import TrainState
 
 FIELD = "config.checkpoint.restore_from"
-HUB = "hf:"
-WEIGHTS = "model.safetensors"
 _BLOCKS = "blocks."
 _FEW = 6
 Structs = Mapping[str, jax.ShapeDtypeStruct]
@@ -55,18 +55,18 @@ def find(config: Config) -> Origin | None:
     text = config.checkpoint.restore_from
     if not text:
         return None
-    if text.startswith(HUB):
-        return _of_weights(config, _fetch(text), text)
+    if text.startswith(hub.PREFIX):
+        return _of_weights(config, hub.fetch(text, FIELD), text)
     folder, step = split_reference(text)
     checkpoints = Checkpoints(folder / "checkpoints")
     if checkpoints.latest_step() is not None:
         check_restorable(checkpoints.metadata(step).get("config", {}), config, folder)
         return _of_run(checkpoints, folder, step)
     place = pathlib.Path(text)
-    if place.is_file() or (place / WEIGHTS).is_file():
+    if place.is_file() or any((place / name).is_file() for name in WEIGHTS):
         return _of_weights(config, place, text)
     raise WorldError(
-        f"{FIELD} = {text}: expected the folder of a run with a checkpoint, a folder with {WEIGHTS}, or hf:NAME"
+        f"{FIELD} = {text}: expected the folder of a run with a checkpoint, a folder with {WEIGHTS[0]}, or hf:NAME"
     )
 
 
@@ -156,7 +156,7 @@ def _of_run(checkpoints: Checkpoints, folder: pathlib.Path, step: int | None) ->
 
 
 def _of_weights(config: Config, place: pathlib.Path, text: str) -> Origin:
-    imported = weights_in(place, text)
+    imported = weights_in(config, place, text)
     saved: dict[str, dict[str, Any]] = {}
     for field, value in imported.network.items():
         group, _, name = field.partition(".")
@@ -180,32 +180,16 @@ def _of_weights(config: Config, place: pathlib.Path, text: str) -> Origin:
     return Origin(text, shapes, read)
 
 
-def weights_in(place: pathlib.Path, text: str) -> pytorch.ImportedCheckpoint:
-    """The weights of a folder, or of a file of one of `checkpoints.layouts`, and what they tell of their meaning."""
-    file = place / WEIGHTS if place.is_dir() else place
+def weights_in(config: Config, place: pathlib.Path, text: str) -> pytorch.ImportedCheckpoint:
+    """The weights of a published folder, or of a file of one of `checkpoints.layouts`, and what they tell of their
+    meaning. The tokenizer of `config` says where the mask is in a vocabulary that holds it.
+    """
     try:
+        if (place / CONFIG).is_file():
+            return published.read(place, mask_id=Vocabulary(config.tokenizer.name, None).mask).imported
+        file = place / WEIGHTS[0] if place.is_dir() else place
         return layout_of(file).read(file, {})
     except OSError as error:
-        raise WorldError(f"{FIELD} = {text}: expected {file} to be readable ({error.strerror})") from error
+        raise WorldError(f"{FIELD} = {text}: {error.filename}: {error.strerror}: expected a file to read") from error
     except ValueError as error:
         raise WorldError(f"{FIELD} = {text}: {' '.join(str(error).split())}") from error
-
-
-def _fetch(text: str) -> pathlib.Path:
-    """The folder of a repository of the hub: from the library's cache, or downloaded. UsageError, WorldError."""
-    import huggingface_hub  # slow to import, and only wanted here
-
-    name = text.removeprefix(HUB)
-    if name.count("/") != 1:
-        raise UsageError(f"{FIELD} = {text}: expected hf:OWNER/NAME")
-    wanted = ["config.json", "*.safetensors", "*.json"]
-    try:
-        folder = pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
-    except Exception as error:  # no network, no such name, no permission: one answer for all
-        raise WorldError(
-            f"{FIELD} = {text}: the hub cannot give it ({type(error).__name__}): expected network and permission, or "
-            f"a folder that `hf download {name} --local-dir DIR` filled"
-        ) from error
-    if not os.path.isfile(folder / WEIGHTS):
-        raise WorldError(f"{FIELD} = {text}: it has no {WEIGHTS}: expected a repository of weights")
-    return folder

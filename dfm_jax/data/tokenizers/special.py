@@ -17,6 +17,9 @@ def marked(tokenizer: Tokenizer, special: str) -> Tokenizer:
 
 def marks(tokenizer: Tokenizer) -> Mapping[str, int]:
     """The special tokens of a tokenizer: how each is written, and its id."""
+    own: Mapping[str, int] | None = getattr(tokenizer, "marks", None)
+    if own is not None:
+        return own
     return {END_OF_TEXT.decode(): tokenizer.eos_id} if tokenizer.eos_id >= 0 else {}
 
 
@@ -51,6 +54,9 @@ class Marked:
         for match in self._pattern.finditer(text, 0, limit):
             last = match.end()
         return last + self._tokenizer.cut(text[last:limit])
+
+    def encode_special(self, text: str) -> np.ndarray:
+        return self._tokenizer.encode_special(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._tokenizer.decode(ids)

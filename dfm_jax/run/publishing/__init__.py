@@ -6,9 +6,3 @@ convert     what both do with the weights of the reference: a checkpoint file as
 loading     such a folder, or its name on the hub, as a run
 tokens      the tokenizer that goes with a published vocabulary, and where its mask is
 """
-
-from dfm_jax.run.publishing.exporting import export
-from dfm_jax.run.publishing.importing import import_weights
-from dfm_jax.run.publishing.loading import load
-
-__all__ = ["export", "import_weights", "load"]
