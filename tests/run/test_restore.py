@@ -133,8 +133,8 @@ def test_what_is_not_there_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"\0" * 40)
     for origin, words in {
         str(tmp_path): "expected the folder of a run with a checkpoint, a folder with model.safetensors, or hf:NAME",
-        "hf:me/mine": r"the hub cannot give it \(ConnectionError\)",
-        "hf:mine": "expected hf:OWNER/NAME",
+        "hf:me/mine": r"the hub cannot be asked \(ConnectionError\)",
+        "hf:mine": "expected OWNER/NAME of the hub",
         str(tmp_path / "broken"): r"model\.safetensors",
     }.items():
         with pytest.raises((UsageError, WorldError), match=words) as caught:
