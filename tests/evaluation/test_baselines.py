@@ -33,7 +33,7 @@ def test_of_texts(tmp_path):
     for name, text in (("train", "abcabc" * 500), ("valid", "abc" * 200)):
         (tmp_path / f"{name}.txt").write_text(text)
         streams.append(open_stream(prepare(str(tmp_path / f"{name}.txt"), "train", tokenizer, tmp_path / "cache")))
-    found = baselines.baselines(*streams, tokenizer)
+    found = baselines.baselines(streams[0], streams[1], tokenizer)
     assert 1.0 < found.unigram < 1.3 and found.bigram < 0.05 and found.gzip < 0.5
     assert found.tokens == 601 and found.bytes_per_token == pytest.approx(600 / 601)
     entry = found.entry()
