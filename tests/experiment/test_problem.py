@@ -1,5 +1,7 @@
 """A problem's tables are arguments of its programs: as arrays where it runs, as shapes where it is compiled alone."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ V, D = 7, 3
 LAW = np.arange(1.0, V + 1) / (V * (V + 1) / 2)
 
 
-def config_of(path: str, source: str):
+def config_of(path: str, source: str) -> Any:
     config = base.get_config()
     config.flow.path, config.flow.source_distribution, config.flow.loss_function = path, source, "cross_entropy"
     config.flow.embeddings = f"random:{D}"

@@ -88,12 +88,17 @@ def _figures(run: Run) -> str:
 def _texts(run: Run) -> str:
     steps = min(_STEPS, run.config.sampling.steps or run.config.flow.sampling_steps)
     texts = run.sample(_TEXTS, steps=steps, seed=0)
-    shown = [text[:_LONGEST].strip() for text in texts]
+    shown = [_printable(text[:_LONGEST].strip()) for text in texts]
     fence = "```"
     while any(fence in text for text in shown):
         fence += "`"
     said = f"Drawn with {steps} steps of `{run.config.sampling.method}`, seed 0, not chosen:"
     return "\n\n".join([said, *(f"{fence}text\n{text}\n{fence}" for text in shown)])
+
+
+def _printable(text: str) -> str:
+    """`text` with U+FFFD in the place of control characters, which tokens of single bytes may give."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def _use(run: Run, name: str) -> str:
