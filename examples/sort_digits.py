@@ -106,7 +106,7 @@ def main() -> None:
     started = time.monotonic()
     changed = overrides(options.source, options.steps, folder)
     run = dfm_jax.train("quickstart", folder / options.source, overrides=changed)
-    print(f"{options.source}: {options.steps} updates in {time.monotonic() - started:.0f} s, with the evaluation")
+    print(f"{options.source}: {run.step} updates, this call {time.monotonic() - started:.0f} s with the evaluation")
     for method in methods(run):
         share = share_right(run, asked, method, options.sampler_steps)
         print(f"{options.source}, {method}, {options.sampler_steps} steps: {share:.1%} of {len(asked)} answers right")
