@@ -175,7 +175,7 @@ BAD = [
     ({}, {"time_grid": (0.5, 0.2)}, "that do not decrease"),
     ({}, {"time_grid": (0.5,)}, "at least two times"),
     ({}, {"time_grid": (-0.1, 1.0)}, r"in \[0, 1\]"),
-    ({}, {"time_grid": (0.0, float("nan"), 1.0)}, "increasing"),
+    ({}, {"time_grid": (0.0, float("nan"), 1.0)}, "that do not decrease"),
     ({}, {"time_grid": "poly", "steps": 4}, "time_grid = 'poly'"),
     ({}, {"time_grid": "cosine"}, "steps = None"),
     ({}, {}, "steps = None"),
