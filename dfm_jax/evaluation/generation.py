@@ -157,11 +157,6 @@ class Generator:
         devices = 1 if self.mesh is None else self.mesh.size
         shares = self.settings.draft > 1 and num < devices
         size = num if shares else min(self.batch_size, -(-num // devices) * devices)
-        if shares:
-            # Parameters are gathered before the program. Inside it, on a processor, that would wait for the exchange of
-            # features on another device, which waits for it.
-            assert self.mesh is not None
-            model = jax.device_put(model, NamedSharding(self.mesh, PartitionSpec()))
         for first in range(start, start + num, size):
             index = np.arange(first, first + size, dtype=np.int32)
             given = [prompts[int(i) % len(prompts)] for i in index] if prompts else [self._no_prompt] * len(index)
