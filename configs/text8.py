@@ -1,10 +1,10 @@
 """text8, a to z and the blank, in blocks of 256: MD4's recipe on our model. What to expect: docs/expect.md."""
 
-from dfm_jax.configs import base
+from dfm_jax.configs import published
 
 
 def get_config():
-    config = base.get_config()
+    config = published.get_config()
     config.data.train = config.data.valid = "text8"
     config.tokenizer.name = "char:text8"
     config.training.batch_size = 512
