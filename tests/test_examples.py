@@ -33,7 +33,7 @@ def test_every_path_learns_the_toy_and_is_drawn(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_sudoku_runs_and_the_margin_order_keeps_more_rules(tmp_path, monkeypatch, capsys):
     picture = tmp_path / "runs" / "sudoku.png"
-    words = ["--steps=30", "--puzzles=20", "--batch=32", f"--output={picture}"]
+    words = ["--steps=120", "--puzzles=20", "--batch=64", f"--output={picture}"]
     assert run_example(monkeypatch, "sudoku.py", *words) == 0
     told = capsys.readouterr().out
     assert "39168 grids, 38168 to learn from; 20 puzzles" in told
