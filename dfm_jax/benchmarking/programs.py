@@ -127,7 +127,7 @@ def sampler(config: Config, vocab_size: int) -> Iterator[Row]:
     model = jax.device_put(trainer.create().best_model, replicated(trainer.mesh))
     rows, length = generator.batch_size, config.model.length
     index, given = np.arange(rows, dtype=np.int32), np.zeros((rows, length), np.int32)
-    placed = [generator._place(x) for x in (index, given, np.zeros((rows, length), bool))]
+    placed = [generator._place(x, whole=False) for x in (index, given, np.zeros((rows, length), bool))]
     compiled, about = compile_program("sampler", generator._program, model, *placed)
     yield about[0]
     timing = measure(lambda: compiled(model, *placed), least=3)

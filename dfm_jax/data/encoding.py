@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from dfm_jax.data.rows import Fault, Item, Row
-from dfm_jax.data.tokenizers import Tokenizer
+from dfm_jax.data.tokenizers import CHARACTERS, Tokenizer
 from dfm_jax.runtime.errors import WorldError
 
 _BATCH_CHARS = 1 << 18
@@ -128,7 +128,7 @@ def _space_moved(record: Row, tokenizer: Tokenizer) -> tuple[str, str]:
     """
     if record.response is None:
         raise WorldError(f"{record.text[:50]!r}: text among records: expected a prompt with its response")
-    if tokenizer.name == "bytes" or not record.text.endswith(" "):
+    if tokenizer.name in CHARACTERS or not record.text.endswith(" "):
         return record.text, record.response
     return record.text[:-1], " " + record.response
 

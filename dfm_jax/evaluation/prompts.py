@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dfm_jax.data.tokenizers import Tokenizer
+from dfm_jax.data.tokenizers import CHARACTERS, Tokenizer
 from dfm_jax.runtime.errors import UsageError
 
-CHARACTERS = ("bytes", "char:text8")  # tokenizers whose blank is a token by itself
 GAP = re.compile(r"<gap(?::([^<>]*))?>")
 
 

@@ -8,11 +8,20 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from dfm_jax.data.tokenizers import byte, changed, char, gpt2, hf, ids
-from dfm_jax.data.tokenizers.base import END_OF_TEXT, Tokenizer
+from dfm_jax.data.tokenizers.base import CHARACTERS, END_OF_TEXT, Tokenizer
 from dfm_jax.data.tokenizers.pieces import PIECE_CHARS, split_long
 from dfm_jax.runtime.errors import UsageError
 
-__all__ = ["END_OF_TEXT", "NAMES", "PIECE_CHARS", "Tokenizer", "get_tokenizer", "split_long", "vocabulary_size"]
+__all__ = [
+    "CHARACTERS",
+    "END_OF_TEXT",
+    "NAMES",
+    "PIECE_CHARS",
+    "Tokenizer",
+    "get_tokenizer",
+    "split_long",
+    "vocabulary_size",
+]
 
 
 class Entry(NamedTuple):

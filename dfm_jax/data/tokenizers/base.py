@@ -5,6 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
+CHARACTERS = ("bytes", "char:text8")  # tokenizers whose blank is a token by itself
 END_OF_TEXT = b"<|endoftext|>"
 
 

@@ -28,7 +28,9 @@ class ChangedTokenizer:
         self.eos_id = self._ours(base.eos_id)
         special: Mapping[str, int] = getattr(base, "special", {})
         self.special = {role: self._ours(i) for role, i in special.items() if i != self._without}
-        self.cut: Callable[[str], int] = base.cut
+
+    def cut(self, text: str) -> int:
+        return self._base.cut(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         found = self._base.encode_batch(texts)
