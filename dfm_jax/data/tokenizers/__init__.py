@@ -22,6 +22,15 @@ __all__ = [
     "split_long",
     "vocabulary_size",
 ]
+    "CHARACTERS",
+    "END_OF_TEXT",
+    "NAMES",
+    "PIECE_CHARS",
+    "Tokenizer",
+    "get_tokenizer",
+    "split_long",
+    "vocabulary_size",
+]
 
 
 class Entry(NamedTuple):
