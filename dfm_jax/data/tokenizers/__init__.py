@@ -22,15 +22,6 @@ __all__ = [
     "split_long",
     "vocabulary_size",
 ]
-    "CHARACTERS",
-    "END_OF_TEXT",
-    "NAMES",
-    "PIECE_CHARS",
-    "Tokenizer",
-    "get_tokenizer",
-    "split_long",
-    "vocabulary_size",
-]
 
 
 class Entry(NamedTuple):
