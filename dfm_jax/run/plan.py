@@ -34,8 +34,11 @@ class Plan:
     def lines(self) -> list[str]:
         """What is said before the first step."""
         config = self.config
-        texts = mixed(self.train, config, self.done) if isinstance(self.train, Mixture) else self._text(self.train)
-        lines = [f"data: {line}" for line in texts]
+        if isinstance(self.train, Mixture):
+            lines = [f"data: {line}" for line in mixed(self.train, config, self.done)]
+        else:
+            first, second = self._text(self.train)
+            lines = [f"data: {first}", f"      {second}"]
         lines.append(f"validation: {self._validation()}")
         if memory := self._memory():
             lines.append(memory)
@@ -62,15 +65,15 @@ class Plan:
         shown = ", ".join(f"{clock(value)} {name}" for name, value in parts.items() if value >= 0.5)
         return f"time: about {clock(total)} in all ({shown}), by {seconds_per_step:.3g} seconds a step"
 
-    def _text(self, train: TokenStream) -> list[str]:
+    def _text(self, train: TokenStream) -> tuple[str, str]:
         config, made = self.config, train.manifest
         epoch = train.num_blocks(config.model.length) / config.training.batch_size
-        return [
+        return (
             described(train, config),
             f"{made.num_documents:,} documents, {made.num_bytes / max(made.num_tokens, 1):.2f} bytes a token; "
             f"{config.optim.n_iters:,} steps of {config.training.batch_size:,} x {config.model.length:,} tokens see it "
             f"{config.optim.n_iters / epoch:,.1f} times",
-        ]
+        )
 
     def _validation(self) -> str:
         config = self.config

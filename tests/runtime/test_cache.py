@@ -172,7 +172,7 @@ def test_the_field(tmp_path):
     with pytest.raises(UsageError, match=r"config\.training\.compilation_cache = off: expected auto, a folder"):
         configs.freeze(config)
     config.training.compilation_cache = ""
-    saved = base.get_config().to_dict()
+    saved = configs.freeze(base.get_config()).to_dict()
     assert len(resume.check(saved, configs.freeze(config), workdir=tmp_path, done=0)) == 1, (
         "it may be continued with another"
     )

@@ -150,7 +150,7 @@ def test_the_field_reaches_every_program(monkeypatch, tmp_path, deterministic):
     run = Run(tmp_path, config, 0, None, trainer.problem, None, mesh)
     assert run._logits is not None
     # On a mesh that splits no parameter no loop of these exchanges anything.
-    assert asked == [(False, deterministic)] * 5
+    assert asked == [(False, deterministic)] * 6  # the judge has two: its scores and its features
 
 
 def test_loops_exchange_data_where_parameters_are_split():

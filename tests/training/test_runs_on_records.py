@@ -131,7 +131,7 @@ def test_records_train_with_every_source_and_a_conditional_coupling(tmp_path, co
 
 def test_one_corpus_is_evaluated_at_a_time(tmp_path, corpora):
     mixture = {"data.valid": corpora["data.train"]}
-    with pytest.raises(Exception, match=r"config.data.valid = .*: expected one corpus; only data.train mixes several"):
+    with pytest.raises(Exception, match=r"config.data.valid = .*: expected one corpus; data.train alone mixes several"):
         dfm_jax.prepare("quickstart", overrides=TINY | corpora | mixture)
     folders = dfm_jax.prepare("quickstart", overrides=TINY | corpora)
     assert list(folders) == [f"{tmp_path}/a.txt", f"{tmp_path}/chat.jsonl{RECORDS}", "data.valid"]
