@@ -1,5 +1,6 @@
 """Held-out text: the same whatever files are called, never trained on, and nothing lost."""
 
+import json
 import random
 
 import pytest
@@ -119,3 +120,26 @@ def test_tokens_that_are_made_already_are_not_divided(tmp_path):
     made = prepare(str(tmp_path / "text.txt"), "train", BYTES, tmp_path / "cache")
     with pytest.raises(UsageError, match=r"made of tokens already.*--config.data.valid=TEXT"):
         prepare(str(made), "train", BYTES, tmp_path / "cache", held_out=0.05)
+
+
+@pytest.mark.parametrize("count", [2, 30, 300])
+def test_a_record_is_whole_on_one_side(tmp_path, count):
+    rows = [{"q": f"{i} of {count}: ", "a": "yes\n\n" * 3000 if i == 1 else "no"} for i in range(count)]
+    file = tmp_path / "chat.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sides = []
+    for split in ("train", "valid"):
+        made = prepare(f"{file}:prompt=q:response=a", split, BYTES, tmp_path / "cache", held_out=0.2)
+        records = open_stream(made).blocks(20_000)
+        found = [(bytes(r[: records.given(i)].tolist()).decode(), records.counted(i)) for i, r in enumerate(records)]
+        sides.append(found)
+    expected = sorted((row["q"], len(row["a"]) + 1) for row in rows)
+    assert sorted(sides[0] + sides[1]) == expected and all(sides)
+    assert count < 30 or 0.05 < len(sides[1]) / count < 0.4
+
+
+def test_records_that_cannot_be_told_apart_are_one_line(tmp_path):
+    file = tmp_path / "chat.jsonl"
+    file.write_text('{"q": "same: ", "a": "x"}\n{"q": "same: ", "a": "y"}\n')
+    with pytest.raises(WorldError, match="not two records with different prompts, to hold one out: expected more"):
+        prepare(f"{file}:prompt=q:response=a", "valid", BYTES, tmp_path / "cache", held_out=0.2)
