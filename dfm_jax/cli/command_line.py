@@ -34,6 +34,8 @@ OPERANDS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "prompt": (("sample",), "text to continue, or a text with <gap:N> where N tokens are to be filled in"),
     "prompt_file": (("sample",), "file that holds the prompt"),
+    "length": (("sample",), "tokens of a text, also above the network's: in blocks, shown as each ends (mask source)"),
+    "block": (("sample",), "with --length: new tokens at a time; half a row, or all where the text fits, if not given"),
     "compare": (("eval",), "RUN,RUN,...: print their reports side by side and evaluate nothing"),
     "shard": (("prepare",), "i/n: prepare part i of n; a last call without it joins the parts"),
     "show": (("prepare",), "N: print N blocks of data.train as the network will see them"),
@@ -52,7 +54,7 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str]] = {
     "trace": (("benchmark",), "write a jax.profiler trace of each benchmark"),
 }
 # Operands that are integers of 0 or more; the others are text.
-NUMBERS = ("step", "show", "mask_id", "seconds", "num_processes", "process_id")
+NUMBERS = ("step", "show", "mask_id", "length", "block", "seconds", "num_processes", "process_id")
 PATHS = ("config", "workdir", "from", "output", "prompt_file", "target")  # `~` in them is the home folder
 MAY_BE_EMPTY = ("prompt",)
 LAST_HOLDS = ("workdir",)  # launch/slurm.sbatch gives its own, and then what it was given

@@ -17,7 +17,7 @@ from dfm_jax.data.shards import Blocks, TokenStream
 from dfm_jax.data.tokenizers import Tokenizer
 from dfm_jax.runtime.errors import UsageError
 
-WRAPPED, ROWS = "wrapped", "rows"
+PACKED = WRAPPED, ROWS = "wrapped", "rows"
 _READ = 1 << 22  # tokens read at a time
 
 
@@ -26,16 +26,21 @@ def packed(stream: TokenStream, packing: str, tokenizer: Tokenizer) -> TokenStre
 
     Raises UsageError where the form needs an end of text and the tokenizer has none.
     """
-    if packing not in (WRAPPED, ROWS):
+    if packing not in PACKED:
         return stream
     if tokenizer.eos_id < 0:
         raise UsageError(
             f"config.data.packing = {packing}: expected continuous with tokenizer {tokenizer.name}, which has no end "
             "of text"
         )
+    pad = getattr(tokenizer, "special", {}).get("pad", tokenizer.eos_id)
+    return PackedStream(stream, packing, beginning_of_rows(tokenizer), tokenizer.eos_id, pad)
+
+
+def beginning_of_rows(tokenizer: Tokenizer) -> int:
+    """The token that rows of these forms begin with; -1 for none."""
     special = getattr(tokenizer, "special", {})
-    begin = special.get("cls", special.get("bos", tokenizer.eos_id))
-    return PackedStream(stream, packing, begin, tokenizer.eos_id, special.get("pad", tokenizer.eos_id))
+    return special.get("cls", special.get("bos", tokenizer.eos_id))
 
 
 class PackedStream(TokenStream):

@@ -9,7 +9,7 @@ import jax
 from dfm_jax.config import Config
 from dfm_jax.data import Mixture, Printer, RecordStream, Tokenizer, TokenStream, open_stream, prepare
 from dfm_jax.data.corpora import names_records
-from dfm_jax.data.packing import ROWS, WRAPPED, packed
+from dfm_jax.data.packing import PACKED, packed
 from dfm_jax.data.views import weights
 from dfm_jax.runtime import processes
 from dfm_jax.runtime.errors import UsageError, WorldError
@@ -38,7 +38,7 @@ def get_stream(
         stream = open_stream(folder or prepared(), tokenizer.name, config.data.long_records)
         if not isinstance(stream, RecordStream):
             stream = packed(stream, config.data.packing, tokenizer)
-        elif config.data.packing in (WRAPPED, ROWS):
+        elif config.data.packing in PACKED:
             raise UsageError(f"config.data.packing = {config.data.packing}: expected continuous with records ({name})")
         try:
             enough = of_any_length or stream.num_blocks(config.model.length)

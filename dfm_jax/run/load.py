@@ -18,6 +18,8 @@ from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import Config
 from dfm_jax.config.accepted import MOST_TIMES
 from dfm_jax.data import Tokenizer, get_tokenizer
+from dfm_jax.data.packing import PACKED, beginning_of_rows
+from dfm_jax.evaluation import long_texts
 from dfm_jax.evaluation.generation import Generator, SamplingSettings, to_text
 from dfm_jax.evaluation.likelihood import LikelihoodResult, estimate_likelihood
 from dfm_jax.evaluation.prompts import Prompt, parse_prompt
@@ -110,7 +112,8 @@ class Run:
             prompt_special: names of special tokens in the prompt, such as <|endoftext|>, stand for them; so they do in
                 a run with data.special=parse.
             trim: end each text at its first end of text. A run that trains on records answers a prompt so by itself.
-            options: as in `sample_tokens`, such as steps=64, temperature=0.9, seed=1.
+            options: as in `sample_tokens`, such as steps=64, temperature=0.9, seed=1. With a length above the network's
+                each text is one of `stream`, to its end.
 
         Raises:
             ValueError: naming the argument.
@@ -120,13 +123,72 @@ class Run:
         """
         if prompt is not None and not isinstance(prompt, str):
             arguments.refuse("prompt", prompt, "a text")
-        length = self._length(options.get("length"))
+        trim = trim or (prompt is not None and trains_on_records(self.config))
+        length, masked = options.get("length"), self.problem.source.mask_id is not None
+        if masked and isinstance(length, int) and length > self.config.model.length:
+            given = {"prompt": prompt, "prompt_special": prompt_special, "trim": trim, **options}
+            given.pop("batch_size", None)  # a text at a time
+            return ["".join(self.stream(index=i, **given)) for i in range(arguments.integer("num", num, 0))]
+        length = self._length(length)
         with arguments.as_value_errors():
             special = prompt_special or self.config.data.special == "parse"
             prompts = () if prompt is None else (parse_prompt(prompt, self.tokenizer, length, special=special),)
-        trim = trim or (prompt is not None and trains_on_records(self.config))
         tokens, start = self.sample_tokens(num, prompts=prompts, **options), beginning(prompts, 0)
         return [to_text(row, self.tokenizer, trim=trim, prompt_length=start) for row in tokens]
+
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        length: int | None = None,
+        block: int | None = None,
+        index: int = 0,
+        prompt_special: bool = False,
+        trim: bool = False,
+        **options: Any,
+    ) -> long_texts.Text:
+        """A text of any length: an iterator of pieces, each as soon as its block ends. Joined they are the text with
+        its prompt.
+
+        With the mask source a block is generated after the tokens that are there. Longer texts than the network's rows
+        see the last tokens that a row holds (`evaluation.long_texts`).
+
+        Args:
+            prompt: a beginning.
+            length: of the text in tokens, the prompt included; None is the network's.
+            block: new tokens at a time; None is half a row, or all where the text fits a row.
+            index: which text; each has its own noise.
+            prompt_special, trim: as in `sample`. An end of text that ends the text is generated no further.
+            options: steps, method, temperature, top_p, seed, draft, corrector, guidance, as in `sample_tokens`. The
+                steps are those of a block.
+
+        Raises:
+            ValueError: naming the argument; also for several blocks of another source than the mask.
+
+        Example:
+            >>> for piece in run.stream("Once upon a time", length=2000):
+            ...     print(piece, end="", flush=True)
+        """
+        row, config = self.config.model.length, self.config
+        length = row if length is None else arguments.integer("length", length, 1)
+        index = arguments.integer("index", index, 0, long_texts.MOST_TEXTS - 1)
+        if prompt is not None and not isinstance(prompt, str):
+            arguments.refuse("prompt", prompt, "a text")
+        if block is not None:
+            block = arguments.integer("block", block, 1)
+        masked = self.problem.source.mask_id is not None
+        stop = self.tokenizer.eos_id if trim or (prompt is not None and trains_on_records(config)) else -1
+        first = beginning_of_rows(self.tokenizer) if config.data.packing in PACKED else -1
+        with arguments.as_value_errors():
+            blocks = long_texts.Blocks.of(length, block, row, masked, first=first, stop=stop)
+            special = prompt_special or config.data.special == "parse"
+            given = np.zeros(0, np.int32)
+            if prompt:
+                parsed = parse_prompt(prompt, self.tokenizer, length, special=special)
+                given = long_texts.beginning_of(parsed, prompt)
+        generator = self._generator(self._settings(min(row, length), **options), self.mesh.size)
+        new_tokens = long_texts.generate(generator, self.model, given, blocks, index)
+        return long_texts.Text(new_tokens, self.tokenizer, given, stop)
 
     def sample_tokens(
         self,
@@ -163,6 +225,38 @@ class Run:
             ValueError: naming the argument.
         """
         num, length = arguments.integer("num", num, 0), self._length(length)
+        settings = self._settings(
+            length, steps=steps, method=method, temperature=temperature, top_p=top_p, seed=seed, draft=draft,
+            corrector=corrector, guidance=guidance,
+        )  # fmt: skip
+        for prompt in prompts:
+            if not isinstance(prompt, Prompt) or prompt.tokens.shape != (length,) or prompt.fixed.shape != (length,):
+                raise ValueError(f"prompts: expected Prompts of length {length}, as parse_prompt makes them")
+        devices = self.mesh.size
+        rows = min(self.config.sampling.batch_size, -(-max(num, 1) // devices)) * devices
+        if batch_size is not None:
+            rows = arguments.integer("batch_size", batch_size, 1)
+            if rows % devices:
+                arguments.refuse("batch_size", rows, f"a multiple of the {devices} devices")
+        if num == 0:
+            return np.zeros((0, length), np.int32)
+        with arguments.as_value_errors("config.sampling."):
+            return self._generator(settings, rows).tokens(self.model, num, prompts=prompts)
+
+    def _settings(
+        self,
+        length: int,
+        *,
+        steps: int | None = None,
+        method: str | None = None,
+        temperature: Any = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        draft: int | None = None,
+        corrector: str | None = None,
+        guidance: str | float | None = None,
+    ) -> SamplingSettings:
+        """The sampling settings of the config for rows of `length`, with what is not None in its place, checked."""
         changes: dict[str, Any] = {"length": length}
         if steps is not None:
             changes["steps"] = arguments.integer("steps", steps, 1, MOST_TIMES)
@@ -189,22 +283,9 @@ class Run:
         if together:
             with arguments.as_value_errors("config.sampling."):
                 conditions.check(configs.replace(self.config, together))
-        for prompt in prompts:
-            if not isinstance(prompt, Prompt) or prompt.tokens.shape != (length,) or prompt.fixed.shape != (length,):
-                raise ValueError(f"prompts: expected Prompts of length {length}, as parse_prompt makes them")
-        settings = dataclasses.replace(
+        return dataclasses.replace(
             EvaluationSettings.from_config(self.config, self.tokenizer.vocab_size).sampling, **changes
         )
-        devices = self.mesh.size
-        rows = min(self.config.sampling.batch_size, -(-max(num, 1) // devices)) * devices
-        if batch_size is not None:
-            rows = arguments.integer("batch_size", batch_size, 1)
-            if rows % devices:
-                arguments.refuse("batch_size", rows, f"a multiple of the {devices} devices")
-        if num == 0:
-            return np.zeros((0, length), np.int32)
-        with arguments.as_value_errors("config.sampling."):
-            return self._generator(settings, rows).tokens(self.model, num, prompts=prompts)
 
     def likelihood(
         self, token_blocks: Any, *, time_points: int | None = None, seed: int = 0

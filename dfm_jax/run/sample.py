@@ -1,17 +1,19 @@
 """Texts from a finished run, as files: text, JSON lines, and a page that plays their making."""
 
 import pathlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from dfm_jax import flow
 from dfm_jax.config import Config
+from dfm_jax.evaluation import long_texts
 from dfm_jax.evaluation.evaluate import FRAMES
 from dfm_jax.evaluation.generation import Generator, describe_evaluations, to_text
 from dfm_jax.evaluation.prompts import parse_prompt
 from dfm_jax.evaluation.report import run_page
-from dfm_jax.evaluation.report.samples import beginning, sample_set, write_samples
+from dfm_jax.evaluation.report.samples import append, beginning, finish, sample_set, write_samples
 from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.run import preflight
 from dfm_jax.run.begin import as_begun
@@ -39,13 +41,15 @@ def open_to_sample(
     output: pathlib.Path | None,
     prompt: str | None,
     special: bool = False,
+    length: int | None = None,
+    block: int | None = None,
 ) -> Run:
     """The run, after the preflight of samples with `config` into `output` (None: its folder). Raises as both."""
     config = as_begun(config, folder)
     step = used_step(config, folder, step)
     check_folder(config, folder, step)
     mesh = using_mesh(config)
-    check(config, folder, mesh, output, prompt, special)
+    check(config, folder, mesh, output, prompt, special, length, block)
     return load_with(config, folder, step=step, mesh=mesh)
 
 
@@ -56,14 +60,65 @@ def check(
     output: pathlib.Path | None,
     prompt: str | None,
     special: bool = False,
+    length: int | None = None,
+    block: int | None = None,
 ) -> None:
-    """The preflight of samples of the run in `folder`; UsageError for a prompt that does not fit its length."""
+    """The preflight of samples of the run in `folder`; UsageError for a prompt that does not fit its length.
+
+    length, block: of texts in blocks (`long_texts`); None is rows of the network's length.
+    """
     place, field = (folder, "workdir") if output is None else (output, "output")
     tokenizer = preflight.sampling(config, place, mesh, field=field)
+    if length is not None:
+        masked = config.flow.source_distribution == "mask"
+        long_texts.Blocks.of(length, block, config.model.length, masked)
     if prompt is not None:
-        parse_prompt(prompt, tokenizer, config.model.length, special=special or config.data.special == "parse")
+        special = special or config.data.special == "parse"
+        parsed = parse_prompt(prompt, tokenizer, length or config.model.length, special=special)
+        if length is not None and prompt:
+            long_texts.beginning_of(parsed, prompt)
     elif flow.get_guidance(config.sampling.guidance) != 1:
         raise UsageError(f"config.sampling.guidance = {config.sampling.guidance}: expected a prompt or gaps, or 1")
+
+
+def stream(
+    trained: Run,
+    length: int,
+    block: int | None = None,
+    *,
+    prompt: str | None = None,
+    special: bool = False,
+    trim: bool = False,
+    output: pathlib.Path | None = None,
+    show: Callable[[int, str], None] = lambda index, piece: None,
+) -> SampleSet:
+    """`sampling.num` texts of `length` tokens in blocks of `block`, written as `sample` does, without a page.
+
+    show: called with each piece of text `index` as soon as its block ends, and with "" when the text does. Every
+    process generates; the first one shows and writes.
+    """
+    config, folder, first = trained.config, pathlib.Path(trained.folder), processes.is_first()
+    stem = sample_set((output or folder) / "samples", trained.step) if first else None
+    settings = EvaluationSettings.from_config(config, trained.tokenizer.vocab_size).sampling.describe()
+    settings |= {"step": trained.step, "prompt": prompt or "", "length": length, "block": block}
+    texts, rows = [], []
+    for index in range(config.sampling.num):
+        pieces = []
+        drawn = trained.stream(prompt, length=length, block=block, index=index, prompt_special=special, trim=trim)
+        for piece in drawn:
+            pieces.append(piece)
+            if first:
+                show(index, piece)
+        texts.append("".join(pieces))
+        rows.append(drawn.tokens)
+        if stem is not None:
+            show(index, "")
+            append(stem, index, texts[-1], drawn.tokens.tolist(), drawn.spent, settings)
+    if stem is not None:
+        finish(stem)
+    width = max(map(len, rows), default=0)
+    tokens = np.stack([np.pad(row, (0, width - len(row)), constant_values=-1) for row in rows])
+    return SampleSet(tokens, texts, stem)
 
 
 def sample(

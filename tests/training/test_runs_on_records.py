@@ -144,7 +144,7 @@ def test_weights_are_checked_before_any_text_is_read(tmp_path, corpora):
         train(tmp_path / "run", corpora, **{"data.reweight": ("5:1",)})
     with pytest.raises(ValueError, match=r"data.reweight = .*: expected STEP:WEIGHT/WEIGHT..., as 2000:0.5/0.5"):
         train(tmp_path / "run", corpora, **{"data.reweight": ("x",)})
-    with pytest.raises(ValueError, match=r"data.valid = \(empty\): expected a text to validate on: nothing is held out"):
+    with pytest.raises(ValueError, match=r"data.valid = \(empty\): expected a text to validate on: nothing is held"):
         train(tmp_path / "run", corpora | {"data.valid": ""})
     with pytest.raises(ValueError, match=r"data.cache_dir = s3://b/c: expected a folder on a file system"):
         train(tmp_path / "run", corpora | {"data.cache_dir": "s3://b/c"})

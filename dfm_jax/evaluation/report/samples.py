@@ -65,18 +65,10 @@ def write_samples(
         if batch.frames is not None and first < PAGE_SAMPLES:
             frames.append(batch.frames[:, : PAGE_SAMPLES - first])
         if stem is not None:
-            texts = [
-                to_text(row, tokenizer, trim=trim, prompt_length=beginning(prompts, first + i))
-                for i, row in enumerate(batch.tokens)
-            ]
-            with stem.with_suffix(".txt" + PART).open("a", encoding="utf-8") as file:
-                file.writelines(_as_text(first + i, text) for i, text in enumerate(texts))
-            with stem.with_suffix(".jsonl" + PART).open("a", encoding="utf-8") as file:
-                for i, (row, text) in enumerate(zip(batch.tokens.tolist(), texts, strict=True)):
-                    spent = {name: int(count[i]) for name, count in batch.evaluations._asdict().items()}
-                    line = {"index": first + i, "text": text, "tokens": row, "evaluations": spent}
-                    line["settings"] = described
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            for i, row in enumerate(batch.tokens):
+                text = to_text(row, tokenizer, trim=trim, prompt_length=beginning(prompts, first + i))
+                spent = {name: int(count[i]) for name, count in batch.evaluations._asdict().items()}
+                append(stem, first + i, text, row.tolist(), spent, described)
         if progress is not None:
             progress(first + len(batch.tokens))
     if stem is not None and frames:
@@ -94,9 +86,25 @@ def write_samples(
         )
         files.write_atomically(stem.with_suffix(".html"), page)
     if stem is not None:
-        for suffix in (".txt", ".jsonl"):
-            os.replace(stem.with_suffix(suffix + PART), stem.with_suffix(suffix))
+        finish(stem)
     return joined(batches)
+
+
+def append(
+    stem: pathlib.Path, index: int, text: str, tokens: list[int], spent: Mapping[str, int], settings: Mapping[str, Any]
+) -> None:
+    """Adds one text to stem.txt.part and stem.jsonl.part. spent: what the model was asked, see `flow.Evaluations`."""
+    with stem.with_suffix(".txt" + PART).open("a", encoding="utf-8") as file:
+        file.write(_as_text(index, text))
+    with stem.with_suffix(".jsonl" + PART).open("a", encoding="utf-8") as file:
+        line = {"index": index, "text": text, "tokens": tokens, "evaluations": spent, "settings": settings}
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def finish(stem: pathlib.Path) -> None:
+    """Gives the files of a set their names."""
+    for suffix in (".txt", ".jsonl"):
+        os.replace(stem.with_suffix(suffix + PART), stem.with_suffix(suffix))
 
 
 def beginning(prompts: Sequence[Prompt], index: int) -> int:
