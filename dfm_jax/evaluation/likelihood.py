@@ -154,19 +154,20 @@ class LikelihoodEstimator:
             placed = jax.tree.map(jnp.asarray, (batch, weights))
             if self.mesh is not None:
                 placed = global_batch((batch, weights), self.mesh)
-            values, counts, curve, kept, sizes = self._program(model, *placed, np.int32(first), key)
+            values, counts, curve, kept = self._program(model, *placed, np.int32(first), key)
             counted = np.asarray(kept) > 0
             rows.append(tuple(np.asarray(v, np.float64)[..., counted] for v in (values, counts)))
             curves.append(np.asarray(curve, np.float64))
             first += len(counted)
             blocks += int(counted.sum())
-            num_counted += int(np.asarray(sizes, np.float64)[counted].sum())
+            num_counted += int(_sizes(batch)[np.asarray(weights) > 0].sum())
             if progress is not None:
                 progress(blocks)
         if not blocks:
             raise ValueError("batches: expected at least one block of weight 1")
         if jax.process_count() > 1:
-            num_bytes = int(multihost_utils.process_allgather(np.asarray(num_bytes)).sum())
+            of_each = multihost_utils.process_allgather(np.asarray([num_bytes, num_counted]))
+            num_bytes, num_counted = of_each.sum(0).tolist()
         values, counts = (np.concatenate(part, axis=-1) for part in zip(*rows, strict=True))
         curve = sum(curves) / blocks
         if num_counted != blocks * length:  # the integrals are means over the rows' positions
@@ -187,8 +188,7 @@ class LikelihoodEstimator:
         first: jax.Array,
         key: jax.Array,
     ):
-        """For one batch: the integrals (segments, K, B), those of the count form, the main curve, the weights, and how
-        many tokens of each row are counted, (B,).
+        """For one batch: the integrals (segments, K, B), those of the count form, the main curve and the weights.
 
         All figures are in nats, divided by the length of a row. The curve is summed over rows.
         """
@@ -207,11 +207,7 @@ class LikelihoodEstimator:
         counts = jnp.zeros((0, len(tokens)))
         if "masked_count" in self.objectives:
             counts = self._orders(model, batch, fold(keys, len(self.segments)))
-        if isinstance(batch, RecordBatch):
-            sizes = batch.counted
-        else:
-            sizes = (~_uncharged(batch)).sum(1).astype(jnp.float32)
-        return values, counts, curve, weights, sizes
+        return values, counts, curve, weights
 
     def _integrate(self, model, batch, weights, keys, objectives) -> tuple[jax.Array, jax.Array]:
         """The integrals (segments, K, B), and the mean integrand of segment 0 summed over rows, (K, time_points)."""
@@ -336,6 +332,11 @@ def counted_tokens(batch: Batch | RecordBatch) -> Iterable[np.ndarray]:
     for i, row in enumerate(np.asarray(batch.tokens)):
         free = row[charged[i]]
         yield free[: int(batch.counted[i])] if isinstance(batch, RecordBatch) else free
+
+
+def _sizes(batch: Batch | RecordBatch) -> np.ndarray:
+    """(B,): how many tokens of each row are counted, on the host."""
+    return np.asarray(batch.counted if isinstance(batch, RecordBatch) else (~_uncharged(batch)).sum(1), np.float64)
 
 
 def _uncharged(batch: Batch | RecordBatch) -> jax.Array:

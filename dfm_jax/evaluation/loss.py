@@ -50,10 +50,11 @@ class EvaluationLoss:
         for rows in batches:
             rows = jax.tree.map(jnp.asarray, rows) if self.mesh is None else global_batch(rows, self.mesh)
             index = first + np.arange(len(rows[1]))
-            loss, count, weight, size = (
+            loss, counts = (
                 np.asarray(x, np.float64)
                 for x in self._program(model, *rows, index.astype(np.int32), *self.times(index), key)
             )
+            count, weight, size = counts
             losses.append(loss[weight > 0])
             predicted.append(count[weight > 0])
             sizes.append(size[weight > 0])
@@ -77,8 +78,8 @@ class EvaluationLoss:
         return batch_program(self._batch, self.problem, self.mesh, deterministic=self.deterministic)
 
     def _batch(self, problem: Problem, model, batch, weights, index, t, r, key):
-        """For each row: the loss summed over its predicted positions, their number, the row's weight, and the number of
-        tokens that a perplexity is divided by; (B,) each.
+        """For each row the loss summed over its predicted positions, (B,); and (3, B): their number, the row's weight,
+        and the number of tokens that a perplexity is divided by.
         """
         problem, network = problem.given(model), self.network or TransformerNetwork(mesh=self.mesh)
         objective, tokens = problem.token_objective, batch.tokens
@@ -96,4 +97,5 @@ class EvaluationLoss:
         nats = flow.uncharged(nats if weight is None else nats * weight[:, None], kept)
         predicted = (~kept).sum(axis=1).astype(jnp.float32)
         counted = jnp.minimum(batch.counted, predicted) if isinstance(batch, RecordBatch) else predicted
-        return nats.sum(axis=1), predicted, weights, counted
+        # In one array, which the devices of a mesh exchange at once.
+        return nats.sum(axis=1), jnp.stack([predicted, weights, counted])
