@@ -338,7 +338,7 @@ def test_what_is_measured_is_on_disk_at_once_and_sigterm_ends_it(tmp_path):
     words = [f"--config.model.{field}={n}" for field, n in {"hidden_size": 16, "n_heads": 2, "n_blocks": 1}.items()]
     command = [
         sys.executable, str(programs.ROOT / "main.py"), f"--config={programs.ROOT}/configs/quickstart.py",
-        "--mode=benchmark", f"--workdir={tmp_path}", "--only=train", "--seconds=300", *words,
+        "--mode=benchmark", f"--workdir={tmp_path}", "--only=train,likelihood,sampler", "--seconds=300", *words,
     ]  # fmt: skip
     env = programs.environment(JAX_PLATFORMS="cpu")
     process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)

@@ -2,6 +2,8 @@
 
 import os
 
+# Threads for every collective that simulated devices may be in at once: they wait in them, on as many threads as cores.
+os.environ["NPROC"] = "16"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 
 import jax
