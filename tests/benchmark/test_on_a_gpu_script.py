@@ -56,8 +56,8 @@ def test_a_part_at_its_end_is_stopped_with_what_it_started_and_named(tmp_path, m
     )
     monkeypatch.setattr(on_a_gpu, "command", lambda *args: [sys.executable, "-c", script])
     part = on_a_gpu.Part("2-kernel-tests", 0.5, tests="attention")
-    ended = on_a_gpu.run(part, arguments(tmp_path), 2.0)
-    assert ended["ended"] == "stopped after 2 s" and not ended["well"]
+    ended = on_a_gpu.run(part, arguments(tmp_path), 8.0)
+    assert ended["ended"] == "stopped after 8 s" and not ended["well"]
     pid, said = (tmp_path / "2-kernel-tests.txt").read_text().splitlines()
     assert said == "what it had"
     deadline = time.monotonic() + 5  # a killed orphan is gone once init has waited for it
@@ -66,7 +66,7 @@ def test_a_part_at_its_end_is_stopped_with_what_it_started_and_named(tmp_path, m
     facts = {"card": "NVIDIA H200", "date": "today", "commit": "abc", "versions": {"jax": "1"}}
     on_a_gpu.summary(arguments(tmp_path), facts, [ended])
     page = (tmp_path / "summary.md").read_text()
-    assert "stopped after 2 s" in page and "no test came to its end" in page
+    assert "stopped after 8 s" in page and "no test came to its end" in page
 
 
 @pytest.mark.slow
