@@ -1,7 +1,7 @@
 """Text to documents to tokens to shards to batches."""
 
 from dfm_jax.data.folders import is_complete
-from dfm_jax.data.loader import Batch, RecordBatch, eval_batches, train_batches
+from dfm_jax.data.loader import Batch, eval_batches, train_batches
 from dfm_jax.data.manifest import Manifest
 from dfm_jax.data.prepare import missing_units, prepare, summary
 from dfm_jax.data.progress import Printer, Progress
@@ -18,7 +18,6 @@ __all__ = [
     "Mixture",
     "Printer",
     "Progress",
-    "RecordBatch",
     "RecordStream",
     "TokenStream",
     "Tokenizer",

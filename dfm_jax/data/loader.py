@@ -30,19 +30,9 @@ class Batch(NamedTuple):
     given: Any = None
     # (B, L) bool, or None for everywhere: positions that carry a loss. The others are noised as all are: padding.
     scored: Any = None
-
-
-class RecordBatch(NamedTuple):
-    """Records to evaluate, a pytree as `Batch`.
-
-    counted: (B,) float32, the tokens of each row that a figure per token is divided by: those of the response and its
-    end of text, without the padding.
-    """
-
-    tokens: Any  # (B, L) int32
-    given: Any  # (B, L) bool
-    counted: Any
-    scored: Any = None  # as of `Batch`
+    # (B,) float32, or None for all that carry a loss: the tokens of each row that a figure per token is divided by. Of
+    # a record these are its response and the end of text after it, without the padding.
+    counted: Any = None
 
 
 # Batches read ahead: enough to hide a slow disk; grain's defaults would hold 500.
@@ -79,7 +69,7 @@ def eval_batches(
     process_count: int = 1,
     max_blocks: int = 0,
     evenly: bool = False,
-) -> Iterator[tuple[Batch | RecordBatch, np.ndarray]]:
+) -> Iterator[tuple[Batch, np.ndarray]]:
     """Every block exactly once, in order: a batch of (batch_size / process_count, length) int32 tokens, of records also
     what is given and counted, and weights (batch_size / process_count,) float32.
 
@@ -183,7 +173,7 @@ class _EvalBatches(Sequence):
     def __len__(self) -> int:
         return -(-self._num_blocks // self._batch_size)
 
-    def __getitem__(self, step) -> tuple[Batch | RecordBatch, np.ndarray]:
+    def __getitem__(self, step) -> tuple[Batch, np.ndarray]:
         blocks = self._blocks
         tokens = np.zeros((len(self._local), blocks.length), np.int32)
         given, counted = np.zeros(tokens.shape, bool), np.ones(len(tokens), np.float32)
@@ -197,5 +187,5 @@ class _EvalBatches(Sequence):
                 if isinstance(blocks, Records):
                     given[i, : blocks.given(block)], counted[i] = True, blocks.counted(block)
         if isinstance(blocks, Records):
-            return RecordBatch(tokens, given, counted), weights
+            return Batch(tokens, given, counted=counted), weights
         return Batch(tokens, scored=_scored(places, blocks.length)), weights

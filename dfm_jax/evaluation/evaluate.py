@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dfm_jax.data import Batch, RecordBatch, RecordStream, Tokenizer, TokenStream, eval_batches, get_tokenizer
+from dfm_jax.data import Batch, RecordStream, Tokenizer, TokenStream, eval_batches, get_tokenizer
 from dfm_jax.evaluation.baselines import Baselines
 from dfm_jax.evaluation.diversity import diversity
 from dfm_jax.evaluation.generation import Generator, Samples, SamplingSettings, mean_evaluations
@@ -262,7 +262,7 @@ class Evaluator:
         blocks = len(stream.blocks(self.settings.sampling.length))
         return min(blocks, self.settings.max_blocks or blocks)
 
-    def _batches(self, stream: TokenStream) -> Iterator[tuple[Batch | RecordBatch, np.ndarray]]:
+    def _batches(self, stream: TokenStream) -> Iterator[tuple[Batch, np.ndarray]]:
         """The batches of the stream's blocks, with weights 0 or 1. A small corpus makes a smaller batch."""
         length = self.settings.sampling.length
         devices = math.lcm(self.mesh.shape["data"] * self.mesh.shape["fsdp"], jax.process_count())

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from dfm_jax import flow
-from dfm_jax.data import Batch, RecordBatch
+from dfm_jax.data import Batch
 from dfm_jax.evaluation import points
 from dfm_jax.evaluation.network import Network, TransformerNetwork, batch_program
 from dfm_jax.experiment.problem import Problem
@@ -28,7 +28,7 @@ SENSITIVITY = (1e-2, 1e-3, 1e-4)
 # The tails between the eps of SENSITIVITY, and the average over random orders, take this many times fewer points.
 TAIL_SHARE, COUNT_SHARE = 16, 8
 
-Batches = Iterable[tuple[Batch | RecordBatch | np.ndarray, np.ndarray]]
+Batches = Iterable[tuple[Batch | np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,7 @@ class LikelihoodEstimator:
             model: the model that `network` asks (a Transformer).
             batches: (tokens (B, L) int32 or a batch of the loader, weights (B,) of 0 or 1) of this process, all of one
                 shape. Given positions are shown and not scored. The figures are then of the others given those, divided
-                by the tokens that a `RecordBatch` says are counted. Positions that a batch does not score (padding)
+                by the tokens that the batch says are counted. Positions that a batch does not score (padding)
                 are noised as the rest and have no part in any figure.
             key: one typed key, for all noise.
             count_bytes: tokens (n,) -> the bytes of their text, for bits per byte.
@@ -146,7 +146,7 @@ class LikelihoodEstimator:
         curves: list[np.ndarray] = []
         blocks = length = num_bytes = first = num_counted = 0
         for tokens, weights in batches:
-            batch = tokens if isinstance(tokens, Batch | RecordBatch) else Batch(tokens)
+            batch = tokens if isinstance(tokens, Batch) else Batch(tokens)
             length = batch.tokens.shape[1]
             if count_bytes is not None:
                 texts = counted_tokens(batch)
@@ -183,7 +183,7 @@ class LikelihoodEstimator:
         self,
         problem: Problem,
         model: Any,
-        batch: Batch | RecordBatch | jax.Array,
+        batch: Batch | jax.Array,
         weights: jax.Array,
         first: jax.Array,
         key: jax.Array,
@@ -192,7 +192,7 @@ class LikelihoodEstimator:
 
         All figures are in nats, divided by the length of a row. The curve is summed over rows.
         """
-        batch = batch if isinstance(batch, Batch | RecordBatch) else Batch(batch)
+        batch = batch if isinstance(batch, Batch) else Batch(batch)
         tokens = batch.tokens
         index = first + jnp.arange(tokens.shape[0], dtype=jnp.int32)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
@@ -326,20 +326,20 @@ class LikelihoodEstimator:
         return {name: results[name] for name in self.names}
 
 
-def counted_tokens(batch: Batch | RecordBatch) -> Iterable[np.ndarray]:
+def counted_tokens(batch: Batch) -> Iterable[np.ndarray]:
     """The tokens of each row that are counted, on the host: those that are neither given nor padding."""
     charged = ~np.asarray(_uncharged(batch))
     for i, row in enumerate(np.asarray(batch.tokens)):
         free = row[charged[i]]
-        yield free[: int(batch.counted[i])] if isinstance(batch, RecordBatch) else free
+        yield free if batch.counted is None else free[: int(batch.counted[i])]
 
 
-def _sizes(batch: Batch | RecordBatch) -> np.ndarray:
+def _sizes(batch: Batch) -> np.ndarray:
     """(B,): how many tokens of each row are counted, on the host."""
-    return np.asarray(batch.counted if isinstance(batch, RecordBatch) else (~_uncharged(batch)).sum(1), np.float64)
+    return np.asarray((~_uncharged(batch)).sum(1) if batch.counted is None else batch.counted, np.float64)
 
 
-def _uncharged(batch: Batch | RecordBatch) -> jax.Array:
+def _uncharged(batch: Batch) -> jax.Array:
     """(B, L) bool: the positions that have no part in a figure."""
     uncharged = jnp.zeros(batch.tokens.shape, jnp.bool_)
     if batch.given is not None:

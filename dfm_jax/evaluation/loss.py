@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dfm_jax import flow
-from dfm_jax.data import Batch, RecordBatch
+from dfm_jax.data import Batch
 from dfm_jax.evaluation.likelihood import fold, standard_error
 from dfm_jax.evaluation.network import Network, TransformerNetwork, batch_program
 from dfm_jax.experiment.problem import Problem
@@ -36,9 +36,7 @@ class EvaluationLoss:
     mesh: Mesh | None = None
     deterministic: bool = False
 
-    def __call__(
-        self, model: Any, batches: Iterable[tuple[Batch | RecordBatch, np.ndarray]], *, key: jax.Array
-    ) -> dict[str, float]:
+    def __call__(self, model: Any, batches: Iterable[tuple[Batch, np.ndarray]], *, key: jax.Array) -> dict[str, float]:
         """Returns `eval/loss`, its standard error over blocks `eval/loss_stderr`, and `eval/perplexity`.
 
         `eval/perplexity` is exp(loss), if the objective bounds a likelihood. Of records it is exp of the loss of a
@@ -96,6 +94,6 @@ class EvaluationLoss:
         nats = objective(answer, tokens, x_t, time)
         nats = flow.uncharged(nats if weight is None else nats * weight[:, None], kept)
         predicted = (~kept).sum(axis=1).astype(jnp.float32)
-        counted = jnp.minimum(batch.counted, predicted) if isinstance(batch, RecordBatch) else predicted
+        counted = predicted if batch.counted is None else jnp.minimum(batch.counted, predicted)
         # In one array, which the devices of a mesh exchange at once.
         return nats.sum(axis=1), jnp.stack([predicted, weights, counted])

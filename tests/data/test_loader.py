@@ -113,8 +113,8 @@ def test_evaluation_reads_every_block_once(stream, processes, local, max_blocks)
     assert len({len(part) for part in parts}) == 1
     seen = []
     for step in zip(*parts, strict=True):
-        for (tokens, kept, scored), weights in step:
-            assert kept is None and scored is None
+        for (tokens, kept, scored, counted), weights in step:
+            assert kept is None and scored is None and counted is None
             assert tokens.shape == (local, LENGTH)
             assert (tokens.dtype, weights.dtype, weights.shape) == (np.int32, np.float32, (local,))
             assert not tokens[weights == 0].any()

@@ -11,7 +11,7 @@ from oracles import toys
 from toy_network import ExactNetwork, draw_batches, make_problem
 
 from dfm_jax import flow
-from dfm_jax.data import RecordBatch
+from dfm_jax.data import Batch
 from dfm_jax.evaluation.generation import to_text
 from dfm_jax.evaluation.likelihood import estimate_likelihood
 from dfm_jax.evaluation.loss import EvaluationLoss
@@ -46,7 +46,7 @@ class GivenFirst(ExactNetwork):
 def records(blocks, batch_size, counted=1.0):
     given = np.tile([True, False], (batch_size, 1))
     for tokens, weights in draw_batches(np.random.default_rng(1), A.data, A.q, blocks, batch_size):
-        yield RecordBatch(tokens, given, np.full(batch_size, counted, np.float32)), weights
+        yield Batch(tokens, given, counted=np.full(batch_size, counted, np.float32)), weights
 
 
 @pytest.mark.parametrize(("source", "bounds"), [("mask", None), ("uniform", ["time_reversal"])])
@@ -70,7 +70,7 @@ def test_padding_costs_and_is_not_counted():
     drawn = list(draw_batches(np.random.default_rng(1), A.data, A.q, 4000, 4000))
     both = [(tokens, weights) for tokens, weights in drawn]
     padded = [
-        (RecordBatch(tokens, np.zeros((4000, 2), bool), np.ones(4000, np.float32)), weights)
+        (Batch(tokens, np.zeros((4000, 2), bool), counted=np.ones(4000, np.float32)), weights)
         for tokens, weights in drawn
     ]
     options = {"key": KEY, "time_points": 16, "network": network, "count_bytes": len}

@@ -28,6 +28,11 @@ from dfm_jax.training import metrics
 
 PAGE, FACTS = "index.html", "run.json"
 EVERY = 60.0  # seconds between two writings while a run trains
+SMALL_CHARTS = (  # title, unit, name of the line, its metric
+    ("Learning rate", "", "rate", "train/learning_rate"),
+    ("Throughput", "tokens a second", "trained", "train/tokens_per_second"),
+    ("Gradient norm", "", "norm", "train/grad_norm"),
+)
 TEXTS, SETS = 4, 4  # texts of a sample set, and sets, that are shown
 
 
@@ -120,30 +125,12 @@ def _curves(config: configs.Config, lines: Sequence[Mapping[str, Any]], known: b
         rules=rules,
         last=config.optim.n_iters,
     )
-    rate = charts.chart(
-        "Learning rate",
-        "",
-        {"rate": charts.Series(_series(lines, "train/learning_rate"))},
-        last=config.optim.n_iters,
-        small=True,
-    )
-    speed = charts.chart(
-        "Throughput",
-        "tokens a second",
-        {"trained": charts.Series(_series(lines, "train/tokens_per_second"))},
-        last=config.optim.n_iters,
-        from_zero=True,
-        small=True,
-    )
-    norm = charts.chart(
-        "Gradient norm",
-        "",
-        {"norm": charts.Series(_series(lines, "train/grad_norm"))},
-        last=config.optim.n_iters,
-        small=True,
-    )
-    shown = [part for part in (rate, speed, norm) if part]
-    return (loss or "<p>No step has been logged yet.</p>") + f'<div class="small">{"".join(shown)}</div>'
+    shown = []
+    for title, unit, name, key in SMALL_CHARTS:
+        series = {name: charts.Series(_series(lines, key))}
+        from_zero = name == "trained"
+        shown.append(charts.chart(title, unit, series, last=config.optim.n_iters, from_zero=from_zero, small=True))
+    return (loss or "<p>No step has been logged yet.</p>") + f'<div class="small">{"".join(filter(None, shown))}</div>'
 
 
 def _figures(report: Report | None, known: baselines.Baselines | None) -> str:
