@@ -45,11 +45,10 @@ def test_sudoku_runs_and_the_margin_order_keeps_more_rules(tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_digits_are_sorted_after_training_on_records(tmp_path, monkeypatch, capsys):
-    # A few updates only: 855 get 99 % right (benchmarks/results.md), and take minutes.
-    assert run_example(monkeypatch, "sort_digits.py", "--steps=40", "--sampler_steps=4", f"--folder={tmp_path}") == 0
+    assert run_example(monkeypatch, "sort_digits.py", "--steps=700", f"--folder={tmp_path}") == 0
     found = [line for line in capsys.readouterr().out.splitlines() if line.endswith("answers right")]
     assert [line.split(",")[:2] for line in found] == [["mask", " exact"], ["mask", " unmask"]]
-    assert all(0 <= float(line.split(": ")[1].split("%")[0]) <= 100 for line in found)
+    assert all(float(line.split(": ")[1].split("%")[0]) > 80 for line in found)
 
 
 def test_a_checkpoint_of_the_reference_is_evaluated(tmp_path, monkeypatch, capsys):

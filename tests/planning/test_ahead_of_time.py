@@ -160,7 +160,8 @@ def test_neither_memory_nor_arithmetic_grows_with_the_machine(answers, target):
 
 
 def test_the_sampler_does_not_communicate(answers):
-    _, answer = answers["sample"]
+    job, answer = answers["sample"]
     # The final tokens, the kept states and four counts a sequence are gathered once, at the end; nothing else is sent.
+    counts = 4 * answer["tokens"] // job.config.model.length
     assert {c["kind"] for c in answer["collectives"]} == {"all-gather"}
-    assert sum(c["bytes"] for c in answer["collectives"]) <= 1.001 * 4 * answer["tokens"] * (FRAMES + 1)
+    assert sum(c["bytes"] for c in answer["collectives"]) <= 4 * (answer["tokens"] * (FRAMES + 1) + counts)
