@@ -98,7 +98,7 @@ def _averaged(tensors: Mapping[str, np.ndarray], ema: Any) -> Mapping[str, np.nd
 
 def _by_torch(path: pathlib.Path, reason: ValueError) -> Any:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(f"{reason}; PyTorch might read it: pip install dfm_jax[torch]") from reason
     try:
