@@ -1,24 +1,37 @@
 """Coupled drafts on a Markov chain whose exact posterior is known: evaluations one after the other, and inputs in all.
 
     PYTHONPATH=. python benchmarks/drafts.py [--texts 30] [--drafts 4 8 16] [--method exact] [--corrector ""]
+    PYTHONPATH=. python benchmarks/drafts.py --run RUN [--steps 64] [--drafts 2 4 8 16]
 
+With --run the texts of a trained run, one and eight at a time, by several samplers; on all devices that there are.
 The chain has 16 states. A row for each source, length and number of steps: the evaluations of one move at a time (moves
 that need no answer need no evaluation), then for each draft "sequential / inputs", means over the texts, whose tokens
 are compared with those of one move at a time. Counts say nothing of seconds: on a processor drafts save none.
 """
 
 import argparse
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import dfm_jax
 from dfm_jax import flow
+from dfm_jax.evaluation.generation import Generator
+from dfm_jax.evaluation.settings import EvaluationSettings
+from dfm_jax.run.load import Run
 
 STATES = 16
 SIZES = [("mask", 32, 32), ("mask", 32, 128), ("mask", 64, 64)]
 SIZES += [("uniform", length, steps) for _, length, steps in SIZES]
+# Of a trained run: method and corrector.
+ALL = [("exact", ""), ("euler", ""), ("exact", "gibbs:sites=1"), ("exact", "resample:rate=0.1")]
+SAMPLERS = {
+    "mask": [*ALL, ("unmask:order=random,count=1", ""), ("unmask:order=entropy,bound=1", "")],
+    "uniform": [*ALL, ("ancestral", ""), ("psi", "")],
+}
 
 
 def chain() -> np.ndarray:
@@ -50,13 +63,39 @@ def posterior(transition: np.ndarray, source: flow.Source, x: jax.Array, t: jax.
     return jnp.pad(log, ((0, 0), (0, 0), (0, source.num_states - STATES)), constant_values=-jnp.inf)
 
 
+def of_run(run: Run, steps: int, drafts: list[int]) -> None:
+    """A row for each sampler of the run's source and each number of texts. Raises AssertionError for other tokens."""
+    print(f"| sampler, texts | one at a time | {' | '.join(map(str, drafts))} |\n|" + "---|" * (2 + len(drafts)))
+    mesh = run.mesh if run.mesh.size > 1 else None
+    settings = EvaluationSettings.from_config(run.config, run.tokenizer.vocab_size).sampling
+    for method, corrector in SAMPLERS[run.config.flow.source_distribution]:
+        for texts in (1, 8):
+            row, alone = [f"{method}{' and ' * bool(corrector)}{corrector}, {texts}"], None
+            for draft in (1, *drafts):
+                asked = dataclasses.replace(settings, steps=steps, method=method, corrector=corrector, draft=draft)
+                generator = Generator(run.problem, asked, 8, mesh)
+                drawn = next(generator(run.model, texts))
+                if alone is None:
+                    alone = drawn.tokens
+                assert (drawn.tokens == alone).all(), f"{row[0]}, draft = {draft}: other tokens"
+                spent = drawn.evaluations
+                one = f"{np.mean(spent.sequential):.1f}"
+                row.append(one if draft == 1 else f"{one} / {np.mean(spent.trunk):.0f}")
+            print(f"| {' | '.join(row)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--run")
+    parser.add_argument("--steps", type=int, default=64)
     parser.add_argument("--texts", type=int, default=30)
     parser.add_argument("--drafts", type=int, nargs="+", default=[4, 8, 16])
     parser.add_argument("--method", default="exact")
     parser.add_argument("--corrector", default="")
     args = parser.parse_args()
+    if args.run:
+        of_run(dfm_jax.load(args.run), args.steps, args.drafts)
+        return
     path, transition = flow.MixtureDiscreteProbPath(flow.CondOTScheduler()), chain()
     print(
         f"| source, length, steps | one at a time | {' | '.join(map(str, args.drafts))} |\n|"

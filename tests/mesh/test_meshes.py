@@ -1,5 +1,6 @@
 """The same run on any mesh and any number of processes: simulated devices, and real processes over gloo."""
 
+import json
 import pathlib
 import socket
 import subprocess
@@ -51,8 +52,10 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def run_processes(cache: pathlib.Path, name: str, mesh: str, count: int, devices: int) -> dict[str, np.ndarray]:
-    flags = [f"--devices={devices}", f"--coordinator=localhost:{free_port()}", f"--num_processes={count}"]
+def run_processes(
+    cache: pathlib.Path, name: str, mesh: str, count: int, devices: int, *flags: str
+) -> dict[str, np.ndarray]:
+    flags = (f"--devices={devices}", f"--coordinator=localhost:{free_port()}", f"--num_processes={count}", *flags)
     return finish(*(start(cache, f"{name}-{i}", mesh, *flags, f"--process_id={i}") for i in range(count)))
 
 
@@ -111,6 +114,17 @@ def test_optimizers_on_a_mesh(name, cache):
 @pytest.mark.parametrize("mesh, count, devices", [("8x1x1", 2, 4), ("2x2x1", 4, 1)])
 def test_processes_change_nothing(mesh, count, devices, cache, alone):
     assert_same_run(run_processes(cache, f"{count}-processes", mesh, count, devices), alone)
+
+
+@pytest.mark.slow
+def test_a_mixture_of_text_and_records_on_two_processes(cache):
+    chat = cache / "chat.jsonl"
+    rows = ({"q": f"{n} and {n % 7}? ", "a": f"{n + n % 7}"} for n in range(200))
+    chat.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mixture = f"--config.data.train={cache / 'text.txt'}=0.7,{chat}:prompt=q:response=a=0.3"
+    flags = (mixture, "--config.flow.coupling=conditional", "--config.data.num_workers=1")
+    definition = run(cache, "mixture-alone", "1x1x1", "--devices=1", *flags)
+    assert_same_run(run_processes(cache, "mixture", "4x1x1", 2, 2, *flags), definition)
 
 
 @pytest.mark.slow

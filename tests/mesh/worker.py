@@ -25,7 +25,7 @@ from dfm_jax.checkpoints import tree_names
 from dfm_jax.cli import command_line
 from dfm_jax.config import overrides as overrides_of_words
 from dfm_jax.data import get_tokenizer
-from dfm_jax.experiment.streams import get_stream
+from dfm_jax.experiment.streams import get_training_stream
 from dfm_jax.runtime import processes
 from dfm_jax.runtime.mesh import AXES, MeshShape, make_mesh
 from dfm_jax.training.corruption import corrupt
@@ -52,7 +52,7 @@ def main() -> None:
     config, flags = make_config(cache, mesh, [a for a in sys.argv[4:] if not a.startswith("--devices=")])
     processes.initialize(flags["coordinator"], flags["num_processes"], flags["process_id"])
     tokenizer = get_tokenizer("bytes")
-    stream = get_stream(config, "data.train", tokenizer)
+    stream = get_training_stream(config, tokenizer)
     trainer = make_trainer(config, tokenizer.vocab_size, make_mesh(MeshShape(**config.mesh)))
     state = trainer.create()
 
