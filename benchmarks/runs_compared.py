@@ -23,8 +23,11 @@ from dfm_jax.experiment import streams as corpora
 
 CONFIG = "configs/quickstart.py"
 ORDER = 5
-# What every compared run sets: no evaluation and no checkpoint but the last, and one process that reads data.
+# What every compared run sets if it does not say otherwise: the source and the optimizer, no evaluation and no checkpoint but the last, and one process that reads data.
 BARE: dict[str, object] = {
+    "flow.source_distribution": "uniform",
+    "optim.name": "adamw",
+    "optim.lr": 3e-3,
     "eval.elbo": False,
     "eval.perplexity": False,
     "training.snapshot": 0,

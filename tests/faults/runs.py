@@ -21,6 +21,7 @@ TINY = {
     "training.batch_size": 8,
     "training.snapshot": 3,
     "training.eval_freq": 15,
+    "optim.name": "adamw",
     "optim.warmup": 5,
     "optim.n_iters": 45,
     "optim.ema_decay": 0.9,

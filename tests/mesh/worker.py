@@ -40,7 +40,8 @@ def make_config(cache: str, mesh: str, words: list[str]):
     config.data.train = config.data.valid = os.path.join(cache, "text.txt")
     config.model.update(hidden_size=64, cond_dim=16, length=32, n_blocks=2, n_heads=4, dropout=0.1)
     config.training.batch_size = 16
-    config.optim.update(lr=3e-4, warmup=5, n_iters=STEPS, ema_decay=0.9)
+    config.flow.source_distribution = "uniform"
+    config.optim.update(name="adamw", lr=3e-4, warmup=5, n_iters=STEPS, ema_decay=0.9)
     config.mesh.update(dict(zip(AXES, map(int, mesh.split("x")), strict=True)))
     flags, changes = command_line.read_words(words)
     settings = overrides_of_words.apply(configs.flatten(config.to_dict()), changes, command_line.say)
