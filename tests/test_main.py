@@ -87,15 +87,16 @@ def test_a_size_that_no_machine_has(tmp_path, size, run_here):
     assert not (tmp_path / "runs").exists() and not (tmp_path / "data").exists()
 
 
-SLOW = [pytest.param(platforms, marks=pytest.mark.slow) for platforms in ("nonsense", "tpu")]
+SLOW = [pytest.param(platforms, marks=pytest.mark.slow) for platforms in ("nonsense", "tpu", "cpu,nonsense")]
 
 
-@pytest.mark.parametrize("platforms", ["rocm", "cpu,nonsense", *SLOW])
+@pytest.mark.parametrize("platforms", ["rocm", *SLOW])
 def test_a_platform_that_is_not_here(tmp_path, platforms):
     result = run_main(tmp_path, QUICKSTART, JAX_PLATFORMS=platforms)
     assert_one_line(result, USAGE, f"JAX_PLATFORMS = {platforms}: ", "such as cpu")
 
 
+@pytest.mark.slow
 def test_a_mesh_that_does_not_fit_the_devices(tmp_path):
     assert_one_line(
         run_main(tmp_path, QUICKSTART, "--config.mesh.fsdp=3", devices=8), USAGE, "config.mesh", "8 devices"
