@@ -39,9 +39,13 @@ def leaves(tree) -> dict[str, jax.Array]:
 
 @pytest.fixture(scope="module")
 def gradients() -> Transformer:
-    model = Transformer(CONFIG, rngs=nnx.Rngs(0))
-    keys = iter(jax.random.split(jax.random.key(1), 99))
-    return jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape, jnp.float32), model)
+    @jax.jit
+    def draw() -> Transformer:
+        model = Transformer(CONFIG, rngs=nnx.Rngs(0))
+        keys = iter(jax.random.split(jax.random.key(1), 99))
+        return jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape, jnp.float32), model)
+
+    return draw()
 
 
 def step(transformation: optax.GradientTransformation, gradients):
