@@ -7,6 +7,8 @@ import functools
 import os
 import pathlib
 
+import programs
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests start processes that use the same device: no process may take a GPU's memory beforehand.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -14,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 # A test is mostly compilation: the least of it. `XLA_FLAGS= pytest` compiles as a user's run does, and takes longer.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault("XLA_FLAGS", programs.least_compilation())
 
 import hypothesis
 import jax
@@ -28,10 +30,25 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 
+# Files that take minutes, the longest first; then those with other slow tests. A process that is given a long file near
+# the end keeps the others waiting.
+LONG = (
+    *("mesh/test_meshes.py", "test_configs.py", "planning/test_ahead_of_time.py", "faults/test_run_faults.py"),
+    *("flow/test_drafts.py", "test_own_text.py", "training/test_runs_on_records.py", "run/test_import_published.py"),
+    *("test_examples.py", "gpu/test_checks_here.py", "test_api.py", "oracles/test_correctors.py"),
+)
+ORDER = {ROOT / "tests" / name: place for place, name in enumerate(LONG)}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # xdist would begin with the files that have the most tests.
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Files with slow tests first: parallel processes then end at about the same time (with --no-loadscope-reorder).
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: ORDER.get(item.path, len(LONG) + (item.path not in slow)))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,6 +1,7 @@
 """The rules of the house: which package may import which, and a README whose commands and snippets are right."""
 
 import ast
+import functools
 import pathlib
 import re
 import shlex
@@ -45,6 +46,7 @@ OTHERS = {"kernels": {"jax", "numpy"}, "flow": {"jax", "numpy"}}
 STANDARD = set(sys.stdlib_module_names)
 
 
+@functools.cache
 def modules() -> dict[str, pathlib.Path]:
     """Every module of ours by its name; a package by that of its folder."""
     files = [f for folder in ("dfm_jax", "kernels", "configs") for f in (ROOT / folder).rglob("*.py")]
@@ -52,6 +54,7 @@ def modules() -> dict[str, pathlib.Path]:
     return {**found, "main": ROOT / "main.py"}
 
 
+@functools.cache
 def imports(file: pathlib.Path) -> set[str]:
     """The names of all modules that a file imports, wherever in it; ours where there is one, of others as written."""
     ours, names = modules(), set()

@@ -160,6 +160,7 @@ def few(monkeypatch):
     monkeypatch.setattr("dfm_jax.benchmarking.programs.SAMPLER_STEPS", {"cpu": 2})
 
 
+@pytest.mark.slow
 def test_the_step_and_the_operations(few):
     rows, missing = measured(tiny(), "train,train:remat=dots,attention,head")
     tokens, step = rows["train", "tokens"], rows["train", "step"]

@@ -20,8 +20,8 @@ UNIFORM_GKL = {"A": 2.5809571234, "D": 3.5837436099}
 
 CASES = [
     (A, "mask", "polynomial", 1.0, "posterior"),
-    (D, "mask", "cosine_md4", 1.0, "leave_one_out"),
-    (A, "uniform", "polynomial", 2.0, "leave_one_out"),
+    pytest.param(D, "mask", "cosine_md4", 1.0, "leave_one_out", marks=pytest.mark.slow),
+    pytest.param(A, "uniform", "polynomial", 2.0, "leave_one_out", marks=pytest.mark.slow),
     (D, "uniform", "sine_squared", 1.0, "posterior"),
 ]
 

@@ -59,6 +59,7 @@ def test_exponents_and_embeddings_of_a_file_are_copied(tmp_path, text):
         np.testing.assert_array_equal(dfm_jax.load(moved).sample_tokens(2), tokens)
 
 
+@pytest.mark.slow
 def test_embeddings_of_a_run_and_the_law_of_a_corpus_are_copied(tmp_path, text):
     train("unigram_ko", tmp_path / "first", text)
     train("metric_ko", tmp_path / "second", text, f"flow.embeddings={tmp_path / 'first'}", "flow.beta=constant_speed")

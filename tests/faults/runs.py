@@ -60,9 +60,8 @@ def environment(devices: int = 1) -> dict[str, str]:
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(places),
         "JAX_PLATFORMS": "cpu",
-        # A run is mostly compilation: the least of it.
         "NPROC": "16",  # threads for every collective that simulated devices may be in at once
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
     }
 
 

@@ -80,6 +80,7 @@ def test_a_rate_that_is_too_high_from_the_first_step():
     assert train() == 0
 
 
+@pytest.mark.slow
 def test_a_run_all_of_whose_updates_were_not_finite_fails(monkeypatch):
     poison(monkeypatch, 1, 2, 3, 4, 5, 6)
     with pytest.raises(WorldError, match=r"the last 6 updates, up to step 6, had .* checkpoint is none"):

@@ -24,8 +24,7 @@ ADAPTIVE = [
 ]
 CORRECTED = [("exact", "gibbs:sites=2"), ("exact", "resample:rate=0.3"), ("exact", "gibbs:informed=2")]
 CASES = [("mask", *case) for case in PLAIN + ADAPTIVE + CORRECTED] + [("uniform", *c) for c in PLAIN + CORRECTED]
-QUICK = {("mask", "exact", None), ("uniform", "ancestral", None), ("mask", "unmask:order=entropy,bound=0.6", None)}
-QUICK |= {("uniform", "exact", "gibbs:sites=2"), ("mask", "unmask:order=margin,count=2", "gibbs:sites=1")}
+QUICK = {("uniform", "ancestral", None), ("mask", "unmask:order=margin,count=2", "gibbs:sites=1")}
 
 
 def logits(states: int, x, t):

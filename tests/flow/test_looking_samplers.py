@@ -118,12 +118,14 @@ def test_a_corrector_under_unmask_keeps_the_pattern_of_masks():
 
 def test_correctors_act_in_their_interval():
     """Six steps to kappa = (j / 6)^2: after all but the last; in [1/4, 1/2]; with kappa_max = 1 also at the end."""
+
+    def head_rows(corrector):
+        return sample("exact", 4, steps=6, corrector=corrector, return_evaluations=True)[1].head_rows
+
+    one = head_rows("gibbs:rate=0")
+    assert (np.asarray(one) == (~np.asarray(FIXED[:4])).sum(-1)).all()
     for interval, times in (("", 5), (",kappa_min=0.25,kappa_max=0.5", 2), (",kappa_min=0.6,kappa_max=1", 2)):
-        one, other = (
-            sample("exact", 4, steps=6, corrector=c, return_evaluations=True)[1].head_rows
-            for c in ("gibbs:rate=0", f"gibbs:informed=1{interval}")
-        )
-        assert (np.asarray(one) == (~np.asarray(FIXED[:4])).sum(-1)).all()
+        other = head_rows(f"gibbs:informed=1{interval}")
         found = np.asarray(other - one)
         assert (found <= times).all() and found.sum() > 2 * times - 4, (interval, found)
 

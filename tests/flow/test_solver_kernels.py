@@ -231,6 +231,7 @@ def dense_reference_step(key, x, logits, kappa, h, c):
     return jnp.where(jump, target, x)
 
 
+@pytest.mark.slow
 def test_jumps_first_equals_the_dense_reference_form():
     """A million draws each on a random model of 12 tokens: the two one-step laws are one (two-sample
     chi-square)."""

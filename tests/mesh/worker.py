@@ -10,10 +10,9 @@ import os
 import sys
 
 devices = next((a.split("=")[1] for a in sys.argv if a.startswith("--devices=")), "8")
-# A run is mostly compilation: the least of it.
 # Threads for every collective that simulated devices may be in at once: they wait in them, on as many threads as cores.
 os.environ["NPROC"] = "16"
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 GIB = 2**30
 PUBLISHED = {"mask_ce": mask_ce, "mask_gkl": mask_gkl, "uniform_ce": uniform_ce, "uniform_gkl": uniform_gkl}
 LARGE = {"model_1_7b": model_1_7b, "model_7b": model_7b}
-NODES = {"h100:8": 1, "h100:8x8": 8, "h100:64x8": 64}
+NODES = {"h100:8": 1, "h100:64x8": 64}
 
 
 def scaled(target):
@@ -33,7 +33,7 @@ def scaled(target):
 
 def jobs():
     found = {name: driver.Job(file.get_config(), "h100:8", "train") for name, file in (PUBLISHED | LARGE).items()}
-    found |= {target: driver.Job(scaled(target), target, "train") for target in NODES if target != "h100:8"}
+    found |= {"h100:64x8": driver.Job(scaled("h100:64x8"), "h100:64x8", "train")}
     found |= {name: driver.Job(uniform_gkl.get_config(), "h100:8", name) for name in ("loss", "evaluate", "sample")}
     return found | {"pallas": driver.Job(with_pallas(), "h100", "train")}
 
@@ -149,14 +149,13 @@ def test_fsdp_gathers_parameters_and_scatters_gradients(answers, name):
     assert total.get("all-reduce", 0) < 0.02 * total["reduce-scatter"]
 
 
-@pytest.mark.parametrize("target", ["h100:8x8", "h100:64x8"])
-def test_neither_memory_nor_arithmetic_grows_with_the_machine(answers, target):
+def test_neither_memory_nor_arithmetic_grows_with_the_machine(answers):
     _, one = answers["uniform_gkl"]
-    _, many = answers[target]
+    _, many = answers["h100:64x8"]
     assert many["memory"]["peak"] < 1.02 * one["memory"]["peak"]
     for field in ("matrix_flops", "attention_flops"):
         assert many["arithmetic"][field] < 1.01 * one["arithmetic"][field]
-    assert {c["nodes"] for c in many["collectives"]} == {NODES[target]}
+    assert {c["nodes"] for c in many["collectives"]} == {NODES["h100:64x8"]}
 
 
 def test_the_sampler_does_not_communicate(answers):

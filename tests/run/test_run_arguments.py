@@ -43,6 +43,7 @@ def test_no_samples_are_an_empty_list(run):
     assert run.sample_tokens(np.int64(1), length=4, steps=2).shape == (1, 4)
 
 
+@pytest.mark.slow
 def test_drafts_are_other_costs_and_the_same_tokens(run):
     given = {"length": 8, "steps": 6, "seed": 3}
     tokens = run.sample_tokens(2, **given, corrector="resample:sites=1")

@@ -132,6 +132,7 @@ def whole_rows(nats, masked, q, scale):
     return row - jnp.roll(row, len(row) // 2, axis=0) + 0 * nats, 0 * nats
 
 
+@pytest.mark.slow
 def test_baselines_of_each_position_leave_less_variance(monkeypatch):
     """Exactly, over all pairs; both gradients have one mean."""
     model = network()
