@@ -75,6 +75,8 @@ def train(config: Config, workdir: pathlib.Path, stop: GracefulStop | None = Non
                 trainer.problem.source.num_states, int(state.step),
             )  # fmt: skip
             announce(trainer, plan, workdir, int(state.step))
+            if config.eval.elbo and found.evaluates:
+                keep_baselines(config, found, workdir)
             page = RunPage(workdir)
             if processes.is_first():
                 keep_facts(workdir, facts(trainer))
@@ -107,7 +109,7 @@ def train(config: Config, workdir: pathlib.Path, stop: GracefulStop | None = Non
         if processes.is_first():
             plots.loss_curve(workdir)
         if finished:
-            conclude(evaluator, config, trainer, state, found, workdir)
+            conclude(evaluator, config, trainer, state, workdir)
         if processes.is_first():
             page(now=True)
     return finished
@@ -123,14 +125,17 @@ def best_model(config: Config, trainer: Trainer, state: TrainState, workdir: pat
 
 
 def keep_baselines(config: Config, found: preflight.Needed, workdir: pathlib.Path) -> None:
-    """What the texts of the evaluation cost without a network, counted once from the run's text, for its reports."""
+    """What the texts of the evaluation cost without a network, counted once from the run's text and said: what the
+    network is to be better than."""
     if isinstance(found.train, Mixture | RecordStream):
         return  # they have no one law of tokens to count
     known, made = baselines.kept(workdir), {}
     for corpus in streams.corpora(config):
         stream = streams.get_stream(config, "eval.corpora", found.tokenizer, corpus)
         if processes.is_first() and stream.fingerprint not in known and not isinstance(stream, RecordStream):
-            made[stream.fingerprint] = baselines.baselines(found.train, stream, found.tokenizer)
+            made[stream.fingerprint] = counted = baselines.baselines(found.train, stream, found.tokenizer)
+            costs = ", ".join(f"{name} {cost['nats_per_token']:.4f}" for name, cost in counted.entry().items())
+            note(f"{streams.label(config, corpus)} without a network, nats per token: {costs}")
     if made:
         baselines.keep(workdir, made)
 
@@ -140,7 +145,6 @@ def conclude(
     config: Config,
     trainer: Trainer,
     state: TrainState,
-    found: preflight.Needed,
     workdir: pathlib.Path,
 ) -> None:
     """Evaluates a finished run, unless that was done before, and says where everything lies."""
@@ -151,8 +155,6 @@ def conclude(
             note(f"run {workdir} is finished: {int(state.step)} steps, evaluated; there is nothing left to do")
             print((workdir / "eval" / "report.md").read_text(encoding="utf-8"))
     elif config.eval.elbo or config.eval.perplexity:
-        if config.eval.elbo:
-            keep_baselines(config, found, workdir)
         step, model = best_model(config, trainer, state, workdir)
         evaluator.evaluate(model, step, elbo=config.eval.elbo, perplexity=config.eval.perplexity)
     if not processes.is_first():
