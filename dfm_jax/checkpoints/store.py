@@ -318,7 +318,9 @@ class Checkpoints:
         others = [str(other) for other in self.steps() if other not in damaged]
         if step is not None and others:
             path = self.directory / str(step)
-            return f"checkpoint = {path}: expected an intact one ({reasons}); --step=N takes another: {', '.join(others)}"
+            return (
+                f"checkpoint = {path}: expected an intact one ({reasons}); --step=N takes another: {', '.join(others)}"
+            )
         return f"checkpoints = {self.directory}: expected an intact checkpoint, and none is left ({reasons})"
 
     # What only the writer's process 0 does
