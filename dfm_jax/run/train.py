@@ -59,6 +59,9 @@ def train(config: Config, workdir: pathlib.Path, stop: GracefulStop | None = Non
         found = preflight.training(config, workdir, mesh)
         tokenizer, stream = found.tokenizer, found.train
         check_continues(earlier, config, workdir, stream)
+        if not found.evaluates and processes.from_first((earlier.latest_step() or 0) >= config.optim.n_iters):
+            say_finished(config, workdir)
+            return True
         made_of = tables.of_run(config, tokenizer.vocab_size, workdir)
         problem = get_problem(config, tokenizer.vocab_size, **made_of)
         trainer = make_trainer(config, tokenizer.vocab_size, mesh, problem)
@@ -147,16 +150,26 @@ def conclude(
     state: TrainState,
     workdir: pathlib.Path,
 ) -> None:
-    """Evaluates a finished run, unless that was done before, and says where everything lies."""
-    step = processes.from_first(preflight.last_step(config, workdir))
-    report = preflight.report_file(workdir, step)
-    if processes.from_first(report.exists()):
-        if processes.is_first():
-            note(f"run {workdir} is finished: {int(state.step)} steps, evaluated; there is nothing left to do")
-            print((workdir / "eval" / "report.md").read_text(encoding="utf-8"))
-    elif config.eval.elbo or config.eval.perplexity:
+    """Evaluates a finished run, unless its best checkpoint was evaluated before, and says where everything lies."""
+    if processes.from_first(preflight.report_file(workdir, preflight.last_step(config, workdir)).exists()):
+        say_finished(config, workdir)
+        return
+    if config.eval.elbo or config.eval.perplexity:
         step, model = best_model(config, trainer, state, workdir)
         evaluator.evaluate(model, step, elbo=config.eval.elbo, perplexity=config.eval.perplexity)
+    say_where(config, workdir)
+
+
+def say_finished(config: Config, workdir: pathlib.Path) -> None:
+    """Says that nothing is left to do, and prints the report."""
+    if processes.is_first():
+        note(f"run {workdir} is finished: {config.optim.n_iters} steps, evaluated; there is nothing left to do")
+        print((workdir / "eval" / "report.md").read_text(encoding="utf-8"))
+    say_where(config, workdir)
+
+
+def say_where(config: Config, workdir: pathlib.Path) -> None:
+    """Prints where the parts of a finished run lie, and commands to go on."""
     if not processes.is_first():
         return
     where = {
@@ -164,7 +177,7 @@ def conclude(
         "metrics": workdir / "metrics.jsonl",
         "checkpoints": workdir / "checkpoints",
         "evaluation": workdir / "eval" / "report.md",
-        "samples": workdir / "samples" / f"step_{step}.html",
+        "samples": workdir / "samples" / f"step_{preflight.last_step(config, workdir)}.html",
         "all of it": workdir / PAGE,
     }
     print("\n".join(f"{name:12} {path}" for name, path in where.items() if path.exists()))

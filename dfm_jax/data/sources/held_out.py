@@ -15,7 +15,7 @@ from dfm_jax.data.rows import Cut, Item, Part, Row, Unit
 from dfm_jax.runtime.errors import WorldError
 from dfm_jax.runtime.terminal import Heartbeat
 
-VERSION = 1  # of the rule: another one makes other shards
+VERSION = 2  # of the rule: another one makes other shards
 FEW = 100  # documents; fewer are divided by pieces
 PIECE, LONGEST = 4096, 8192  # characters of a piece: at the first blank line from PIECE on, at the latest at LONGEST
 DECIDE = 1 << 20  # characters of a document that its side depends on, so that a long one need not be in memory
