@@ -14,6 +14,10 @@ class Pace:
         self._first: int | None = first + 1
         self._began = 0.0
 
+    def paused(self, seconds: float) -> None:
+        """Something else than steps took so long."""
+        self._began += seconds
+
     def __call__(self, step: int, line: bool) -> float | None:
         """When the metrics of `step` have been read. line: whether it has a line of its own."""
         if self._first is None or step < self._first:

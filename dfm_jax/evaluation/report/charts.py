@@ -67,8 +67,6 @@ def chart(
     legend = []
     for name, value in rules.items():
         parts.append(f'<line class="rule" x1="{LEFT}" x2="{width - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
-        place = f'x="{width - RIGHT}" y="{y(value) - 5:.1f}"'
-        parts.append(f'<text class="tick" {place} text-anchor="end">{html.escape(name)}</text>')
         legend.append(("rule", f"{name} {value:.3f}"))
     for number, (name, points) in enumerate(drawn.items()):
         each = series[name]
@@ -78,7 +76,11 @@ def chart(
         parts.append(f'<polyline class="s{number}" points="{_places(points, x, y)}"/>')
         if each.dots and len(points) <= 60:
             parts += [f'<circle class="s{number}" cx="{x(s):.1f}" cy="{y(v):.1f}" r="3"/>' for s, v in points]
-        legend.insert(number, (f"s{number}", f"{name} {_short(points[-1][1], 4)}"))
+        last_value = points[-1][1]
+        shown = f"{last_value:.3f}" if 0.1 <= abs(last_value) < 100 else _short(last_value, 4)
+        legend.insert(number, (f"s{number}", f"{name} {shown}"))
+    for name, value in rules.items():  # above all lines, and where a curve is soon gone
+        parts.append(f'<text class="tick on" x="{LEFT + 4}" y="{y(value) - 5:.1f}">{html.escape(name)}</text>')
     heading = html.escape(f"{title}, {unit}" if unit else title)
     keys = "".join(f'<span class="key {kind}">{html.escape(words)}</span>' for kind, words in legend)
     picture = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{heading}">{"".join(parts)}</svg>'

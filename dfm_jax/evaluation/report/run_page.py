@@ -221,17 +221,15 @@ def _judged(report: Report | None) -> str:
     if report is None or not report.generation:
         return ""
     kinds = {"samples": report.generation, "real text": report.generation.get("real_text") or {}}
-    rows = [
-        (
-            name,
-            number(entry.get("ppl_token_mean"), 1),
-            number(entry.get("entropy_bits"), 3),
-            number(entry.get("repetition"), 3),
-        )
-        for name, entry in kinds.items()
-        if entry
-    ]
-    return _table(("texts", "perplexity under the judge", "entropy, bits", "repeated 4-grams"), rows)
+    columns = {
+        "ppl_token_mean": "perplexity under the judge",
+        "entropy_bits": "entropy, bits",
+        "repetition": "repeated 4-grams",
+    }
+    if report.generation.get("ppl_token_mean") is None:  # without a judge
+        del columns["ppl_token_mean"]
+    rows = [(kind, *(number(entry.get(name), 3) for name in columns)) for kind, entry in kinds.items() if entry]
+    return _table(("texts", *columns.values()), rows)
 
 
 def _sets(workdir: pathlib.Path) -> list[pathlib.Path]:
