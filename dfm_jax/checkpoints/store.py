@@ -306,7 +306,8 @@ class Checkpoints:
             if not (self.directory / str(candidate)).is_dir():
                 continue  # its run, which is still training, has just deleted it
             damaged[candidate] = found
-            warn(f"checkpoint {candidate} in {self.directory} is damaged: {'; '.join(found)}")
+            if step is None:  # else an error says it
+                warn(f"checkpoint {candidate} in {self.directory} is damaged: {'; '.join(found)}")
         return None, damaged
 
     def _explain_none(self, step: int | None, damaged: dict[int, list[str]]) -> str:
@@ -314,6 +315,12 @@ class Checkpoints:
             return f"step = {step}: expected {self._describe_steps()}"
         reasons = "; ".join(f"{s}: {problem}" for s, found in damaged.items() for problem in found)
         reasons = reasons or ("empty" if processes.is_first() else "see process 0")
+        others = [str(other) for other in self.steps() if other not in damaged]
+        if step is not None and others:
+            path = self.directory / str(step)
+            return (
+                f"checkpoint = {path}: expected an intact one ({reasons}); --step=N takes another: {', '.join(others)}"
+            )
         return f"checkpoints = {self.directory}: expected an intact checkpoint, and none is left ({reasons})"
 
     # What only the writer's process 0 does

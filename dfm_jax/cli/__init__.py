@@ -8,6 +8,7 @@ __all__ = ["Command", "parse", "run"]
 
 # Modes whose compiled programs are kept on disk. 'prepare' has none, 'compile' and 'benchmark' measure the compiler.
 KEPT = ("train", "eval", "sample", "import", "export")
+SILENCE = 50.0  # seconds, more than of a heartbeat that says what goes on
 
 
 def run(command: Command) -> int:
@@ -16,6 +17,7 @@ def run(command: Command) -> int:
     from dfm_jax.cli import one_command
     from dfm_jax.experiment import conditions
     from dfm_jax.runtime import cache, processes
+    from dfm_jax.runtime.terminal import Heartbeat, note
 
     operands = command.operands
     if operands["num_processes"] is None:
@@ -33,6 +35,8 @@ def run(command: Command) -> int:
             cache.use(command.config.training.compilation_cache)
         # `import` is a word of Python's.
         name = "import_" if command.mode == "import" else command.mode
-        return importlib.import_module(f"{__name__}.{name}").run(command)
+        say = note if processes.is_first() else lambda line: None
+        with Heartbeat(lambda: f"--mode={command.mode}: still at it", say, SILENCE):
+            return importlib.import_module(f"{__name__}.{name}").run(command)
 
     return processes.together(carry_out)

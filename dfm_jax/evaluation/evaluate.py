@@ -38,6 +38,7 @@ from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.experiment.problem import Problem
 from dfm_jax.models.transformer import Transformer
 from dfm_jax.runtime.errors import WorldError
+from dfm_jax.runtime.mesh import described
 from dfm_jax.runtime.rng import noise_key
 from dfm_jax.runtime.terminal import Countdown, Heartbeat
 
@@ -239,7 +240,7 @@ class Evaluator:
     def _loaded(self) -> tuple[Judge | None, str]:
         name = self.settings.judge
         if not name:
-            return None, "config.eval.judge= (none): expected the name or folder of a GPT-2"
+            return None, "config.eval.judge = (none): expected the name or folder of a GPT-2"
         try:
             model, tokenizer = load_judge(name), get_tokenizer("gpt2")
         except WorldError as error:
@@ -352,11 +353,10 @@ class Evaluator:
         pictures.contribution(self._picture(name), results, f"{self.run}: bounds on {corpus}")
 
     def _provenance(self, fingerprints: dict[str, str], seconds: float) -> dict[str, Any]:
-        device = self.mesh.devices.flat[0]
         return {
             "corpus fingerprints": fingerprints,
             "noise seed of the likelihood": self.settings.seed,
-            "devices": f"{self.mesh.size} x {device.device_kind} in {jax.process_count()} processes",
+            "devices": described(self.mesh),
             "versions": {
                 "python": platform.python_version(),
                 **{name: metadata.version(name) for name in ("jax", "flax", "numpy")},

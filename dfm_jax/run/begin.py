@@ -22,6 +22,7 @@ from dfm_jax.run import restore
 from dfm_jax.run.plan import Plan
 from dfm_jax.run.preflight import restorable
 from dfm_jax.runtime import processes
+from dfm_jax.runtime.mesh import described
 from dfm_jax.runtime.terminal import note, warn
 from dfm_jax.training import resume
 from dfm_jax.training.loop import Trainer
@@ -101,11 +102,10 @@ def first_state(trainer: Trainer, checkpoints: Checkpoints) -> TrainState:
 
 def facts(trainer: Trainer) -> dict[str, str]:
     """What the page of the run says of its network and its machine."""
-    mesh = trainer.mesh
     versions = {name: metadata.version(name) for name in ("jax", "flax", "numpy")}
     return {
         "parameters": f"{count_parameters(trainer.model_config):,}, products in {trainer.model_config.compute_dtype}",
-        "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind} in {jax.process_count()} processes",
+        "devices": described(trainer.mesh),
         "versions": ", ".join(f"{k} {v}" for k, v in {"python": platform.python_version(), **versions}.items()),
         "this part begun": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
     }
@@ -117,11 +117,10 @@ def announce(trainer: Trainer, plan: Plan, workdir: pathlib.Path, step: int) -> 
         return
     config, mesh = trainer.config, trainer.mesh
     model = trainer.model_config
-    kind = mesh.devices.flat[0].device_kind
     sizes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     note(f"run {workdir}: {'begins' if step == 0 else f'continues from step {step}'}")
     note(f"model: {count_parameters(model):,} parameters, products in {model.compute_dtype}")
-    note(f"devices: {mesh.size} x {kind} in {jax.process_count()} processes, mesh {sizes}")
+    note(f"devices: {described(mesh)}, mesh {sizes}")
     for line in plan.lines():
         note(line)
     for line in trainer.notes:

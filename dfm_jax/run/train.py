@@ -59,6 +59,9 @@ def train(config: Config, workdir: pathlib.Path, stop: GracefulStop | None = Non
         found = preflight.training(config, workdir, mesh)
         tokenizer, stream = found.tokenizer, found.train
         check_continues(earlier, config, workdir, stream)
+        if not found.evaluates and processes.from_first((earlier.latest_step() or 0) >= config.optim.n_iters):
+            say_finished(config, workdir)
+            return True
         made_of = tables.of_run(config, tokenizer.vocab_size, workdir)
         problem = get_problem(config, tokenizer.vocab_size, **made_of)
         trainer = make_trainer(config, tokenizer.vocab_size, mesh, problem)
@@ -75,6 +78,8 @@ def train(config: Config, workdir: pathlib.Path, stop: GracefulStop | None = Non
                 trainer.problem.source.num_states, int(state.step),
             )  # fmt: skip
             announce(trainer, plan, workdir, int(state.step))
+            if config.eval.elbo and found.evaluates:
+                keep_baselines(config, found, workdir)
             page = RunPage(workdir)
             if processes.is_first():
                 keep_facts(workdir, facts(trainer))
@@ -107,7 +112,7 @@ def train(config: Config, workdir: pathlib.Path, stop: GracefulStop | None = Non
         if processes.is_first():
             plots.loss_curve(workdir)
         if finished:
-            conclude(evaluator, config, trainer, state, found, workdir)
+            conclude(evaluator, config, trainer, state, workdir)
         if processes.is_first():
             page(now=True)
     return finished
@@ -123,14 +128,17 @@ def best_model(config: Config, trainer: Trainer, state: TrainState, workdir: pat
 
 
 def keep_baselines(config: Config, found: preflight.Needed, workdir: pathlib.Path) -> None:
-    """What the texts of the evaluation cost without a network, counted once from the run's text, for its reports."""
+    """What the texts of the evaluation cost without a network, counted once from the run's text and said: what the
+    network is to be better than."""
     if isinstance(found.train, Mixture | RecordStream):
         return  # they have no one law of tokens to count
     known, made = baselines.kept(workdir), {}
     for corpus in streams.corpora(config):
         stream = streams.get_stream(config, "eval.corpora", found.tokenizer, corpus)
         if processes.is_first() and stream.fingerprint not in known and not isinstance(stream, RecordStream):
-            made[stream.fingerprint] = baselines.baselines(found.train, stream, found.tokenizer)
+            made[stream.fingerprint] = counted = baselines.baselines(found.train, stream, found.tokenizer)
+            costs = ", ".join(f"{name} {cost['nats_per_token']:.4f}" for name, cost in counted.entry().items())
+            note(f"{streams.label(config, corpus)} without a network, nats per token: {costs}")
     if made:
         baselines.keep(workdir, made)
 
@@ -140,21 +148,28 @@ def conclude(
     config: Config,
     trainer: Trainer,
     state: TrainState,
-    found: preflight.Needed,
     workdir: pathlib.Path,
 ) -> None:
-    """Evaluates a finished run, unless that was done before, and says where everything lies."""
-    step = processes.from_first(preflight.last_step(config, workdir))
-    report = preflight.report_file(workdir, step)
-    if processes.from_first(report.exists()):
-        if processes.is_first():
-            note(f"run {workdir} is finished: {int(state.step)} steps, evaluated; there is nothing left to do")
-            print((workdir / "eval" / "report.md").read_text(encoding="utf-8"))
-    elif config.eval.elbo or config.eval.perplexity:
-        if config.eval.elbo:
-            keep_baselines(config, found, workdir)
+    """Evaluates a finished run, unless its best checkpoint was evaluated before, and says where everything lies."""
+    if processes.from_first(preflight.report_file(workdir, preflight.last_step(config, workdir)).exists()):
+        say_finished(config, workdir)
+        return
+    if config.eval.elbo or config.eval.perplexity:
         step, model = best_model(config, trainer, state, workdir)
         evaluator.evaluate(model, step, elbo=config.eval.elbo, perplexity=config.eval.perplexity)
+    say_where(config, workdir)
+
+
+def say_finished(config: Config, workdir: pathlib.Path) -> None:
+    """Says that nothing is left to do, and prints the report."""
+    if processes.is_first():
+        note(f"run {workdir} is finished: {config.optim.n_iters} steps, evaluated; there is nothing left to do")
+        print((workdir / "eval" / "report.md").read_text(encoding="utf-8"))
+    say_where(config, workdir)
+
+
+def say_where(config: Config, workdir: pathlib.Path) -> None:
+    """Prints where the parts of a finished run lie, and commands to go on."""
     if not processes.is_first():
         return
     where = {
@@ -162,7 +177,7 @@ def conclude(
         "metrics": workdir / "metrics.jsonl",
         "checkpoints": workdir / "checkpoints",
         "evaluation": workdir / "eval" / "report.md",
-        "samples": workdir / "samples" / f"step_{step}.html",
+        "samples": workdir / "samples" / f"step_{preflight.last_step(config, workdir)}.html",
         "all of it": workdir / PAGE,
     }
     print("\n".join(f"{name:12} {path}" for name, path in where.items() if path.exists()))

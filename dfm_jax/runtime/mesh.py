@@ -73,6 +73,12 @@ def axis_size(mesh: Mesh | AbstractMesh, axis: str | tuple[str, ...]) -> int:
     return math.prod(mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis))
 
 
+def described(mesh: Mesh) -> str:
+    """For example "8 x NVIDIA H100 80GB HBM3 in 2 processes"."""
+    count = jax.process_count()
+    return f"{mesh.size} x {mesh.devices.flat[0].device_kind} in {count} process{'es' * (count > 1)}"
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 

@@ -13,12 +13,15 @@ from tqdm import tqdm
 
 SILENCE = 45.0  # seconds without a line after which one is said
 EVERY = 10.0  # seconds between the lines of work that goes on
+_spoken = 0.0  # when the last line was said
 
 
 def note(line: str) -> None:
     """Writes a line to stderr, above a progress bar if there is one."""
+    global _spoken
     tqdm.write(line, file=sys.stderr)
     sys.stderr.flush()
+    _spoken = time.monotonic()
 
 
 def warn(line: str) -> None:
@@ -44,7 +47,8 @@ def clock(seconds: float) -> str:
 
 
 class Heartbeat:
-    """While the context is open, `say(line())` whenever `heard` was not called for `silence` seconds.
+    """While the context is open, `say(line())` whenever nothing was said for `silence` seconds: no `note`, and `heard`
+    of no other heartbeat.
 
     The lines come from a thread of their own, so that they come while the main thread is in a long computation.
     """
@@ -52,22 +56,26 @@ class Heartbeat:
     def __init__(self, line: Callable[[], str], say: Callable[[str], None], silence: float | None = None):
         self._line, self._say = line, say
         self._silence = SILENCE if silence is None else silence
-        self._last = time.monotonic()
+        self._began = time.monotonic()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def heard(self) -> None:
         """Something was said just now."""
-        self._last = time.monotonic()
+        global _spoken
+        _spoken = time.monotonic()
+
+    def _left(self) -> float:
+        return max(self._began, _spoken) + self._silence - time.monotonic()
 
     def _beat(self) -> None:
-        while not self._end.wait(max(0.01, self._last + self._silence - time.monotonic())):
-            if time.monotonic() - self._last >= self._silence:
+        while not self._end.wait(max(0.01, self._left())):
+            if self._left() <= 0:
                 self.heard()
                 self._say(self._line())
 
     def __enter__(self) -> "Heartbeat":
-        self.heard()
+        self._began = time.monotonic()
         self._thread.start()
         return self
 

@@ -242,7 +242,9 @@ def train(
         if "eval/loss" in values and not owed:
             judge_loss(at, values)
         progress.paused()
-        started += time.monotonic() - pause  # reports do not count as training time
+        seconds = time.monotonic() - pause  # reports do not count as training time
+        started += seconds
+        pace.paused(seconds)
 
     def judge_loss(at: int, values: dict[str, float]) -> None:
         """Marks the checkpoint of step `at` if it is the best so far; says when the loss falls no more."""

@@ -6,7 +6,7 @@ import os
 import pathlib
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dfm_jax.runtime import files
@@ -73,7 +73,7 @@ class MetricsWriter:
 
     def before(self, name: str) -> list[tuple[int, float]]:
         """(step, value) of a name in the lines up to `resume_step`, without nulls."""
-        return [(line["step"], line[name]) for line in self._earlier if isinstance(line.get(name), (int, float))]
+        return series(self._earlier, name)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Logs scalars under their names, such as "train/loss", for `step` (updates applied)."""
@@ -108,6 +108,11 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return lines
+
+
+def series(lines: Iterable[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
+    """(step, value) of a name in lines of `read`, without nulls."""
+    return [(line["step"], line[name]) for line in lines if isinstance(line.get(name), (int, float))]
 
 
 def cut(path: str | os.PathLike, step: int) -> None:

@@ -14,6 +14,10 @@ class Pace:
         self._first: int | None = first + 1
         self._began = 0.0
 
+    def paused(self, seconds: float) -> None:
+        """Something else than steps took so long."""
+        self._began += seconds
+
     def __call__(self, step: int, line: bool) -> float | None:
         """When the metrics of `step` have been read. line: whether it has a line of its own."""
         if self._first is None or step < self._first:
@@ -30,25 +34,28 @@ class Pace:
 
 
 class Falling:
-    """Whether an evaluation loss still falls. earlier: (step, loss) of the run's evaluations so far."""
+    """Whether an evaluation loss still falls. earlier: (step, loss) of the run's evaluations so far.
+
+    step: of the lowest loss, 0 without one. since: evaluations after it.
+    """
 
     PATIENCE = 3  # evaluations
 
     def __init__(self, earlier: Sequence[tuple[int, float]] = ()):
         finite = [(loss, step) for step, loss in earlier if math.isfinite(loss)]
-        self._loss, self._step = min(finite, default=(math.inf, 0))
-        self._since = sum(step > self._step for _, step in finite)
+        self._loss, self.step = min(finite, default=(math.inf, 0))
+        self.since = sum(step > self.step for _, step in finite)
 
     def __call__(self, step: int, loss: float, error: float) -> tuple[bool, str]:
         """Whether this loss is the lowest so far, and what there is to say. error: one standard error of the loss."""
         if loss < self._loss:
-            self._loss, self._step, self._since = loss, step, 0
+            self._loss, self.step, self.since = loss, step, 0
             return True, ""
-        self._since += 1
-        if self._since % self.PATIENCE:
+        self.since += 1
+        if self.since % self.PATIENCE:
             return False, ""
         rose = " and has risen by more than its error" if loss - self._loss > 2 * error else ""
         return False, (
-            f"the loss of the validation text has not fallen for {self._since} evaluations{rose}: {loss:.4f} now, "
-            f"{self._loss:.4f} at step {self._step}; what to do: docs/own_text.md"
+            f"the loss of the validation text has not fallen for {self.since} evaluations{rose}: {loss:.4f} now, "
+            f"{self._loss:.4f} at step {self.step}; what to do: docs/own_text.md"
         )

@@ -203,6 +203,13 @@ def test_with_none_left_intact_nothing_is_touched(saved, capfd):
     assert sorted(path.name for path in saved.iterdir()) == ["10", "20"]
 
 
+def test_one_that_is_asked_for_and_damaged_is_one_line(saved, capfd):
+    truncate(largest_file(saved / "10"))
+    with pytest.raises(WorldError, match=r"run.10: expected an intact one \(10: .*\); --step=N takes another: 20$"):
+        Checkpoints(saved).restore(abstract(make_state(0)), step=10)
+    assert not capfd.readouterr().err
+
+
 def test_a_failed_save_warns_and_the_next_one_succeeds(saved, monkeypatch, capfd):
     checkpoints = Checkpoints(saved, keep_last=2)
 

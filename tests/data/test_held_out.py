@@ -115,6 +115,39 @@ def test_too_little_text_is_said(tmp_path, text):
         prepare(str(tmp_path / "text.txt"), "train", BYTES, tmp_path / "cache", held_out=0.05, field="data.train")
 
 
+def test_a_short_rest_alone_is_not_the_held_out_text(tmp_path):
+    # A rest of a few characters with a hash below the share, beside twenty pieces of which none has one.
+    long = next(
+        text
+        for text in (paragraphs(seed, 260) for seed in range(200))
+        if not any(held_out.place(piece) < 0.05 for piece, _ in held_out._pieces(iter([Row(text)])))
+    )
+    short = next(text for text in (f"a line, {i}" for i in range(1000)) if held_out.place(text) < 0.05)
+    train, valid = both(write(tmp_path / "text", {"a.txt": long, "b.txt": short}), tmp_path, share=0.05)
+    assert short in valid and 2048 <= sum(map(len, valid)) <= 8192 and sum(map(len, train)) > 0.8 * len(long)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (dict.fromkeys(("a.txt", "b.txt"), ""), r"no text in it \(2 rows are empty\)"),
+        ({"a.txt": "\0\1" * 999}, "a.txt: cannot be read as .txt: it holds NULs"),
+        ({f"{i}.txt": "the same text" for i in range(150)}, "too little text"),
+    ],
+)
+def test_no_text_is_said_as_what_it_is(tmp_path, text, line):
+    with pytest.raises(WorldError, match=line):
+        prepare(str(write(tmp_path / "text", text)), "train", BYTES, tmp_path / "cache", held_out=0.05)
+
+
+def test_of_two_texts_many_times_one_is_trained_on(tmp_path):
+    # By their hashes both would be held out.
+    first, second = [text for text in (f"text {i}" for i in range(99)) if held_out.place(text) < 0.2][:2]
+    made = write(tmp_path / "text", {f"{i}.txt": (first, second)[i % 2] for i in range(120)})
+    train, valid = both(made, tmp_path)
+    assert len(set(train)) == len(set(valid)) == 1 and set(train) != set(valid)
+
+
 def test_tokens_that_are_made_already_are_not_divided(tmp_path):
     (tmp_path / "text.txt").write_text(paragraphs(1, 50))
     made = prepare(str(tmp_path / "text.txt"), "train", BYTES, tmp_path / "cache")

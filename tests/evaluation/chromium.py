@@ -16,6 +16,7 @@ ends = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3]]
 os.dup2(ends[0], 3), os.dup2(ends[1], 4)
 os.execv(sys.argv[3], sys.argv[3:])
 """
+OWN = ("file:", "data:", "about:", "blob:")
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -24,10 +25,15 @@ def find_browser() -> str | None:
 
 
 class Page:
-    """One tab. `complaints` collects console errors and uncaught exceptions. A context manager."""
+    """One tab. A context manager.
+
+    complaints: console errors and uncaught exceptions. fetched: addresses asked for, but for files and what a page
+    holds itself.
+    """
 
     def __init__(self, browser: str, url: str, profile: pathlib.Path):
         self.complaints: list[str] = []
+        self.fetched: list[str] = []
         self._number, self._rest = 0, b""
         to_browser, self._out = os.pipe()
         self._in, from_browser = os.pipe()
@@ -43,7 +49,7 @@ class Page:
         self._session = None
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Runtime", "Log", "Page"):
+        for domain in ("Runtime", "Log", "Network", "Page"):
             self.ask(f"{domain}.enable")
         self.ask("Page.navigate", url=url)
         self.wait_for("document.readyState === 'complete'")
@@ -77,6 +83,15 @@ class Page:
             self.complaints.append(str(params["args"]))
         elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
             self.complaints.append(params["entry"]["text"])
+
+        elif method == "Network.requestWillBeSent" and not params["request"]["url"].startswith(OWN):
+            self.fetched.append(params["request"]["url"])
+
+    def look(self, width: int, *, dark: bool = False) -> None:
+        """Makes the window so wide, in pixels, for a reader who prefers light or dark pages."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        self.ask("Emulation.setEmulatedMedia", features=[scheme])
 
     def run(self, script: str):
         """The JSON value of a JavaScript expression."""

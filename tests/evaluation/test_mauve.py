@@ -133,5 +133,6 @@ def test_the_features_are_those_of_the_last_token():
 def test_the_report_has_a_line(entry, line):
     texts = {"ppl_mean_of_exp": None, "ppl_mean_of_exp_stderr": None, "ppl_token_mean": None, "entropy_bits": 1.0}
     texts |= {"entropy_nats": 1.0, "distinct": {"1": 0.5}, "repetition": 0.0, "samples": 3}
-    page = render_markdown(Report("run", 1, {}, {**texts, "mauve": entry}))
+    page = render_markdown(Report("run", 1, {}, {**texts, "judge": "gpt2", "mauve": entry}))
     assert ("MAUVE" in page) == (line is not None) and (line is None or line in page)
+    assert "MAUVE" not in render_markdown(Report("run", 1, {}, {**texts, "judge": None, "mauve": entry}))

@@ -6,6 +6,7 @@ import re
 import shutil
 import xml.etree.ElementTree as ET
 
+import chromium
 import pytest
 
 from dfm_jax.evaluation import baselines
@@ -88,3 +89,48 @@ def test_a_chart_has_every_series_its_legend_and_its_units():
 def test_ticks_are_round_and_few(low, high):
     ticks = charts._ticks(low, high)
     assert 2 <= len(ticks) <= 7 and low <= min(ticks) and max(ticks) <= high + 1e-9
+
+
+WIDER = """[...document.querySelectorAll('main *')].filter(e => !e.closest('.wide') || e.className === 'wide')
+    .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
+LOW = "document.querySelector('.say pre').getBoundingClientRect().top"
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1400])
+def test_it_is_legible_wide_and_narrow_light_and_dark_in_chromium(run, tmp_path, width):
+    browser = chromium.find_browser()
+    if browser is None:
+        pytest.skip("no chromium: apt-get install chromium")
+    player = "<body><p id=state>still</p><script>state.textContent = 'plays'; parent.postMessage('plays', '*')</script>"
+    (run / "samples" / "step_10.html").write_text(player)
+    metrics = [{"step": step, "train/loss": 5 / step, "train/step_time": 0.1} for step in range(1, 11)]
+    metrics += [{"step": step, "eval/loss": 5 / step, "eval/perplexity": 9.0} for step in (4, 8)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
+    run_page.write(run)
+    with chromium.Page(browser, (run / "index.html").as_uri(), tmp_path / "profile") as page:
+        page.look(width)
+        assert page.run(WIDER) == [] and page.run("document.documentElement.scrollWidth <= innerWidth")
+        # What the run is, its curve, its costs, a sample and the command come first, and the sample is on the screen.
+        order = "[...document.querySelectorAll('h1, figure.large, .costs, .first pre, .say pre')]"
+        names = page.run(f"{order}.map(e => e.className || e.parentNode.className || e.tagName).slice(0, 5).join(' ')")
+        assert names == "H1 large costs first say"
+        tops = page.run(f"{order}.slice(0, 5).map(e => e.getBoundingClientRect().top)")
+        assert tops == sorted(tops)
+        if width == 1400:
+            assert page.run(LOW) < 900
+        # No letters are smaller than 9 pixels.
+        small = page.run(
+            "[...document.querySelectorAll('svg text')].filter(e => e.getBoundingClientRect().height < 9).length"
+        )
+        assert small == 0
+        light = page.run("getComputedStyle(document.body).backgroundColor")
+        page.look(width, dark=True)
+        dark = page.run("getComputedStyle(document.body).backgroundColor")
+        assert sum(map(int, re.findall(r"\d+", light))) > 600 > 150 > sum(map(int, re.findall(r"\d+", dark)))
+        page.run("addEventListener('message', event => { heard = event.data })")
+        page.run("heard = ''; document.querySelector('iframe').scrollIntoView()")
+        page.run("frame = document.querySelector('iframe'); frame.srcdoc = frame.srcdoc")
+        page.wait_for("heard === 'plays'")
+        assert page.complaints == [] and page.fetched == []

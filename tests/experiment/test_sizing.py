@@ -132,3 +132,12 @@ def test_it_is_found_once_and_written_into_the_run(tmp_path, monkeypatch, capsys
     assert as_begun(small("--config.optim.n_iters=6"), pathlib.Path("run")).model.n_blocks == saved["model"]["n_blocks"]
     assert main() == 0
     assert "is finished: 6 steps, evaluated; there is nothing left to do" in capsys.readouterr().err
+
+    # A best checkpoint that is damaged ends an evaluation in one line; another one can be taken.
+    files = (path for path in pathlib.Path("run/checkpoints", str(best["step"])).rglob("*") if path.is_file())
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1])
+    monkeypatch.setattr(sys, "argv", ["main.py", "--mode=eval", "--workdir=run"])
+    assert main() == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("checkpoint ")]
+    assert len(told) == 1 and told[0].startswith("error: checkpoint") and "expected an intact" in told[0]

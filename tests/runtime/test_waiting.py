@@ -2,7 +2,7 @@
 
 import time
 
-from dfm_jax.runtime.terminal import Countdown, Heartbeat, clock
+from dfm_jax.runtime.terminal import Countdown, Heartbeat, clock, note
 
 
 def test_the_clock():
@@ -38,3 +38,14 @@ def test_a_long_part_is_not_silent():
     assert said >= 2 and set(lines) == {"still at it"}
     time.sleep(0.1)
     assert len(lines) == said
+
+
+def test_any_line_is_a_sign_of_life(capsys):
+    lines: list[str] = []
+    with Heartbeat(lambda: "still at it", lines.append, silence=0.5):
+        for _ in range(30):
+            time.sleep(0.02)
+            note("a line")
+        with Heartbeat(lambda: "at a part", lines.append, silence=0.1):
+            time.sleep(0.7)
+        assert lines and set(lines) == {"at a part"}

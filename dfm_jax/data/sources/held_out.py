@@ -15,7 +15,7 @@ from dfm_jax.data.rows import Cut, Item, Part, Row, Unit
 from dfm_jax.runtime.errors import WorldError
 from dfm_jax.runtime.terminal import Heartbeat
 
-VERSION = 1  # of the rule: another one makes other shards
+VERSION = 2  # of the rule: another one makes other shards
 FEW = 100  # documents; fewer are divided by pieces
 PIECE, LONGEST = 4096, 8192  # characters of a piece: at the first blank line from PIECE on, at the latest at LONGEST
 DECIDE = 1 << 20  # characters of a document that its side depends on, so that a long one need not be in memory
@@ -72,7 +72,7 @@ def find_rule(units: Sequence[Unit], share: float, where: str, *, records: bool 
     records: the documents are records, which are never cut; one is on the side of its prompt.
     """
     count, lowest, highest = 0, 1.0, 0.0
-    for at in (place(text) for unit in units for text in _beginnings(unit.rows())):
+    for at in (place(text) for unit in units for text in _beginnings(unit.rows()) if text or records):
         count, lowest, highest = count + 1, min(lowest, at), max(highest, at)
         if count >= FEW and lowest < share <= highest:
             return Rule(share, pieces=False)
@@ -83,16 +83,24 @@ def find_rule(units: Sequence[Unit], share: float, where: str, *, records: bool 
                 "--config.data.valid=FILE with records to validate on"
             )
         return Rule(share if highest >= share else 0.0, pieces=False, lowest=lowest)
-    if count >= FEW:
-        return Rule(share, pieces=False, lowest=lowest)
+    if count >= FEW and lowest < highest:
+        return Rule(share if highest >= share else 0.0, pieces=False, lowest=lowest)
     sizes: collections.Counter[float] = collections.Counter()
     for unit in units:
         for piece, _ in _pieces(unit.rows()):
             sizes[place(piece)] += len(piece)
-    # Where nothing would be held out, or through repetition nearly all, it is one piece.
-    most = (1 + share) / 2 * sizes.total()
-    if 0 < sum(size for at, size in sizes.items() if at < share) <= most:
+    if not sizes:
+        return Rule(share, pieces=False)  # what reads it says why there is no text
+    total = sizes.total()
+    most, least = (1 + share) / 2 * total, min(share * total, PIECE) / 2
+    ours = sum(size for at, size in sizes.items() if at < share)
+    if least <= ours <= most:
         return Rule(share, pieces=True)
+    # Where next to nothing would be held out, one more piece is.
+    more = [at for at, size in sorted(sizes.items()) if at >= share and least <= ours + size <= most]
+    if more:
+        return Rule(share, pieces=True, lowest=more[0])
+    # Where nothing else fits, or through repetition nearly all would be, it is one piece.
     fitting = [at for at in sorted(sizes) if sizes[at] <= most]
     if len(sizes) < 2 or not fitting:
         raise WorldError(

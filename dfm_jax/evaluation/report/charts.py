@@ -1,13 +1,13 @@
-"""Line charts as SVG, drawn here so that a page needs no program and no network; colours are the page's."""
+"""Line charts as SVG, drawn here so that a page needs no program and no network; colours and letters are the page's."""
 
 import dataclasses
 import html
 import math
 from collections.abc import Mapping, Sequence
 
-WIDTH, HEIGHT = 760, 300
-SMALL_WIDTH, SMALL_HEIGHT, SMALL_RIGHT = 380, 210, 20
-LEFT, RIGHT, TOP, BOTTOM = 64, 96, 34, 40
+WIDTH, HEIGHT = 560, 280
+SMALL_WIDTH, SMALL_HEIGHT = 320, 170
+LEFT, RIGHT, TOP, BOTTOM = 56, 16, 10, 42
 MOST_POINTS = 600  # of a line
 
 
@@ -35,7 +35,7 @@ def chart(
     rules: values of horizontal lines, by name. last: the step where the axis ends, at least. from_zero: the values'
     axis begins at 0. small: for a place beside others.
     """
-    width, height, right = (SMALL_WIDTH, SMALL_HEIGHT, SMALL_RIGHT) if small else (WIDTH, HEIGHT, RIGHT)
+    width, height = (SMALL_WIDTH, SMALL_HEIGHT) if small else (WIDTH, HEIGHT)
     drawn = {name: _thinned(each.points) for name, each in series.items() if each.points}
     values = [value for points in drawn.values() for _, value in points if math.isfinite(value)]
     if not values:
@@ -49,41 +49,45 @@ def chart(
     end = max(last, max(step for points in drawn.values() for step, _ in points), 1)
 
     def x(step: float) -> float:
-        return LEFT + (width - LEFT - right) * step / end
+        return LEFT + (width - LEFT - RIGHT) * step / end
 
     def y(value: float) -> float:
         return TOP + (height - TOP - BOTTOM) * (high - min(max(value, low), high)) / (high - low)
 
     parts = []
     for tick in _ticks(low, high, 4 if small else 6):
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{width - right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{_short(tick)}</text>')
     for tick in _ticks(0, end, 4 if small else 6):
         place = f'x="{x(tick):.1f}" y="{height - BOTTOM + 18}"'
         parts.append(f'<text class="tick" {place} text-anchor="middle">{_short(tick)}</text>')
     parts.append(
-        f'<text class="tick" x="{(LEFT + width - right) / 2}" y="{height - 4}" text-anchor="middle">step</text>'
+        f'<text class="tick" x="{(LEFT + width - RIGHT) / 2}" y="{height - 4}" text-anchor="middle">step</text>'
     )
+    legend = []
     for name, value in rules.items():
-        parts.append(f'<line class="rule" x1="{LEFT}" x2="{width - right}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
-        label = html.escape(f"{name} {value:.3f}")
-        parts.append(f'<text class="tick" x="{width - right + 6}" y="{y(value) + 4:.1f}">{label}</text>')
-    legend = LEFT
+        parts.append(f'<line class="rule" x1="{LEFT}" x2="{width - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
+        legend.append(("rule", f"{name} {value:.3f}"))
     for number, (name, points) in enumerate(drawn.items()):
         each = series[name]
         if each.smoothed and len(points) > 10:
             parts.append(f'<polyline class="s{number} pale" points="{_places(points, x, y)}"/>')
-            points = _smooth(points)
+            points = smooth(points)
         parts.append(f'<polyline class="s{number}" points="{_places(points, x, y)}"/>')
         if each.dots and len(points) <= 60:
             parts += [f'<circle class="s{number}" cx="{x(s):.1f}" cy="{y(v):.1f}" r="3"/>' for s, v in points]
-        words = f"{name} {_short(points[-1][1], 4)}"
-        parts.append(f'<line class="s{number}" x1="{legend}" x2="{legend + 18}" y1="16" y2="16"/>')
-        parts.append(f'<text class="legend" x="{legend + 24}" y="20">{html.escape(words)}</text>')
-        legend += 44 + round(7.2 * len(words))
+        last_value = points[-1][1]
+        shown = f"{last_value:.3f}" if 0.1 <= abs(last_value) < 100 else _short(last_value, 4)
+        legend.insert(number, (f"s{number}", f"{name} {shown}"))
+    for name, value in rules.items():  # above all lines, and where a curve is soon gone
+        parts.append(f'<text class="tick on" x="{LEFT + 4}" y="{y(value) - 5:.1f}">{html.escape(name)}</text>')
     heading = html.escape(f"{title}, {unit}" if unit else title)
+    keys = "".join(f'<span class="key {kind}">{html.escape(words)}</span>' for kind, words in legend)
     picture = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{heading}">{"".join(parts)}</svg>'
-    return f'<figure class="{"" if small else "large"}"><figcaption>{heading}</figcaption>{picture}</figure>'
+    return (
+        f'<figure class="{"small" if small else "large"}"><figcaption>{heading}</figcaption>'
+        f'<p class="legend">{keys}</p>{picture}</figure>'
+    )
 
 
 def _places(points: Sequence[tuple[int, float]], x, y) -> str:
@@ -96,7 +100,7 @@ def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     return [point for i, point in enumerate(points) if (len(points) - 1 - i) % every == 0]
 
 
-def _smooth(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+def smooth(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     """A centred mean over a thirtieth of the points, narrower at the ends."""
     half = max(1, len(points) // 60)
     found = []

@@ -3,9 +3,11 @@
 import io
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
+from dfm_jax.evaluation.report import charts
 from dfm_jax.runtime import files
 from dfm_jax.training import metrics
 
@@ -22,16 +24,17 @@ def loss_curve(workdir: str | os.PathLike) -> pathlib.Path | None:
 
     workdir = pathlib.Path(workdir)
     lines = metrics.read(workdir / metrics.FILE)
-    steps, losses = _series(lines, "train/loss")
-    eval_steps, eval_losses = _series(lines, "eval/loss")
-    if not len(steps) and not len(eval_steps):
+    train, evaluated = (metrics.series(lines, name) for name in ("train/loss", "eval/loss"))
+    if not train and not evaluated:
         return None
+    steps, losses = _columns(train)
+    eval_steps, eval_losses = _columns(evaluated)
 
     figure = Figure(figsize=(8, 4.5), dpi=144, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     if len(steps):
-        smooth = _smooth(losses)
+        smooth = _columns(charts.smooth(train))[1]
         many = len(steps) > 10
         if many:
             axes.plot(steps, losses, color=TRAIN, alpha=0.25, linewidth=0.8)
@@ -68,19 +71,9 @@ def loss_curve(workdir: str | os.PathLike) -> pathlib.Path | None:
     return path
 
 
-def _series(lines: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
-    points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+def _columns(points: Sequence[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
     steps, values = zip(*points, strict=True) if points else ((), ())
     return np.asarray(steps, np.int64), np.asarray(values, np.float64)
-
-
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """A centred mean over a thirtieth of the points. It is narrower at the ends, so that it does not lag."""
-    half = max(1, len(values) // 60)
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    i = np.arange(len(values))
-    reach = np.minimum(half, np.minimum(i, len(values) - 1 - i))
-    return (sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1)
 
 
 def _annotate(axes, step: int, loss: float, color: str, *, lower: float = 0) -> None:

@@ -234,7 +234,7 @@ def _generation_parts(generation: Mapping[str, Any]) -> list[str]:
         "the NLL averaged over all tokens up to the first end of text after decoding and re-tokenising, MDLM's and "
         "Duo's. *Entropy*: of each text's own token histogram, averaged. *Repetition*: share of 4-grams that are "
         "repeats. A low perplexity with an entropy below that of real text is repetition, not quality.",
-        *_mauve_parts(generation.get("mauve")),
+        *(_mauve_parts(generation.get("mauve")) if generation.get("judge") else ()),
     ]
 
 
