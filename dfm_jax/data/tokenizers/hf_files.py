@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from dfm_jax.data import repositories
 from dfm_jax.runtime.errors import WorldError
 
 PREFIX = "hf:"
@@ -52,7 +53,9 @@ class Description:
 
 
 def describe(name: str) -> Description:
-    """The files of `hf:NAME_OR_FOLDER`. Raises WorldError, a line that names what is missing or wrong."""
+    """The files of `hf:NAME_OR_FOLDER`. Raises WorldError, a line that names what is missing or wrong, and UsageError
+    where the hub has no such repository.
+    """
     folder = find(name)
     stamps = tuple(_stamp(folder / file) for file in (TOKENIZER, *OTHERS))
     return _read(name, folder, stamps)
@@ -68,7 +71,9 @@ def find(name: str) -> pathlib.Path:
         return folder
     if folder.is_dir() or where.count("/") > 1 or where.startswith((".", "/", "~")):
         raise WorldError(f"tokenizer.name = {name}: expected a folder with {TOKENIZER}, or a name on the hub")
-    return _download(name, where)
+    return repositories.fetch(
+        where, (TOKENIZER, *OTHERS), f"tokenizer.name = {name}", needs=TOKENIZER, cache_first=True
+    )
 
 
 def keep(name: str, run: pathlib.Path) -> None:
@@ -110,28 +115,6 @@ def _ending(name: str) -> str:
 
 def _identity(name: str) -> str:
     return describe(name.removesuffix(_ending(name))).identity
-
-
-def _download(name: str, repository: str) -> pathlib.Path:
-    import huggingface_hub  # slow to import, and only wanted here
-
-    failure = ""
-    for offline in (True, False):  # what is in the cache needs no network
-        try:
-            found = huggingface_hub.snapshot_download(
-                repository, allow_patterns=[TOKENIZER, *OTHERS], local_files_only=offline
-            )
-        except Exception as error:  # no network, no such name, no permission: one answer for all
-            failure = type(error).__name__
-            continue
-        if (pathlib.Path(found) / TOKENIZER).is_file():
-            return pathlib.Path(found)
-        failure = f"it has no {TOKENIZER}"
-    raise WorldError(
-        f"tokenizer.name = {name}: not a folder with {TOKENIZER}, not in the hub's cache, and the hub cannot give it "
-        f"({failure}): expected network and permission, or a folder that `hf download {repository} {TOKENIZER} "
-        "tokenizer_config.json --local-dir DIR` filled"
-    )
 
 
 def _stamp(file: pathlib.Path) -> tuple[int, int]:
