@@ -24,7 +24,7 @@ def read(source: Source) -> Iterator[tuple[Item, float]]:
 
 def _row(line: bytes, source: Source, place: str) -> Item:
     text, repaired = decode(line)
-    form = source.rules.records()
+    form = source.rules.form
     names: list[str] = []  # of the object at the top, which ends last
 
     def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -163,7 +163,7 @@ class RemotePart:
         self._file, self._rules, self._where = file, rules, where
         name = pathlib.PurePosixPath(file.path).name
         self._copy = folder / f"{hashlib.sha256(f'{file.url} {file.mark}'.encode()).hexdigest()[:16]}-{name}"
-        form = rules.records()
+        form = rules.form
         reading = [file.mark, readers.kind_of_name(self._copy), rules.column, rules.documents, rules.flags()]
         reading += [] if form is None else [form.identity]
         self.key = hashlib.sha256(json.dumps(["remote", *reading]).encode()).hexdigest()[:32]

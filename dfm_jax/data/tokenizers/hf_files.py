@@ -78,9 +78,14 @@ def find(name: str) -> pathlib.Path:
 
 def keep(name: str, run: pathlib.Path) -> None:
     """Copies the files of `hf:...` into the run's folder, so that the folder alone is enough; others have none."""
+    copy_files(name, run / KEPT)
+
+
+def copy_files(name: str, place: pathlib.Path) -> None:
+    """Copies the files of `hf:...` into a folder, which is made; other tokenizers are part of every installation."""
     if not name.startswith(PREFIX):
         return
-    source, place = find(name.removesuffix(_ending(name))), run / KEPT
+    source = find(name.removesuffix(_ending(name)))
     if (place / TOKENIZER).is_file() and os.path.samefile(source, place):
         return
     place.mkdir(parents=True, exist_ok=True)
@@ -91,9 +96,9 @@ def keep(name: str, run: pathlib.Path) -> None:
 
 
 def kept(name: str, run: pathlib.Path) -> str:
-    """`name`, or the run's own copy of its files where the run has one."""
-    own = run / KEPT
-    return f"{PREFIX}{own}{_ending(name)}" if name.startswith(PREFIX) and (own / TOKENIZER).is_file() else name
+    """`name`, or the run's own copy of its files where the run, or a published folder, has one."""
+    own = next((place for place in (run / KEPT, run) if (place / TOKENIZER).is_file()), None)
+    return f"{PREFIX}{own}{_ending(name)}" if name.startswith(PREFIX) and own else name
 
 
 def same(trained: str, given: str, run: pathlib.Path) -> bool:
