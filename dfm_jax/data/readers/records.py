@@ -9,7 +9,6 @@
 """
 
 import dataclasses
-import functools
 import os
 import pathlib
 import re
@@ -82,7 +81,7 @@ class Form:
     messages: str = ""
     template: Template | None = None
 
-    @functools.cached_property
+    @property
     def columns(self) -> tuple[str, ...]:
         """The columns that are read."""
         if self.messages:

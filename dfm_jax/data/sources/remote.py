@@ -262,7 +262,7 @@ def fetcher(folder: pathlib.Path) -> Callable[[str], None] | None:
     return fetch
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     """The first line of a message, without what a URL in it may carry."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     return re.sub(r"(://[^\s/?]*?)[^\s/@]*@|\?\S*", r"\1", line)
