@@ -139,8 +139,7 @@ def test_a_mark_is_what_the_library_makes_of_it_with_the_spaces_around_it(tmp_pa
     ours, text = get_tokenizer(f"hf:{tmp_path}"), "one two <mask></s>three <mask>one two" * 3
     wanted = made.encode(text, add_special_tokens=False).ids
     assert marked(ours, "parse").encode_batch([text])[0].tolist() == ours.encode_special(text).tolist() == wanted
-    pieces = split_long(text, marked(ours, "parse").cut, 20)
-    assert np.concatenate(marked(ours, "parse").encode_batch(pieces)).tolist() == wanted and len(pieces) > 2
+    assert marked(ours, "parse").cut(text) == 0  # the words of a part would get the sign of the first
 
 
 def test_bytelevel_gives_the_bytes_back_whatever_block_they_are_cut_into(files):
