@@ -155,7 +155,7 @@ def evaluate(
     per token), and generated text with `eval.perplexity` (perplexity under `eval.judge`, entropy, repetition).
 
     Args:
-        run: a loaded run or its folder.
+        run: a loaded run, its folder, or a folder or name on the hub as `load` takes them.
         step: of the checkpoint, for a folder; None is the newest.
         overrides: other values of fields, such as {"eval.time_points": 64}.
         output: a folder for eval/ and samples/; None is the run's.
@@ -247,7 +247,7 @@ def sample(
     `run.sample` draws without writing anything.
 
     Args:
-        run: a loaded run or its folder.
+        run: a loaded run, its folder, or a folder or name on the hub as `load` takes them.
         num: how many; None is `config.sampling.num`; 0 is an empty list, and nothing is written.
         prompt: a beginning, or a text with <gap:N> where N tokens are to be filled in.
         prompt_special: names of special tokens in the prompt, such as <|endoftext|>, stand for them.
@@ -263,7 +263,7 @@ def sample(
     Example:
         >>> dfm_jax.sample("runs/quickstart", 4, prompt="Once upon a time", overrides={"sampling.seed": 1})
     """
-    from dfm_jax.run import arguments, settings
+    from dfm_jax.run import arguments
     from dfm_jax.run.sample import check, open_to_sample
     from dfm_jax.run.sample import sample as draw
 
@@ -272,7 +272,7 @@ def sample(
     if num is not None and arguments.integer("num", num, 0) > 0:
         overrides = {**(overrides or {}), "sampling.num": num}
     config, folder, step = _named(run, step, overrides)
-    place = None if output is None else settings.folder("output", output)
+    place = _place(run, output)
     with arguments.as_value_errors():
         if num == 0:
             return []
@@ -450,6 +450,7 @@ def _named(run: "Any", step: "Any", overrides: "Any") -> "tuple[Any, pathlib.Pat
     """The config with other values, the folder and the step of a loaded run or of a folder."""
     from dfm_jax import config as configs
     from dfm_jax.run import arguments, settings
+    from dfm_jax.run.publishing.loading import find
     from dfm_jax.runtime.errors import WorldError
 
     step = None if step is None else arguments.integer("step", step, 0)
@@ -457,7 +458,8 @@ def _named(run: "Any", step: "Any", overrides: "Any") -> "tuple[Any, pathlib.Pat
         step = run.step if step is None else step
         config, folder = run.config, run.folder
     elif isinstance(run, (str, bytes)) or hasattr(run, "__fspath__"):
-        folder = settings.folder("run", run)
+        with arguments.as_value_errors():
+            folder = find(settings.folder("run", run))
         if not (folder / "config.json").is_file():
             raise WorldError(f"run = {folder}: expected the folder of a run, with its config.json")
         config = configs.load_run(folder)
@@ -466,15 +468,24 @@ def _named(run: "Any", step: "Any", overrides: "Any") -> "tuple[Any, pathlib.Pat
     return settings.change(config, overrides, "eval"), folder, step
 
 
+def _place(run: "Any", output: "Any") -> "pathlib.Path | None":
+    """The folder to write into; None is the run's own. A name on the hub has none but the hub's cache."""
+    from dfm_jax.run import settings
+
+    if output is None and isinstance(run, str) and run.startswith("hf:"):
+        output = f"runs/{run.rsplit('/', 1)[-1]}"
+    return None if output is None else settings.folder("output", output)
+
+
 def _to_evaluate(
     run: "Any", step: "Any", overrides: "Any", output: "Any", *, frontier: bool = False
 ) -> "tuple[Run, pathlib.Path | None]":
     """The run to evaluate, after its preflight, and the folder to write into."""
-    from dfm_jax.run import arguments, settings
+    from dfm_jax.run import arguments
     from dfm_jax.run.evaluate import check, open_to_evaluate
 
     config, folder, step = _named(run, step, overrides)
-    place = None if output is None else settings.folder("output", output)
+    place = _place(run, output)
     with arguments.as_value_errors():
         if isinstance(run, _run_type()) and config == run.config and step == run.step:
             check(config, folder, run.mesh, place, frontier)

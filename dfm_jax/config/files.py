@@ -82,8 +82,10 @@ def to_json(config: Config) -> str:
     return json.dumps(config.to_dict(), indent=2) + "\n"
 
 
-def from_json(text: str, origin: str = "config.json") -> Config:
+def from_json(text: str, origin: str = "config.json", inside: str = "") -> Config:
     """The inverse of `to_json`. Fields newer than the program that wrote the text take their defaults.
+
+    inside: the name under which a config.json of the hub holds it.
 
     Raises WorldError, naming `origin`, where the text is no such config, lacks a field that the program that wrote it
     had, or has a value that is not accepted.
@@ -92,6 +94,10 @@ def from_json(text: str, origin: str = "config.json") -> Config:
         saved = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise WorldError(f"{origin}: {one_line(error)}; expected a config that a run saved") from error
+    if inside and isinstance(saved, dict) and "model_type" in saved:
+        origin, saved = f"{origin} {inside}", saved.get(inside)
+        if saved is None:
+            raise WorldError(f"{origin} = (missing): expected the config of a run, as --format=hub writes it")
     if not isinstance(saved, dict) or not all(isinstance(part, dict) for part in saved.values()):
         raise WorldError(f"{origin}: expected a config that a run saved, an object of groups of fields")
     try:
@@ -136,13 +142,16 @@ def number(version: str) -> tuple[int, ...]:
 
 
 def load_run(folder: pathlib.Path) -> Config:
-    """The config that the run in `folder` saved. Raises WorldError where it cannot be read."""
+    """The config that the run in `folder` saved, or that a folder of `--format=hub` holds.
+
+    Raises WorldError where it cannot be read.
+    """
     path = folder / "config.json"
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise WorldError(f"{path}: {one_line(error)}; expected a config that a run saved") from error
-    config = from_json(text, str(path))
+    config = from_json(text, str(path), "run")
     if config.tokenizer.name.startswith("hf:"):
         from dfm_jax.data.tokenizers import hf_files  # the run's own copy of the tokenizer: the folder may have moved
 

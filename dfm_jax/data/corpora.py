@@ -30,7 +30,7 @@ from dfm_jax.data import readers
 from dfm_jax.data.identity import Memory
 from dfm_jax.data.manifest import MANIFEST, Manifest
 from dfm_jax.data.readers import records
-from dfm_jax.data.rows import Cut, Item, RecordRules, Row, Rules, Unit
+from dfm_jax.data.rows import Cut, Item, Row, Rules, Unit
 from dfm_jax.data.sources import hub, local, pydocs, remote
 from dfm_jax.data.sources.wikitext import detokenize
 from dfm_jax.runtime.errors import UsageError, WorldError
@@ -201,7 +201,7 @@ def _local(path: str, spec: str, split: str, field: str, rules: Rules, options: 
         return _remote(path, spec, field, rules, options)
     where = f"{field} = {spec}"
     rules, reading = _as_said(rules, options, where)
-    form = rules.records()
+    form = rules.form
     if hub.is_saved(path):
         refuse_options(spec, field, options, ("config", "revision", "documents"), "a folder written by save_to_disk")
         folder = hub.saved_folder(path, options.get("split"), split, where)
@@ -234,15 +234,10 @@ def _local(path: str, spec: str, split: str, field: str, rules: Rules, options: 
 
 def _as_said(rules: Rules, options: Mapping[str, str], where: str) -> tuple[Rules, dict[str, Any]]:
     """The rules with the options of a spec, and what of them is part of an identity."""
-    rules = dataclasses.replace(
-        rules, column=options.get("column", rules.column), documents=options.get("documents", rules.documents)
-    )
+    said = {name: options[name] for name in ("column", "documents") if name in options}
+    rules = dataclasses.replace(rules, **said, form=records.form(options, where))
     reading: dict[str, Any] = {"column": rules.column, "documents": rules.documents, "rules": rules.flags()}
-    form = records.form(options, where)
-    if form is not None:
-        rules = RecordRules(**vars(rules), form=form)
-        reading["records"] = form.identity
-    return rules, reading
+    return rules, reading if rules.form is None else {**reading, "records": rules.form.identity}
 
 
 def _remote(url: str, spec: str, field: str, rules: Rules, options: Mapping[str, str]) -> Corpus:
@@ -265,7 +260,7 @@ def _remote(url: str, spec: str, field: str, rules: Rules, options: Mapping[str,
         lambda: {"remote": url},  # no earlier version read stores
         rules.detokenize,
         rules.keep_empty,
-        records=rules.records() is not None,
+        records=rules.form is not None,
     )
 
 

@@ -28,6 +28,7 @@ from dfm_jax.data.progress import Meter, Progress
 from dfm_jax.data.rows import Unit
 from dfm_jax.data.shards import check_size
 from dfm_jax.data.sources import held_out as holding_out
+from dfm_jax.data.sources import remote
 from dfm_jax.data.tokenizers import Tokenizer, get_tokenizer
 from dfm_jax.data.tokenizers.special import SPECIAL, marked
 from dfm_jax.data.views.folder import open_stream
@@ -77,6 +78,7 @@ def prepare(
     """
     field = field or f"data.{split}"
     note = note or (lambda line: None)
+    remote.refuse_credentials(corpus, field)
     tokenizer = get_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
     if packing not in PACKINGS:
         raise UsageError(f"data.packing = {packing}: expected {', '.join(PACKINGS)}")
@@ -238,8 +240,10 @@ def _finish(
                 f"faults, mended (then delete {folder}), or a larger share"
             )
     if not shards:
-        empty = f"{total['skipped']} rows are empty"
-        raise WorldError(f"{field} = {corpus.name}: no text in it ({empty}): expected some text")
+        what = "records" if encoder.records else "text"
+        raise WorldError(
+            f"{field} = {corpus.name}: no {what} in it ({total['skipped']:,} rows are empty): expected some {what}"
+        )
     for shard in shards:
         check_size(folder, shard, encoder.dtype)
     tokenizer = encoder.tokenizer

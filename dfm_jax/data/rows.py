@@ -114,21 +114,8 @@ class Rules:
     detokenize: Callable[[str], str] | None = None
     keep_empty: bool = False  # an empty row is a document, an EOS alone
     keep_newline: bool = False  # a line of a .txt keeps its line feed, unless it is blank
+    form: Form | None = None  # of records; None where the rows are text
 
     def flags(self) -> list[bool]:
         """The part of an identity that says which rules of ours change the text."""
         return [self.detokenize is not None, self.keep_empty, self.keep_newline]
-
-    def records(self) -> Form | None:
-        """How a row is read as a record; None where the rows are text."""
-        return None
-
-
-@dataclasses.dataclass(frozen=True)
-class RecordRules(Rules):
-    """The rules of a corpus of records."""
-
-    form: Form | None = None
-
-    def records(self) -> Form | None:
-        return self.form

@@ -14,7 +14,7 @@ from dfm_jax.config import TABLE, Config
 from dfm_jax.config.accepted import LARGEST, MOST_TIMES, in_float32
 from dfm_jax.config.checks import refuse
 from dfm_jax.data import vocabulary_size
-from dfm_jax.data.sources.remote import is_url
+from dfm_jax.data.sources.remote import is_url, refuse_credentials
 from dfm_jax.data.views import weights
 from dfm_jax.experiment import sizing
 from dfm_jax.experiment.problem import get_path, get_sampling_scheduler, get_scheduler, get_source
@@ -36,6 +36,10 @@ def check(config: Config, mode: str | None = None) -> None:
 
     mode: what the config is for; some values evaluate and do not train. None: whatever does not train.
     """
+    # First of all: what follows may repeat these in a line or a file.
+    for field, spec in (("data.train", config.data.train), ("data.valid", config.data.valid),
+                        *(("eval.corpora", corpus) for corpus in config.eval.corpora)):  # fmt: skip
+        refuse_credentials(spec, f"config.{field}")
     parts = weights.mixture(config.data.train, "config.data.train")
     weights.changes(config.data.reweight, len(parts), "config.data.reweight")
     if parts and not config.data.valid:

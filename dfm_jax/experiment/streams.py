@@ -93,10 +93,8 @@ def prepare_corpus(config: Config, field: str, tokenizer: Tokenizer, corpus: str
     """Prepares the corpus of a field (see `get_stream`) and returns the folder of its shards."""
     name, held_out = source(config, field, corpus)
     training = field == "data.train"
-    if weights.mixture(corpus or config[field], f"config.{field}"):
-        raise UsageError(
-            f"config.{field} = {corpus or config[field]}: expected one corpus; data.train alone mixes several"
-        )
+    if weights.mixture(name, f"config.{field}"):
+        raise UsageError(f"config.{field} = {name}: expected one corpus; data.train alone mixes several")
     return prepare(
         name,
         "train" if training else "valid",

@@ -14,6 +14,8 @@ import numpy as np
 from jax import Array
 
 from dfm_jax import config as configs
+from dfm_jax.checkpoints import published, pytorch
+from dfm_jax.checkpoints.published.folder import of_ours
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import Config
 from dfm_jax.config.accepted import MOST_TIMES
@@ -31,7 +33,7 @@ from dfm_jax.experiment.streams import trains_on_records
 from dfm_jax.models import sharding
 from dfm_jax.models.transformer import Transformer, count_parameters
 from dfm_jax.run import arguments
-from dfm_jax.run.network import check_same_network
+from dfm_jax.run.network import check_same_network, in_groups
 from dfm_jax.runtime import cache, compiler, processes
 from dfm_jax.runtime.errors import WorldError
 from dfm_jax.runtime.mesh import MeshShape, make_mesh
@@ -378,13 +380,20 @@ def load(folder: str | os.PathLike, *, step: int | None = None, mesh: jax.shardi
     return load_with(configs.load_run(folder), folder, step=step, mesh=mesh)
 
 
-def check_folder(config: Config, folder: pathlib.Path, step: int | None = None) -> Checkpoints:
+def check_folder(config: Config, folder: pathlib.Path, step: int | None = None) -> Checkpoints | None:
     """The checkpoints of the run in `folder`, which hold the network of `config`. Reads no array.
+
+    Returns None for a folder that `--format=hub` wrote, which holds one.
 
     Raises:
         WorldError: there is no checkpoint, or none of `step`.
         UsageError: a field of `NETWORK` is not what the checkpoint was trained with.
     """
+    if (content := of_ours(folder)) is not None:
+        if step not in (None, content.get("step")):
+            raise WorldError(f"step = {step}: expected {content.get('step')}, which {folder} holds")
+        check_same_network(configs.load_run(folder).to_dict(), config, folder)
+        return None
     checkpoints = Checkpoints(folder / "checkpoints")
     if checkpoints.latest_step() is None:
         raise WorldError(f"workdir = {folder}: expected a run with a checkpoint; this one has none yet")
@@ -418,14 +427,41 @@ def load_with(
     cache.use(config.training.compilation_cache, only_if_none=True)
     step = used_step(config, folder, step)
     checkpoints = check_folder(config, folder, step)
+    imported = _published(config, folder) if checkpoints is None else None
     tokenizer = get_tokenizer(config.tokenizer.name)
     problem = get_problem(config, tokenizer.vocab_size, **tables.of_run(config, tokenizer.vocab_size, folder))
     mesh = mesh or make_mesh(MeshShape())
     model_config = get_model_config(config, problem.source.num_states, mesh.devices.flat[0].platform)
     shapes = jax.eval_shape(lambda: Transformer(model_config, rngs=nnx.Rngs(0)))
     places, _ = sharding.state_shardings(shapes, mesh)
+    if imported is not None:
+        if jax.tree.map(np.shape, jax.tree.leaves(shapes)) != jax.tree.map(np.shape, jax.tree.leaves(imported.model)):
+            raise WorldError(f"folder = {folder}: its weights are not the network of its config.json")
+        model = placed(shapes, imported.model, places)
+        return Run(folder, config, imported.step, tokenizer, problem, model, mesh)
     abstract = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places
     )
+    assert checkpoints is not None
     at, model = checkpoints.restore_subtree(abstract, *EVALUATED, step=step)
     return Run(folder, config, at, tokenizer, problem, model, mesh)
+
+
+def _published(config: Config, folder: pathlib.Path) -> pytorch.ImportedCheckpoint:
+    """The weights of a folder that `--format=hub` wrote, which say themselves what network they are of."""
+    try:
+        imported = published.read(folder).imported
+    except ValueError as error:
+        raise WorldError(f"folder = {error}") from error
+    check_same_network(in_groups(imported.network), config, folder)
+    return imported
+
+
+def placed(like: Any, value: Any, shardings: Any) -> Any:
+    """The host arrays of `value` on the devices, in the tree and dtypes of `like`, whose leaves may be shapes.
+
+    Leaf by leaf: the imported module may differ in what is no array, such as what is recomputed.
+    """
+    places, structure = jax.tree.flatten(like)
+    leaves = zip(places, jax.tree.leaves(value), jax.tree.leaves(shardings), strict=True)
+    return structure.unflatten(jax.device_put(jnp.asarray(b, a.dtype), place) for a, b, place in leaves)

@@ -1,6 +1,7 @@
 """Which config a checkpoint goes with: what its network means, where the shapes of its arrays do not tell."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from dfm_jax import config as configs
@@ -62,6 +63,15 @@ def other_network(
         found.pop(name, None)
     elif name in trained:
         found[name] = trained[name], config[name]
+    return found
+
+
+def in_groups(fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """{"group.field": value} as {group: {field: value}}, the form of a saved config."""
+    found: dict[str, dict[str, Any]] = {}
+    for field, value in fields.items():
+        group, _, name = field.partition(".")
+        found.setdefault(group, {})[name] = value
     return found
 
 

@@ -7,7 +7,6 @@ that both have. The others are initialised, and a line says which.
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ from dfm_jax.checkpoints.published.folder import CONFIG, WEIGHTS
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import Config
 from dfm_jax.run.load import EVALUATED
-from dfm_jax.run.network import check_restorable, split_reference
+from dfm_jax.run.network import check_restorable, in_groups, split_reference
 from dfm_jax.run.publishing.tokens import Vocabulary
 from dfm_jax.runtime.errors import WorldError
 from dfm_jax.training.state import TrainState
@@ -157,12 +156,8 @@ def _of_run(checkpoints: Checkpoints, folder: pathlib.Path, step: int | None) ->
 
 def _of_weights(config: Config, place: pathlib.Path, text: str) -> Origin:
     imported = weights_in(config, place, text)
-    saved: dict[str, dict[str, Any]] = {}
-    for field, value in imported.network.items():
-        group, _, name = field.partition(".")
-        saved.setdefault(group, {})[name] = value
-    saved.setdefault("model", {})["n_heads"] = imported.config.n_heads
-    check_restorable(saved, config, place, told_only=True)
+    told = in_groups({**imported.network, "model.n_heads": imported.config.n_heads})
+    check_restorable(told, config, place, told_only=True)
     arrays = tree_names.flatten(imported.model)
 
     def read(wanted: Structs) -> tuple[int, dict[str, jax.Array]]:

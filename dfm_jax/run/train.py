@@ -5,6 +5,7 @@ import pathlib
 import jax
 
 from dfm_jax import config as configs
+from dfm_jax.checkpoints.published.folder import of_ours
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.config import Config
 from dfm_jax.data import Mixture, RecordStream
@@ -22,6 +23,7 @@ from dfm_jax.run.evaluate import get_evaluator
 from dfm_jax.run.load import EVALUATED, Run, used_step
 from dfm_jax.run.plan import Plan
 from dfm_jax.runtime import files, processes, terminal
+from dfm_jax.runtime.errors import WorldError
 from dfm_jax.runtime.lock import RunLock
 from dfm_jax.runtime.signals import GracefulStop
 from dfm_jax.runtime.terminal import note
@@ -42,6 +44,11 @@ def train(config: Config, workdir: pathlib.Path, stop: GracefulStop | None = Non
         WorldError: the folder holds another run, something that the run needs is not there, or its updates are not
             finite.
     """
+    if of_ours(workdir) is not None:
+        raise WorldError(
+            f"workdir = {workdir}: expected the folder of a run; --mode=import --from={workdir} makes one of what was "
+            "exported there"
+        )
     given = as_begun(config, workdir)
     config, reasons = found_sizes(given, devices.any_mesh(given))
     if reasons:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dfm_jax.data import get_tokenizer, vocabulary_size
+from dfm_jax.data import get_tokenizer, marked, vocabulary_size
 from dfm_jax.runtime.errors import UsageError, WorldError
 
 
@@ -42,3 +42,9 @@ def test_changes_may_follow_each_other():
 def test_a_change_that_means_nothing_is_refused(name, part):
     with pytest.raises(UsageError, match=part):
         get_tokenizer(name)
+
+
+def test_marks_have_the_ids_of_the_changed_one():
+    tokenizer = marked(get_tokenizer("bytes:without=98"), "parse")
+    assert tokenizer.encode_batch(["ac<|endoftext|>"])[0].tolist() == [97, 98, 255]
+    assert get_tokenizer("bytes:without=98").marks == {"<|endoftext|>": 255}

@@ -136,6 +136,19 @@ def test_how_a_mixture_is_written(tmp_path, monkeypatch):
     assert weights.mixture("a,b.txt", "") == weights.mixture("a=0.5", "") == ()
     (tmp_path / "a=1,b=2").write_text("x")
     assert weights.mixture("a=1,b=2", "") == ()
+    (tmp_path / "a.txt").write_text("x")
+    assert weights.mixture("a.txt = 1", "") == (("a.txt", Fraction(1)),)
+    assert weights.mixture("a.txt = 1, b.txt= .5", "") == (("a.txt", Fraction(1)), ("b.txt", Fraction(1, 2)))
+    for spec, error in {
+        "a.txt,b.txt": "a.txt has no weight: expected CORPUS=WEIGHT for each",
+        "a.txt=70%,b.txt=30%": "the weight of a.txt = 70%: expected a number of 0 or more",
+        "a.txt=-1": "the weight of a.txt = -1: expected a number of 0 or more",
+        "a.txt=0": "all weights are 0: expected at least one above 0",
+        "pydocs,a.txt=1": "pydocs has no weight",
+    }.items():
+        with pytest.raises(UsageError) as raised:
+            weights.mixture(spec, "F")
+        assert str(raised.value).startswith(f"F = {spec}: {error}")
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,8 @@ def test_gpt2_gives_the_space_between_prompt_and_response_to_the_response(tmp_pa
         (":prompt=q:response=a", {"q": "a", "a": ""}, ":1: field a is empty: expected a response"),
         (":prompt=q:response=a", {"q": "a", "a": None}, r":1: field a is empty \(null\): expected a text"),
         (":prompt=q:response=a", {"q": 3, "a": "b"}, r":1: field q is no text \(int\): expected a text"),
+        (":prompt=q:response=q", {}, "response=q: expected another column than that of the prompt"),
+        (":template=TEMPLATE:response=role", {}, "template .*: {role} is the response: expected columns of the prompt"),
         (":prompt=q", {}, "prompt=: expected prompt= and response=, template= and response=, or messages="),
         (":prompt=q:response=a:column=c", {}, "column=c means nothing for records"),
         (":messages=m:template=TEMPLATE", {"m": []}, ":1: field m is no list of messages"),
@@ -155,6 +157,31 @@ def test_what_is_no_record_is_one_line_with_its_place(tmp_path, options, row, er
         prepared(tmp_path, f"{file}{options}")
     assert str(raised.value).startswith(f"{FIELD} = {file}") and "\n" not in str(raised.value)
     assert not list((tmp_path / "cache").glob("*/*.npy"))
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ('{"q": "1", "q": "2", "a": "3"}', ":1: field q is there 2 times: expected it once"),
+        ('[1, 2]', ":1: not a JSON object: expected one object a line"),
+        ('{"q": ', ":1: not JSON "),
+        ("", "no records in it .0 rows are empty.: expected some records"),
+    ],
+)  # fmt: skip
+def test_a_line_that_is_no_record_names_field_file_and_line(tmp_path, line, error):
+    (tmp_path / "a.jsonl").write_text(line)
+    with pytest.raises((UsageError, WorldError), match=error) as raised:
+        prepared(tmp_path, f"{tmp_path / 'a.jsonl'}:prompt=q:response=a")
+    assert str(raised.value).startswith(f"{FIELD} = {tmp_path / 'a.jsonl'}") and "\n" not in str(raised.value)
+
+
+def test_a_column_that_a_table_has_twice_is_named(tmp_path):
+    table = pyarrow.Table.from_arrays([pyarrow.array(["1"])] * 3, names=["q", "q", "a"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UsageError, match=r"a\.parquet: field q is there 2 times: expected it once"):
+        prepared(tmp_path, f"{tmp_path / 'a.parquet'}:prompt=q:response=a")
+    (tmp_path / "b.jsonl").write_text('{"q": "1", "a": "2", "other": {"x": 1, "x": 2}, "z": [{"q": 1}]}')
+    assert open_stream(prepared(tmp_path, f"{tmp_path / 'b.jsonl'}:prompt=q:response=a")).num_records == 1
 
 
 def test_bad_records_are_left_out_and_named_where_that_is_asked(tmp_path):

@@ -7,8 +7,11 @@ import pathlib
 import fsspec
 import pytest
 
+from dfm_jax import config as configs
+from dfm_jax.config import Config
 from dfm_jax.data import open_stream, prepare, verify
 from dfm_jax.data.sources import remote
+from dfm_jax.experiment import conditions
 from dfm_jax.runtime.errors import UsageError, WorldError
 
 FIELD = "config.data.train"
@@ -38,6 +41,13 @@ def test_text_in_a_store_is_the_text_of_files(tmp_path, store):
     here = open_stream(prepared(tmp_path / "d", str(tmp_path / "x"), shard_bytes=100))
     assert there.fingerprint == here.fingerprint and there.num_tokens == here.num_tokens
     assert not [file for file in (tmp_path / "c" / "remote").iterdir() if file.suffix in (".txt", ".jsonl")]
+
+
+def test_the_copy_of_a_file_with_a_fault_goes_too(tmp_path, store):
+    store.pipe("/b/chat.jsonl", b'{"q": "a", "a": ""}\n')
+    with pytest.raises(UsageError, match=r"chat\.jsonl:1: field a is empty"):
+        prepared(tmp_path, "memory://b/chat.jsonl:prompt=q:response=a")
+    assert not list((tmp_path / "remote").glob("*.jsonl"))
 
 
 def test_a_glob_and_compressed_text(tmp_path, store):
@@ -121,12 +131,41 @@ def test_what_goes_wrong_is_one_line(tmp_path, store, spec, error):
 
 def test_a_store_that_does_not_answer_is_one_line_without_credentials(tmp_path, store, monkeypatch):
     store.pipe("/b/a.txt", b"x")
-    monkeypatch.setattr(type(store), "isfile", refusing)
+    monkeypatch.setattr(type(store), "info", refusing)
     with pytest.raises(WorldError) as raised:
         prepared(tmp_path, "memory://b/a.txt")
     text = str(raised.value)
     assert text.startswith(f"{FIELD} = memory://b/a.txt: the store cannot be reached or read (ConnectionError: Could")
     assert "hunter2" not in text and "\n" not in text
+
+
+@pytest.mark.parametrize("where", ["b/a.txt", "b/folder", "b/*.txt"])
+def test_silence_is_not_taken_for_a_file_that_is_not_there(tmp_path, store, monkeypatch, where):
+    """As fsspec's http has it."""
+
+    def info(self, path, **options):
+        raise FileNotFoundError(path) from ConnectionRefusedError(111, "connect call failed")
+
+    monkeypatch.setattr(type(store), "info", info)
+    with pytest.raises(WorldError, match=r"the store cannot be reached or read \(ConnectionRefusedError"):
+        prepared(tmp_path, f"memory://{where}")
+
+
+def test_no_file_of_a_run_or_a_cache_names_credentials(tmp_path):
+    """A lock holds the command line of its process."""
+    for spec in (
+        "https://me:hunter2@host/a.txt",
+        "s3://b/a.txt?X-Amz-Signature=hunter2",
+        "a.txt=1,gs://k:hunter2@b/c=-1",
+    ):
+        for field in ("data.train", "data.valid", "eval.corpora"):
+            changes = {field: (spec,) if field == "eval.corpora" else spec, "data.cache_dir": str(tmp_path / "cache")}
+            with pytest.raises(UsageError, match=f"^config.{field} = .*: it holds credentials") as raised:
+                conditions.check(configs.replace(Config(), changes))
+            assert "hunter2" not in str(raised.value)
+        with pytest.raises(UsageError, match="it holds credentials"):
+            prepared(tmp_path / "cache", f"{spec}:no=x")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_package_that_is_missing_names_the_extra(tmp_path, monkeypatch):

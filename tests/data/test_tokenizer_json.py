@@ -10,7 +10,7 @@ import pytest
 
 from dfm_jax import config as configs
 from dfm_jax.config import Config
-from dfm_jax.data import get_tokenizer, open_stream, prepare, vocabulary_size
+from dfm_jax.data import get_tokenizer, marked, open_stream, prepare, vocabulary_size
 from dfm_jax.data.tokenizers import hf_cuts, hf_files, split_long
 from dfm_jax.evaluation.prompts import parse_prompt
 from dfm_jax.run.network import check_same_network
@@ -119,10 +119,27 @@ def test_the_ids_are_those_of_transformers(files, kind):
     text = mixed(100_000, seed=2)
     options = {"add_special_tokens": False, "verbose": False}
     assert ours.encode_batch([text])[0].tolist() == theirs(text, split_special_tokens=True, **options)["input_ids"]
-    assert ours.encode_special(text).tolist() == theirs(text, **options)["input_ids"]
+    parsed = theirs(text, **options)["input_ids"]
+    assert ours.encode_special(text).tolist() == marked(ours, "parse").encode_batch([text])[0].tolist() == parsed
+    pieces = split_long(text, marked(ours, "parse").cut, 1000)
+    assert np.concatenate(marked(ours, "parse").encode_batch(pieces)).tolist() == parsed and len(pieces) > 10
     assert ours.vocab_size == len(theirs)
     ids = ours.encode_batch(["Hello, the café is naïve."])[0]
     assert ours.decode(ids) == theirs.decode(ids, clean_up_tokenization_spaces=False)
+
+
+def test_a_mark_is_what_the_library_makes_of_it_with_the_spaces_around_it(tmp_path):
+    """A blank that a mark takes with it, and a sign that only the first word gets."""
+    made = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(prepend_scheme="first"), decoders.Metaspace()
+    names = ["<unk>", "</s>", tokenizers.AddedToken("<mask>", lstrip=True, special=True)]
+    lines = ["one two three"] * 9
+    made.train_from_iterator(lines, trainers.BpeTrainer(vocab_size=60, special_tokens=names, show_progress=False))
+    made.save(str(tmp_path / "tokenizer.json"))
+    ours, text = get_tokenizer(f"hf:{tmp_path}"), "one two <mask></s>three <mask>one two" * 3
+    wanted = made.encode(text, add_special_tokens=False).ids
+    assert marked(ours, "parse").encode_batch([text])[0].tolist() == ours.encode_special(text).tolist() == wanted
+    assert marked(ours, "parse").cut(text) == 0  # the words of a part would get the sign of the first
 
 
 def test_bytelevel_gives_the_bytes_back_whatever_block_they_are_cut_into(files):
@@ -202,8 +219,8 @@ def test_what_is_wrong_is_one_line(tmp_path, monkeypatch):
     bpe = {"type": "BPE", "vocab": {"a": 0}, "merges": [], "dropout": 0.1}
     (tmp_path / "random" / "tokenizer.json").write_text(json.dumps({"model": bpe}))
     for name, words in {
-        "someone/something": r"not in the hub's cache, and the hub cannot give it \(ConnectionError\)",
-        "nothing": "the hub cannot give it",
+        "someone/something": r"the hub cannot be asked \(ConnectionError\), and its cache here",
+        "nothing": "the hub cannot be asked",
         f"{tmp_path}/empty": "expected a folder with tokenizer.json",
         f"{tmp_path}/broken": "expected JSON",
         f"{tmp_path}/other": "expected the file of a tokenizer",

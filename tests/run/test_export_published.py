@@ -67,6 +67,25 @@ def test_the_card_has_the_figures_of_its_step(runs, tmp_path):
     assert f"{bound['nats_per_token']:.4f}" in card and "±" in card and "Not evaluated" not in card
 
 
+def test_the_verbs_take_an_exported_folder_and_its_name_on_the_hub(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = dfm_jax.export(runs["sedd"], "out", format="hub")
+    few = {"sampling.num": 2, "sampling.steps": 2, "sampling.seed": 3}
+    texts = dfm_jax.sample(runs["sedd"], overrides=few, output=tmp_path / "ours")
+    assert dfm_jax.sample(folder, overrides=few, output=tmp_path / "theirs") == texts
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(tmp_path / "out"))
+    assert dfm_jax.sample("hf:me/tiny", overrides=few) == texts and (tmp_path / "runs" / "tiny" / "samples").is_dir()
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert cli.run(command_line.parse(["main.py", "--mode=export", "--workdir=out", "--output=a.safetensors"])) == 0
+    same(read_safetensors(tmp_path / "a.safetensors"), read_safetensors(folder / "model.safetensors"))
+    with pytest.raises(WorldError, match="--mode=import --from=out makes one of what was exported there"):
+        dfm_jax.train(folder)
+    with pytest.raises(WorldError, match="step = 7: expected 0"):
+        dfm_jax.sample(folder, step=7)
+    with pytest.raises(ValueError, match=r"config\.flow\.exponent = 2\.0: expected 1\.0"):
+        dfm_jax.sample(folder, overrides={"flow.exponent": 2.0})
+
+
 def test_what_is_pushed_is_the_folder(runs, tmp_path, monkeypatch):
     taken = {}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dfm_jax.checkpoints.published.layouts import OURS
 from dfm_jax.checkpoints.pytorch.archive import read_archive
 from dfm_jax.checkpoints.pytorch.convert import INV_FREQ
 from dfm_jax.checkpoints.pytorch.training_file import state_dict
@@ -27,6 +28,14 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected a folder with {CONFIG} and {WEIGHTS[0]} or {WEIGHTS[2]}")
     return _object(path)
+
+
+def of_ours(folder: pathlib.Path) -> dict[str, Any] | None:
+    """config.json of a folder that `--format=hub` wrote; None for any other. Raises WorldError: it cannot be read."""
+    if not (folder / CONFIG).is_file() or not any((folder / name).is_file() for name in WEIGHTS):
+        return None
+    content = files.read_json(folder / CONFIG)
+    return content if isinstance(content, dict) and content.get("model_type") == OURS else None
 
 
 def read_tensors(

@@ -4,6 +4,7 @@ import pathlib
 import re
 
 from dfm_jax.checkpoints.published.folder import WANTED
+from dfm_jax.data import repositories
 from dfm_jax.runtime.errors import UsageError, WorldError
 
 PREFIX = "hf:"
@@ -25,43 +26,11 @@ def is_repository(text: str) -> bool:
 
 
 def fetch(text: str, field: str = "from") -> pathlib.Path:
-    """The folder of a repository on this disk: the hub's newest, or offline what the library's cache holds.
-
-    Raises:
-        UsageError: the hub has no such repository, or it needs a login. WorldError: it cannot be asked.
-    """
-    import huggingface_hub
-    from huggingface_hub import errors
-
+    """The folder of a repository on this disk. Raises as `repositories.fetch`, UsageError for what is no name too."""
     name = text.removeprefix(PREFIX)
     if not _NAME.fullmatch(name):
         raise UsageError(f"{field} = {text}: expected OWNER/NAME of the hub, or a folder")
-    try:
-        return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(WANTED)))
-    except errors.GatedRepoError as error:
-        raise UsageError(f"{field} = {text}: its owner asks for a login first: expected `hf auth login`") from error
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise UsageError(
-            f"{field} = {text}: no such folder here, and no such repository on the hub (or it is private): expected a "
-            "folder, OWNER/NAME, or `hf auth login` first"
-        ) from error
-    except Exception as error:  # offline, no network, a broken cache: the library's errors have no common class
-        cached = _cached(name)
-        if cached is not None:
-            return cached
-        raise WorldError(
-            f"{field} = {text}: the hub cannot be asked ({type(error).__name__}), and its cache here has no such "
-            "repository: expected a machine with network, or a folder"
-        ) from error
-
-
-def _cached(name: str) -> pathlib.Path | None:
-    import huggingface_hub
-
-    try:
-        return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(WANTED), local_files_only=True))
-    except Exception:  # no error of its own: the one before is told
-        return None
+    return repositories.fetch(name, WANTED, f"{field} = {text}")
 
 
 def push(folder: pathlib.Path, name: str, message: str) -> str:

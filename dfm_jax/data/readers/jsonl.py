@@ -1,14 +1,13 @@
 """JSON lines: a document an object, its text under one key."""
 
 import json
-import re
 from collections.abc import Iterator
+from typing import Any
 
 from dfm_jax.data.readers.base import Source, decode, missing_column, opened
+from dfm_jax.data.readers.records import whole
 from dfm_jax.data.rows import Fault, Item, Row
 from dfm_jax.runtime.errors import UsageError, WorldError
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read(source: Source) -> Iterator[tuple[Item, float]]:
@@ -25,15 +24,25 @@ def read(source: Source) -> Iterator[tuple[Item, float]]:
 
 def _row(line: bytes, source: Source, place: str) -> Item:
     text, repaired = decode(line)
+    form = source.rules.form
+    names: list[str] = []  # of the object at the top, which ends last
+
+    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names[:] = [name for name, _ in pairs]
+        return dict(pairs)
+
     try:
-        row = json.loads(text.removeprefix("\ufeff"))
+        row = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=None if form is None else made)
     except ValueError as error:
-        raise WorldError(f"{place}: not JSON ({error}): expected one object a line") from None
+        raise WorldError(f"{source.where}: {place}: not JSON ({error}): expected one object a line") from None
     except RecursionError:
-        raise WorldError(f"{place}: JSON nested too deep: expected one object a line, its text at the top") from None
+        raise WorldError(
+            f"{source.where}: {place}: JSON nested too deep: expected one object a line, its text at the top"
+        ) from None
     if not isinstance(row, dict):
-        raise WorldError(f"{place}: not a JSON object: expected one object a line")
-    if (form := source.rules.records()) is not None:
+        raise WorldError(f"{source.where}: {place}: not a JSON object: expected one object a line")
+    if form is not None:
+        form.check(names, place)
         return form.record(row, place, repaired)
     column = source.rules.column
     if column not in row:
@@ -43,6 +52,5 @@ def _row(line: bytes, source: Source, place: str) -> Item:
         return None
     if not isinstance(value, str):
         raise UsageError(f"{source.where}: column {column} at {place} is no text: expected a column of texts")
-    if _SURROGATE.search(value):  # "\ud800" alone is valid JSON and no text
-        value, repaired = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), True
-    return Row(value, True, repaired)
+    text = whole(value)
+    return Row(text, True, repaired or text != value)

@@ -12,7 +12,7 @@ from dfm_jax.runtime.errors import UsageError, WorldError
 def read(source: Source) -> Iterator[tuple[Item, float]]:
     import pyarrow.parquet
 
-    column, form = source.rules.column, source.rules.records()
+    column, form = source.rules.column, source.rules.form
     with pyarrow.parquet.ParquetFile(source.path) as file:
         if form is not None:
             form.check(file.schema_arrow.names, str(source.path))

@@ -100,11 +100,13 @@ class Form:
         ]
 
     def check(self, present: Iterable[str], place: str) -> None:
-        """Raises UsageError for a column that is not among those of `place`."""
+        """Raises UsageError for a column that is not among those of `place`, or is there twice."""
         present = list(present)
         for column in self.columns:
-            if column not in present:
-                raise UsageError(f"{self.where}: {place}: no field {column}: expected it among {', '.join(present)}")
+            if (count := present.count(column)) != 1:
+                what = f"field {column} is there {count} times: expected it once" if count else f"no field {column}"
+                expected = "" if count else f": expected it among {', '.join(present) or 'none'}"
+                raise UsageError(f"{self.where}: {place}: {what}{expected}")
 
     def record(self, row: Mapping[str, Any], place: str, repaired: bool = False) -> Row:
         """The record of a row. Raises UsageError, naming `place` and the column, for a row that is none."""
@@ -167,6 +169,8 @@ def form(options: Mapping[str, str], where: str) -> Form | None:
         raise UsageError(f"{where}: {' and '.join(f'{name}=' for name in found)}: {accepted}")
     if "column" in options:
         raise UsageError(f"{where}: column={options['column']} means nothing for records: {accepted}")
+    if found.get("prompt", "") == found.get("response"):
+        raise UsageError(f"{where}: response={found['response']}: expected another column than that of the prompt")
     template = None
     if file := found.pop("template", None):
         template = read_template(file, where, keep_line_break="messages" in found)
@@ -177,5 +181,9 @@ def form(options: Mapping[str, str], where: str) -> Form | None:
         if not template.names:
             raise UsageError(
                 f"{where}: template {file}: no name in braces in it: expected at least one, as {{question}}"
+            )
+        if found.get("response") in template.names:
+            raise UsageError(
+                f"{where}: template {file}: {{{found['response']}}} is the response: expected columns of the prompt"
             )
     return Form(where, template=template, **found)

@@ -14,7 +14,7 @@ _CHUNK = 1 << 20  # bytes
 
 
 def read(source: Source) -> Iterator[tuple[Item, float]]:
-    if source.rules.records() is not None:
+    if source.rules.form is not None:
         raise UsageError(f"{source.where}: {source.path}: text holds no records: expected JSON lines or Parquet")
     with opened(source) as (stream, raw, size):
         rows = _lines(stream, source) if source.rules.documents == "lines" else _whole(stream, source)

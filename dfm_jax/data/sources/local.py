@@ -192,7 +192,7 @@ class FilePart:
         if memory is not None:
             self._stamp, content = memory.seen(path)
             reading = [content, readers.kind_of_name(path), rules.column, rules.documents, rules.flags(), str(groups)]
-            reading += [] if (form := rules.records()) is None else [form.identity]
+            reading += [] if rules.form is None else [rules.form.identity]
             self.key = hashlib.sha256(json.dumps(reading).encode()).hexdigest()[:32] if content else ""
 
     def fraction(self) -> float:

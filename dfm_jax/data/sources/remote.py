@@ -23,7 +23,10 @@ from dfm_jax.runtime.lock import waiting
 
 ORIGIN = "origin.json"  # in the copy of a prepared folder: where its shards are
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_SECRET = re.compile(r"[?&][^=]*(sig|token|key|secret|passw|credential|auth)[^=]*=", re.IGNORECASE)
+_USER = re.compile(r"([a-z][a-z0-9+.-]*)://[^/,]*@", re.IGNORECASE)
+_SECRET = re.compile(
+    r"([a-z][a-z0-9+.-]*)://[^,]*[?&][^=,]*(?:sig|token|key|secret|passw|credential|auth)[^=,]*=", re.IGNORECASE
+)
 _EXTRAS = {"gs": "gs", "gcs": "gs", "s3": "s3", "http": "http", "https": "http"}  # protocol -> extra of this package
 # What stores say of a file that changes with its contents.
 _MARKS = ("etag", "content-md5", "digest", "md5hash", "crc32c", "generation", "blob_id", "oid", "checksum")
@@ -32,6 +35,15 @@ _TIMES = ("last-modified", "lastmodified", "last_modified", "updated", "mtime", 
 
 def is_url(where: str) -> bool:
     return _URL.match(where) is not None
+
+
+def refuse_credentials(spec: str, field: str) -> None:
+    """UsageError, which does not repeat them, for credentials in a URL of `spec`."""
+    if found := _USER.search(spec) or _SECRET.search(spec):
+        raise UsageError(
+            f"{field} = {found[1].lower()}://...: it holds credentials: expected a URL without them, and the "
+            "credentials where the store's library looks for them (its environment variables or files)"
+        )
 
 
 class Store(NamedTuple):
@@ -47,14 +59,10 @@ def opened(url: str, where: str) -> Store:
 
     Raises UsageError for a URL with credentials in it, and for a protocol that is not known or not installed.
     """
-    protocol = url.partition("://")[0].lower()
-    if "@" in url.partition("://")[2].partition("/")[0] or (protocol.startswith("http") and _SECRET.search(url)):
-        raise UsageError(
-            f"{where.partition(' = ')[0]} = {protocol}://...: it holds credentials: expected a URL without them, and "
-            "the credentials where the store's library looks for them (its environment variables or files)"
-        )
+    refuse_credentials(url, where.partition(" = ")[0])
     import fsspec
 
+    protocol = url.partition("://")[0].lower()
     try:
         system, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
@@ -74,16 +82,28 @@ def asking(store: Store) -> Iterator[None]:
     except (UsageError, WorldError):
         raise
     except FileNotFoundError as error:
+        if _hides_silence(error):
+            raise _unreachable(store, error.__cause__ or error) from error
         raise WorldError(f"{store.where}: no such file in the store: expected one that is there") from error
     except PermissionError as error:
         raise WorldError(
             f"{store.where}: the store refuses ({_line(error)}): expected credentials where its library looks for them"
         ) from error
     except Exception as error:  # the stores' libraries have no common class
-        raise WorldError(
-            f"{store.where}: the store cannot be reached or read ({type(error).__name__}: {_line(error)}): expected "
-            "one that answers; what is prepared stays, run again to continue"
-        ) from error
+        raise _unreachable(store, error) from error
+
+
+def _unreachable(store: Store, error: BaseException) -> WorldError:
+    return WorldError(
+        f"{store.where}: the store cannot be reached or read ({type(error).__name__}: {_line(error)}): expected one "
+        "that answers; what is prepared stays, run again to continue"
+    )
+
+
+def _hides_silence(error: FileNotFoundError) -> bool:
+    """Whether a store that does not answer was called a file that is not there, as fsspec's http does."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError) and not hasattr(cause, "response")
 
 
 class RemoteFile(NamedTuple):
@@ -104,17 +124,26 @@ def find(url: str, where: str) -> list[RemoteFile]:
     system, path = store.system, store.path
     with asking(store):
         if re.search(r"[*\[]", path):
+            _kind(store, re.split(r"[^/]*[*\[]", path)[0])  # where nobody answers a glob finds nothing
             found = [str(name) for name in system.glob(path) if system.isfile(name)]
-        elif system.isfile(path):
+        elif (kind := _kind(store, path)) == "file":
             found = [path]
         else:
-            found = [
-                str(name) for name in (system.find(path) if system.isdir(path) else ())
-                if readers.kind_of_name(pathlib.Path(name)) and "/." not in str(name)
-            ]  # fmt: skip
+            names = map(str, system.find(path) if kind else ())
+            found = [name for name in names if readers.kind_of_name(pathlib.Path(name)) and "/." not in name]
         if not found:
             raise WorldError(f"{where}: no file there: expected {readers.ACCEPTED}")
         return [_described(store, name) for name in sorted(found)]
+
+
+def _kind(store: Store, path: str) -> str:
+    """'file' or 'directory'; '' where there is nothing. `isfile` and `isdir` of fsspec say no where nobody answers."""
+    try:
+        return store.system.info(path)["type"]
+    except FileNotFoundError as error:
+        if _hides_silence(error):
+            raise
+        return ""
 
 
 def _described(store: Store, path: str) -> RemoteFile:
@@ -134,7 +163,7 @@ class RemotePart:
         self._file, self._rules, self._where = file, rules, where
         name = pathlib.PurePosixPath(file.path).name
         self._copy = folder / f"{hashlib.sha256(f'{file.url} {file.mark}'.encode()).hexdigest()[:16]}-{name}"
-        form = rules.records()
+        form = rules.form
         reading = [file.mark, readers.kind_of_name(self._copy), rules.column, rules.documents, rules.flags()]
         reading += [] if form is None else [form.identity]
         self.key = hashlib.sha256(json.dumps(["remote", *reading]).encode()).hexdigest()[:32]
@@ -144,17 +173,18 @@ class RemotePart:
         return min(1.0, self._read)
 
     def rows(self, skip: int, cut: Cut) -> Iterator[Item]:
-        store = opened(self._file.url, self._where)
-        copy_file(store, self._file.path, self._copy)
+        copy_file(opened(self._file.url, self._where), self._file.path, self._copy)
         self._read = 0.0
-        for row, fraction in readers.read(self._copy, self._rules, cut, self._where):
-            self._read = fraction
-            if skip:
-                skip -= 1
-            else:
-                yield self._named(row) if isinstance(row, Fault) else row
+        try:
+            for row, fraction in readers.read(self._copy, self._rules, cut, self._where):
+                self._read = fraction
+                if skip:
+                    skip -= 1
+                else:
+                    yield self._named(row) if isinstance(row, Fault) else row
+        finally:  # at a fault too: a file that is mended has another copy
+            self._copy.unlink(missing_ok=True)
         self._read = 1.0
-        self._copy.unlink(missing_ok=True)
 
     def _named(self, fault: Fault) -> Fault:
         """The fault with the file's own name in place of its copy's."""
@@ -232,7 +262,7 @@ def fetcher(folder: pathlib.Path) -> Callable[[str], None] | None:
     return fetch
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     """The first line of a message, without what a URL in it may carry."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     return re.sub(r"(://[^\s/?]*?)[^\s/@]*@|\?\S*", r"\1", line)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from dfm_jax.data.tokenizers.base import Tokenizer, checked
+from dfm_jax.data.tokenizers.special import marks
 from dfm_jax.runtime.errors import UsageError, WorldError
 
 PATTERN = r"(?P<base>.+):(?P<change>without|size)=(?P<number>0|[1-9]\d{0,8})"
@@ -28,25 +29,24 @@ class ChangedTokenizer:
         self.eos_id = self._ours(base.eos_id)
         special: Mapping[str, int] = getattr(base, "special", {})
         self.special = {role: self._ours(i) for role, i in special.items() if i != self._without}
+        self.marks = {mark: self._ours(i) for mark, i in marks(base).items() if i != self._without}
 
     def cut(self, text: str) -> int:
         return self._base.cut(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        found = self._base.encode_batch(texts)
-        if self._without < 0:
-            return found
-        if any((ids == self._without).any() for ids in found):
-            raise WorldError(f"tokenizer.name = {self.name}: expected a text without the token {self._without}")
-        return [np.where(ids > self._without, ids - 1, ids) for ids in found]
+        return [self._moved(ids) for ids in self._base.encode_batch(texts)]
 
     def encode_special(self, text: str) -> np.ndarray:
-        """As the other tokenizer does, where it tells special tokens from text. Raises AttributeError where not."""
-        encode: Callable[[str], np.ndarray] = self._base.encode_special  # pyright: ignore[reportAttributeAccessIssue]
-        ids = encode(text).astype(np.int64)
-        if self._without >= 0 and (ids == self._without).any():
+        return self._moved(self._base.encode_special(text))
+
+    def _moved(self, ids: np.ndarray) -> np.ndarray:
+        """Ids there as ids here. Raises WorldError where one is the token that is taken out."""
+        if self._without < 0:
+            return ids
+        if (ids == self._without).any():
             raise WorldError(f"tokenizer.name = {self.name}: expected a text without the token {self._without}")
-        return np.where(ids > self._without, ids - 1, ids) if self._without >= 0 else ids
+        return np.where(ids > self._without, ids - 1, ids)
 
     def decode(self, ids: Iterable[int]) -> str:
         ids = checked(ids, self.vocab_size)

@@ -24,6 +24,8 @@ import sys
 import unicodedata
 from typing import Any
 
+from dfm_jax.data.tokenizers.pieces import last_match
+
 # A cut between words is looked for in this many characters at the end of a text, then in all of it.
 _WINDOW = 1 << 12
 # A cut within a word is looked for where the last characters, this many, are all of one kind.
@@ -44,9 +46,9 @@ class Cuts:
 
     def __call__(self, text: str) -> int:
         return (
-            _last(_QUICK, text, len(text) - _WINDOW)
-            or _last(_between_words(), text, len(text) - _WINDOW)
-            or _last(_between_words(), text, 0)
+            last_match(_QUICK, text, len(text) - _WINDOW)
+            or last_match(_between_words(), text, len(text) - _WINDOW)
+            or last_match(_between_words(), text, 0)
             or self._within_word(text)
         )
 
@@ -83,14 +85,6 @@ class Cuts:
         firsts = {self._encode_word(rest[: len(rest) - i])[0] for i in range(self._longest)}
         bytes_of = self._encoding.decode_single_token_bytes
         return all(self._encode_word(bytes_of(before) + bytes_of(first)) == [before, first] for first in firsts)
-
-
-def _last(pattern: re.Pattern, text: str, start: int) -> int:
-    """Where the last match at or after `start` begins; 0 if there is none."""
-    place = 0
-    for match in pattern.finditer(text, max(start, 0)):
-        place = match.start()
-    return place
 
 
 _KINDS = ("letters", "numbers", "signs", "spaces")

@@ -14,6 +14,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from dfm_jax.data.tokenizers.pieces import last_match
+
 _WINDOW = 1 << 12
 # Letters that no normalization of Unicode divides, joins with a blank before them, or takes for anything else.
 _LETTER = (
@@ -48,7 +50,7 @@ def find_cuts(content: dict[str, Any]) -> Callable[[str], int]:
     def cut(text: str) -> int:
         if pattern is None:
             return 0
-        return _last(pattern, text, len(text) - _WINDOW) or _last(pattern, text, 0)
+        return last_match(pattern, text, len(text) - _WINDOW) or last_match(pattern, text, 0)
 
     return cut
 
@@ -103,11 +105,3 @@ def _is_local(part: dict[str, Any]) -> bool:
         text = pattern.get("String")
         return pattern.get("Regex") == " {2,}" or (text is not None and not re.search(r"\s|[^\W\d_]", text))
     return part.get("type") in _NORMALIZERS
-
-
-def _last(pattern: re.Pattern, text: str, start: int) -> int:
-    """Where the last match at or after `start` begins; 0 if there is none."""
-    place = 0
-    for match in pattern.finditer(text, max(start, 0)):
-        place = match.start()
-    return place

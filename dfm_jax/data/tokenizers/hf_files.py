@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from dfm_jax.data import repositories
 from dfm_jax.runtime.errors import WorldError
 
 PREFIX = "hf:"
@@ -52,7 +53,9 @@ class Description:
 
 
 def describe(name: str) -> Description:
-    """The files of `hf:NAME_OR_FOLDER`. Raises WorldError, a line that names what is missing or wrong."""
+    """The files of `hf:NAME_OR_FOLDER`. Raises WorldError, a line that names what is missing or wrong, and UsageError
+    where the hub has no such repository.
+    """
     folder = find(name)
     stamps = tuple(_stamp(folder / file) for file in (TOKENIZER, *OTHERS))
     return _read(name, folder, stamps)
@@ -68,14 +71,21 @@ def find(name: str) -> pathlib.Path:
         return folder
     if folder.is_dir() or where.count("/") > 1 or where.startswith((".", "/", "~")):
         raise WorldError(f"tokenizer.name = {name}: expected a folder with {TOKENIZER}, or a name on the hub")
-    return _download(name, where)
+    return repositories.fetch(
+        where, (TOKENIZER, *OTHERS), f"tokenizer.name = {name}", needs=TOKENIZER, cache_first=True
+    )
 
 
 def keep(name: str, run: pathlib.Path) -> None:
     """Copies the files of `hf:...` into the run's folder, so that the folder alone is enough; others have none."""
+    copy_files(name, run / KEPT)
+
+
+def copy_files(name: str, place: pathlib.Path) -> None:
+    """Copies the files of `hf:...` into a folder, which is made; other tokenizers are part of every installation."""
     if not name.startswith(PREFIX):
         return
-    source, place = find(name.removesuffix(_ending(name))), run / KEPT
+    source = find(name.removesuffix(_ending(name)))
     if (place / TOKENIZER).is_file() and os.path.samefile(source, place):
         return
     place.mkdir(parents=True, exist_ok=True)
@@ -86,9 +96,9 @@ def keep(name: str, run: pathlib.Path) -> None:
 
 
 def kept(name: str, run: pathlib.Path) -> str:
-    """`name`, or the run's own copy of its files where the run has one."""
-    own = run / KEPT
-    return f"{PREFIX}{own}{_ending(name)}" if name.startswith(PREFIX) and (own / TOKENIZER).is_file() else name
+    """`name`, or the run's own copy of its files where the run, or a published folder, has one."""
+    own = next((place for place in (run / KEPT, run) if (place / TOKENIZER).is_file()), None)
+    return f"{PREFIX}{own}{_ending(name)}" if name.startswith(PREFIX) and own else name
 
 
 def same(trained: str, given: str, run: pathlib.Path) -> bool:
@@ -110,28 +120,6 @@ def _ending(name: str) -> str:
 
 def _identity(name: str) -> str:
     return describe(name.removesuffix(_ending(name))).identity
-
-
-def _download(name: str, repository: str) -> pathlib.Path:
-    import huggingface_hub  # slow to import, and only wanted here
-
-    failure = ""
-    for offline in (True, False):  # what is in the cache needs no network
-        try:
-            found = huggingface_hub.snapshot_download(
-                repository, allow_patterns=[TOKENIZER, *OTHERS], local_files_only=offline
-            )
-        except Exception as error:  # no network, no such name, no permission: one answer for all
-            failure = type(error).__name__
-            continue
-        if (pathlib.Path(found) / TOKENIZER).is_file():
-            return pathlib.Path(found)
-        failure = f"it has no {TOKENIZER}"
-    raise WorldError(
-        f"tokenizer.name = {name}: not a folder with {TOKENIZER}, not in the hub's cache, and the hub cannot give it "
-        f"({failure}): expected network and permission, or a folder that `hf download {repository} {TOKENIZER} "
-        "tokenizer_config.json --local-dir DIR` filled"
-    )
 
 
 def _stamp(file: pathlib.Path) -> tuple[int, int]:

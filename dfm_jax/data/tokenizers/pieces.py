@@ -1,5 +1,6 @@
 """A long text in pieces whose tokens, put together, are the tokens of the whole."""
 
+import re
 from collections.abc import Callable, Iterator
 
 # A longer text is encoded in pieces of about this many characters, which bounds the memory of one document.
@@ -32,3 +33,11 @@ def split_stream(chunks: Iterator[str], cut: Callable[[str], int], size: int = P
             pending, length = [text], len(text)
     if length:
         yield "".join(pending)
+
+
+def last_match(pattern: re.Pattern, text: str, start: int) -> int:
+    """Where the last match at or after `start` begins; 0 if there is none."""
+    place = 0
+    for match in pattern.finditer(text, max(start, 0)):
+        place = match.start()
+    return place

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from dfm_jax.data.tokenizers.base import END_OF_TEXT, Tokenizer
+from dfm_jax.data.tokenizers.pieces import split_long
 
 SPECIAL = ("text", "parse")
 
@@ -27,36 +28,27 @@ class Marked:
     """A tokenizer that makes its special tokens of the marks in a text, such as `<|endoftext|>`."""
 
     def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer, self._marks = tokenizer, dict(marks(tokenizer))
+        self._tokenizer, self._marks = tokenizer, tuple(marks(tokenizer))
         self.name, self.vocab_size, self.eos_id = tokenizer.name, tokenizer.vocab_size, tokenizer.eos_id
-        longest_first = sorted(self._marks, key=len, reverse=True)
-        self._pattern = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+        self._pattern = re.compile("|".join(map(re.escape, sorted(self._marks, key=len, reverse=True))) or "(?!)")
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        # The odd pieces are marks.
-        pieces = [self._pattern.split(text) for text in texts]
-        encoded = iter(self._tokenizer.encode_batch([piece for split in pieces for piece in split[::2]]))
-        rows = []
-        for split in pieces:
-            parts = [np.asarray(next(encoded))]
-            for mark in split[1::2]:
-                parts += [np.full(1, self._marks[mark], np.int64), np.asarray(next(encoded))]
-            rows.append(parts[0] if len(parts) == 1 else np.concatenate(parts))
-        return rows
-
-    def cut(self, text: str) -> int:
-        """See `Tokenizer.cut`. A mark is never cut, nor what may become one."""
-        limit = len(text)
-        for mark in self._marks:
-            begun = next((n for n in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:n])), 0)
-            limit = min(limit, len(text) - begun)
-        last = 0
-        for match in self._pattern.finditer(text, 0, limit):
-            last = match.end()
-        return last + self._tokenizer.cut(text[last:limit])
+        return [np.concatenate([self.encode_special(piece) for piece in split_long(t, self.cut)]) for t in texts]
 
     def encode_special(self, text: str) -> np.ndarray:
         return self._tokenizer.encode_special(text)
+
+    def cut(self, text: str) -> int:
+        """See `Tokenizer.cut`. The cut is within what stands between two marks, where the tokenizer alone makes one."""
+        end = len(text)
+        for mark in self._marks:  # what may become one is left
+            begun = next((n for n in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:n])), 0)
+            end = min(end, len(text) - begun)
+        for match in reversed(list(self._pattern.finditer(text, 0, end))):
+            if place := self._tokenizer.cut(text[match.end() : end]):
+                return match.end() + place
+            end = match.start()
+        return self._tokenizer.cut(text[:end])
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._tokenizer.decode(ids)

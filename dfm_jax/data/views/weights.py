@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from dfm_jax.data.corpora import OPTIONS
+from dfm_jax.data.corpora import NAMED, OPTIONS
 from dfm_jax.data.views.proportions import LONGEST
 from dfm_jax.runtime.errors import UsageError
 
-_NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf)"
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 class Weighted(NamedTuple):
@@ -24,23 +24,23 @@ class Weighted(NamedTuple):
 def mixture(spec: str, field: str) -> tuple[Weighted, ...]:
     """The corpora of a mixture with their weights; () where `spec` is one corpus. field: to name in an error.
 
-    A path that exists is one corpus, whatever signs it holds. Raises UsageError for a corpus without a weight or twice
-    there, and for weights that are negative or all 0.
+    What is known as it stands is one corpus, whatever signs it holds; so is a single item of which nothing is known.
+    Raises UsageError for a corpus without a weight or twice there, and for weights that are negative or all 0.
     """
-    if "," not in spec or os.path.exists(os.path.expanduser(spec)):
+    items = [_divided(item) for item in spec.split(",")]
+    one = len(items) == 1
+    if _is_known(spec) or (one and not items[0].weight):
         return ()
-    items = [item.strip() for item in spec.split(",")]
-    found = [_weighted(item) for item in items]
-    if not any(found):
+    if not any(_is_known(corpus) or (not one and corpus and _NUMBER.fullmatch(weight)) for corpus, weight in items):
         return ()
-    parts = []
-    for item, match in zip(items, found, strict=True):
-        if match is None:
-            raise UsageError(f"{field} = {spec}: {item or 'nothing'} has no weight: expected CORPUS=WEIGHT for each")
-        corpus = os.path.expanduser(match[1])
+    parts: list[Weighted] = []
+    for corpus, weight in items:
+        if not (corpus and weight):
+            what = corpus or (f"={weight}" if weight else "nothing")
+            raise UsageError(f"{field} = {spec}: {what} has no weight: expected CORPUS=WEIGHT for each")
         if corpus in [part.corpus for part in parts]:
             raise UsageError(f"{field} = {spec}: {corpus} is there twice: expected each corpus once")
-        parts.append(Weighted(corpus, _number(match[2], f"{field} = {spec}: the weight of {corpus}")))
+        parts.append(Weighted(corpus, _number(weight, f"{field} = {spec}: the weight of {corpus}")))
     _check([part.weight for part in parts], f"{field} = {spec}")
     return tuple(parts)
 
@@ -80,13 +80,27 @@ def _check(weights: Sequence[Fraction], where: str) -> None:
         raise UsageError(f"{where}: a weight of {share:g} of all: expected 0, or at least 1 / {LONGEST:,} of all")
 
 
-def _weighted(item: str) -> re.Match[str] | None:
-    match = re.fullmatch(rf"(.+)=({_NUMBER})", item)
-    # `a.jsonl:column=2` is a corpus with an option.
-    return None if match is None or re.search(rf":({'|'.join(OPTIONS)})$", match[1]) else match
+class _Item(NamedTuple):
+    """What is between two commas: a corpus, and what is written as its weight, '' for nothing."""
+
+    corpus: str
+    weight: str
+
+
+def _divided(item: str) -> _Item:
+    """`a.jsonl:column=2` is a corpus with an option and no weight."""
+    corpus, _, weight = item.strip().rpartition("=")
+    if not corpus or re.search(rf":({'|'.join(OPTIONS)})$", corpus):
+        corpus, weight = item.strip(), ""
+    return _Item(os.path.expanduser(corpus.rstrip()), weight.lstrip())
+
+
+def _is_known(corpus: str) -> bool:
+    """Whether `corpus` is a file or folder, or a name."""
+    return corpus in ("pydocs", *NAMED) or os.path.exists(os.path.expanduser(corpus))
 
 
 def _number(text: str, what: str) -> Fraction:
-    if not re.fullmatch(_NUMBER, text) or not 0 <= float(text) < math.inf:
+    if not _NUMBER.fullmatch(text) or not 0 <= float(text) < math.inf:
         raise UsageError(f"{what} = {text}: expected a number of 0 or more")
     return Fraction(text)

@@ -18,7 +18,7 @@ from dfm_jax.data.tokenizers import hf_files
 from dfm_jax.experiment import conditions
 from dfm_jax.models.transformer import TransformerConfig, count_parameters
 from dfm_jax.run.begin import as_begun
-from dfm_jax.run.load import load_with
+from dfm_jax.run.load import load_with, placed
 from dfm_jax.runtime import files
 from dfm_jax.runtime.errors import UsageError, WorldError
 from dfm_jax.runtime.lock import RunLock
@@ -147,16 +147,6 @@ def check_states(config: Config, model: TransformerConfig) -> None:
     if vocabulary_size(tokenizer) + (not masked) == states:
         expected += f", or flow.source_distribution={'uniform' if masked else 'mask'} with {tokenizer}"
     raise UsageError(f"config.tokenizer.name = {tokenizer}: expected {expected}, as the file has {states} token states")
-
-
-def placed(like: Any, value: Any, shardings: Any) -> Any:
-    """The host arrays of `value` on the devices, in the tree and dtypes of `like`, whose leaves may be shapes.
-
-    Leaf by leaf: the imported module may differ in what is no array, such as what is recomputed.
-    """
-    places, structure = jax.tree.flatten(like)
-    leaves = zip(places, jax.tree.leaves(value), jax.tree.leaves(shardings), strict=True)
-    return structure.unflatten(jax.device_put(jnp.asarray(b, a.dtype), place) for a, b, place in leaves)
 
 
 def to_state(blank: TrainState, imported: pytorch.ImportedCheckpoint, config: Config) -> TrainState:

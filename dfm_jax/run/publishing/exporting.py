@@ -9,15 +9,13 @@ from dfm_jax.checkpoints import pytorch
 from dfm_jax.checkpoints.published import hub, writing
 from dfm_jax.checkpoints.published.layouts import OURS
 from dfm_jax.config import Config
-from dfm_jax.data.tokenizers import changed
+from dfm_jax.data.tokenizers import changed, hf_files
 from dfm_jax.experiment import tables
 from dfm_jax.run.load import Run, load_with
 from dfm_jax.run.publishing import card, convert
 from dfm_jax.runtime import files
 from dfm_jax.runtime.errors import UsageError, WorldError
 from dfm_jax.runtime.terminal import note
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def export(
@@ -99,7 +97,7 @@ def _write_hub(run: Run, folder: pathlib.Path) -> None:
     )
     size = run.tokenizer.vocab_size
     tables.keep(tables.of_run(config, size, pathlib.Path(run.folder)), config, folder)
-    _copy_tokenizer(config.tokenizer.name, pathlib.Path(run.folder), folder)
+    _copy_tokenizer(run, folder)
     content = {
         "model_type": OURS,
         "architectures": [OURS],
@@ -111,20 +109,8 @@ def _write_hub(run: Run, folder: pathlib.Path) -> None:
     files.write_json_atomically(folder / "config.json", content, durable=True)
 
 
-def _copy_tokenizer(name: str, run: pathlib.Path, folder: pathlib.Path) -> None:
-    """The files of a tokenizer that has files; 'gpt2', 'bytes' and 'ids:N' are part of every installation."""
-    change = changed.parts(name)
-    name = name if change is None else change[0]
-    if not name.startswith(hub.PREFIX):
-        return
-    where = name.removeprefix(hub.PREFIX)
-    places = (run / "tokenizer", run, pathlib.Path(where).expanduser())
-    source = next((place for place in places if (place / TOKENIZER_FILES[0]).is_file()), None)
-    if source is None:
-        source = hub.fetch(name, "config.tokenizer.name")
-    for file in TOKENIZER_FILES:
-        if (source / file).is_file():
-            shutil.copyfile(source / file, folder / file)
+def _copy_tokenizer(run: Run, folder: pathlib.Path) -> None:
+    hf_files.copy_files(hf_files.kept(run.config.tokenizer.name, pathlib.Path(run.folder)), folder)
 
 
 def _check_hub(config: Config) -> None:
@@ -154,7 +140,7 @@ def _write_mdlm(run: Run, folder: pathlib.Path) -> None:
         writing.write(folder, run.model, run.model.config, mask_id=mask_id)
     except ValueError as error:
         raise UsageError(f"format = mdlm: {error}") from error
-    _copy_tokenizer(run.config.tokenizer.name, pathlib.Path(run.folder), folder)
+    _copy_tokenizer(run, folder)
 
 
 def _mdlm_card(license: str) -> str:
