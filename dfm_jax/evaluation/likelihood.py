@@ -118,6 +118,17 @@ class LikelihoodEstimator:
             Segment((ends[-1], 0.0), few, "squared"),
         )
 
+    @property
+    def evaluations(self) -> int:
+        """How often the network is evaluated on each batch, one after the other."""
+        timed = any(name != "masked_count" for name in self.names)
+        points = sum(segment.points for segment in self.segments) if timed else 0
+        return points + (self._num_orders if "masked_count" in self.names else 0)
+
+    @property
+    def _num_orders(self) -> int:
+        return max(1, self.time_points // COUNT_SHARE)
+
     def __call__(
         self,
         model: Any,
@@ -258,7 +269,7 @@ class LikelihoodEstimator:
         the masks that are left when the given positions are shown.
         """
         tokens, given = batch.tokens, batch.given
-        number = max(1, self.time_points // COUNT_SHARE)
+        number = self._num_orders
         length, mask_id = tokens.shape[1], self.problem.source.vocab_size  # the mask comes after the data
         counts = points.mask_counts(fold(keys, 0), number, length)
         objective = self.objectives["masked_count"]
