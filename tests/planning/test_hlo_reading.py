@@ -66,6 +66,19 @@ def test_a_loop_of_unknown_length_is_said(module):
     assert counts.host_waits == 1 and arithmetic.read(hlo.parse(TEXT), targets.load("h100")).host_waits == 0
 
 
+def test_what_xla_computes_again_is_told_apart():
+    """A copy that rematerialization made counts, if the first product or an earlier copy of it is still there."""
+    line = next(line for line in TEXT.splitlines(keepends=True) if " %product = " in line)
+
+    def repeated(*names):
+        more = "".join(line.replace("%product =", f"%{name} =") for name in names)
+        return arithmetic.read(hlo.parse(TEXT.replace(line, more)), targets.load("h100")).repeated_flops / PRODUCT
+
+    assert repeated("product") == repeated("product.remat") == repeated("product", "product.1") == 0
+    assert repeated("product", "product.remat") == repeated("product.remat", "product.remat2", "product.remat_fed") == 12
+    assert repeated("product", "product.remat", "product.remat3") == 24
+
+
 def test_what_stands_between_start_and_end_hides_a_collective():
     target = targets.parse("h100:2x4")
     # As the fixture has it, nothing does; with the product moved between, it takes a little.

@@ -36,6 +36,7 @@ def answer(peak=10 * GIB, arguments=2 * GIB, workspace=0, program="train", **mor
             {"category": "copies", "kernels": 9.0, "flops": 1e13, "bytes": 1e11, "seconds": None},
         ],
         "host_waits": 1024,
+        "repeated_flops": 0.0,
     }
     collective = {
         "kind": "all-reduce",
@@ -149,6 +150,9 @@ def test_the_page_says_what_it_should():
     assert "| copies | unknown | 9 | 10.00 TFLOP | 100.00 GB | 1,525.9 kB |" in page
     assert "| all | 100.00 ms | 57 | 60.00 TFLOP | 300.00 GB | 4,577.6 kB |" in page
     assert "at least 1,024 times the device waits" in page
+    assert "again" not in screen
+    result = report.summary(base.get_config(), TARGET, {"train": answer(repeated_flops=1.2e12)}, 169_625_681, 50257)
+    assert "XLA computes 2.0% of it again, to keep to its limit of memory" in report.terminal(result)
 
 
 def test_the_page_says_what_a_step_of_the_sampler_costs():

@@ -106,6 +106,9 @@ def training_lines(result: dict[str, Any]) -> list[str]:
         f"model, {plan['executed_flops_per_step'] / 1e15:.3g} executed; calls "
         + (", ".join(f"{count} x {name}" for name, count in sorted(calls.items())) or "none")
     ]
+    if program["arithmetic"]["repeated_flops"]:
+        again = program["arithmetic"]["repeated_flops"] * result["devices"] / plan["executed_flops_per_step"]
+        lines.append(f"XLA computes {again:.1%} of it again, to keep to its limit of memory: use less of it")
     if times["bound"]:
         kernels, links, exposed = (seconds(times[name]) for name in ("kernels", "links", "exposed"))
         rate = plan["tokens_per_step"] / times["bound"]
