@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from dfm_jax import flow
 from dfm_jax.data import Batch
 from dfm_jax.evaluation import points
-from dfm_jax.evaluation.network import Network, TransformerNetwork, batch_program
+from dfm_jax.evaluation.network import Network, TransformerNetwork, answers_of, batch_program
 from dfm_jax.experiment.problem import Problem
 from dfm_jax.runtime.mesh import global_batch
 
@@ -253,11 +253,12 @@ class LikelihoodEstimator:
         t = self.problem.network_time(points.training_time(self.problem.path.scheduler, linear))
         features = network.features(model, x_t, t)
         queries = [o.query(x_1, x_t, linear) for o in objectives]
-        by_number: dict[int, flow.HeadAnswer] = {}
+        numbers = points.shared_queries(queries)
+        asked = sorted(set(numbers))
+        answers = answers_of(network, model, features, [queries[number] for number in asked])
+        by_number = dict(zip(asked, answers, strict=True))
         losses = []
-        for objective, number in zip(objectives, points.shared_queries(queries), strict=True):
-            if number not in by_number:
-                by_number[number] = network.answer(model, features, queries[number])
+        for objective, number in zip(objectives, numbers, strict=True):
             loss = objective(by_number[number], x_1, x_t, linear)
             losses.append(flow.uncharged(loss, _uncharged(batch)).mean(-1))
         return jnp.stack(losses)
