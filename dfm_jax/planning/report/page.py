@@ -238,7 +238,7 @@ def share_lines(name: str, program: dict[str, Any], devices: int) -> list[str]:
     if not arithmetic["shares"]:
         return []
 
-    def figures_of(share: dict[str, Any]) -> tuple[str, ...]:
+    def figures_of(share: dict[str, Any]) -> tuple[str, str, str]:
         each = f"{share['bytes'] / positions / 1e3:,.1f} kB"
         return f"{share['flops'] / 1e12:,.2f} TFLOP", f"{share['bytes'] / 1e9:,.2f} GB", each
 
