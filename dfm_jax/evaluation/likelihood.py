@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from dfm_jax import flow
 from dfm_jax.data import Batch
 from dfm_jax.evaluation import points
-from dfm_jax.evaluation.network import Network, TransformerNetwork, batch_program
+from dfm_jax.evaluation.network import Network, TransformerNetwork, answers_of, batch_program
 from dfm_jax.experiment.problem import Problem
 from dfm_jax.runtime.mesh import global_batch
 
@@ -117,6 +117,17 @@ class LikelihoodEstimator:
             *(Segment((high, low), few, "log") for high, low in itertools.pairwise(ends)),
             Segment((ends[-1], 0.0), few, "squared"),
         )
+
+    @property
+    def evaluations(self) -> int:
+        """How often the network is evaluated on each batch, one after the other."""
+        timed = any(name != "masked_count" for name in self.names)
+        points = sum(segment.points for segment in self.segments) if timed else 0
+        return points + (self._num_orders if "masked_count" in self.names else 0)
+
+    @property
+    def _num_orders(self) -> int:
+        return max(1, self.time_points // COUNT_SHARE)
 
     def __call__(
         self,
@@ -242,11 +253,12 @@ class LikelihoodEstimator:
         t = self.problem.network_time(points.training_time(self.problem.path.scheduler, linear))
         features = network.features(model, x_t, t)
         queries = [o.query(x_1, x_t, linear) for o in objectives]
-        by_number: dict[int, flow.HeadAnswer] = {}
+        numbers = points.shared_queries(queries)
+        asked = sorted(set(numbers))
+        answers = answers_of(network, model, features, [queries[number] for number in asked])
+        by_number = dict(zip(asked, answers, strict=True))
         losses = []
-        for objective, number in zip(objectives, points.shared_queries(queries), strict=True):
-            if number not in by_number:
-                by_number[number] = network.answer(model, features, queries[number])
+        for objective, number in zip(objectives, numbers, strict=True):
             loss = objective(by_number[number], x_1, x_t, linear)
             losses.append(flow.uncharged(loss, _uncharged(batch)).mean(-1))
         return jnp.stack(losses)
@@ -258,7 +270,7 @@ class LikelihoodEstimator:
         the masks that are left when the given positions are shown.
         """
         tokens, given = batch.tokens, batch.given
-        number = max(1, self.time_points // COUNT_SHARE)
+        number = self._num_orders
         length, mask_id = tokens.shape[1], self.problem.source.vocab_size  # the mask comes after the data
         counts = points.mask_counts(fold(keys, 0), number, length)
         objective = self.objectives["masked_count"]

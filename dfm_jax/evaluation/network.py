@@ -1,7 +1,7 @@
 """How evaluation asks a model, and how it compiles the function that judges one batch."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -43,6 +43,19 @@ class TransformerNetwork:
     def answer(self, model: Any, features: jax.Array, query: flow.HeadQuery) -> flow.HeadAnswer:
         """Runs the head; shapes as in `Network.answer`."""
         return head.answer(model, features, query, implementation=self.implementation, mesh=self.mesh)
+
+    def answers(self, model: Any, features: jax.Array, queries: Sequence[flow.HeadQuery]) -> Sequence[flow.HeadAnswer]:
+        """The answers to several queries, from one product with the vocabulary's matrix."""
+        return head.answers(model, features, queries, implementation=self.implementation, mesh=self.mesh)
+
+
+def answers_of(
+    network: Network, model: Any, features: jax.Array, queries: Sequence[flow.HeadQuery]
+) -> Sequence[flow.HeadAnswer]:
+    """The network's answer to each query; all at once where it has a method `answers`."""
+    if hasattr(network, "answers"):
+        return network.answers(model, features, queries)  # pyright: ignore[reportAttributeAccessIssue]
+    return [network.answer(model, features, query) for query in queries]
 
 
 def batch_program(

@@ -39,11 +39,17 @@ class TransformerDenoiser:
     top_p: float = 1.0
     implementation: str | None = None
 
+    _head: vocab_head.Head = dataclasses.field(init=False, repr=False)
+
     def __post_init__(self):
         if not callable(self.temperature) and not self.temperature >= 0:
             raise ValueError(f"temperature = {self.temperature}: expected a number >= 0, or a function of t")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p = {self.top_p}: expected 0 < top_p <= 1")
+        # Rounded here, before the loop over the steps, the vocabulary's matrix is not rounded again in each of them.
+        rounded = head.of(self.model, implementation=self.implementation)
+        kernel = rounded.kernel.astype(self.model.config.compute_dtype)
+        object.__setattr__(self, "_head", dataclasses.replace(rounded, kernel=kernel))
 
     def features(self, x: Array, t: Array) -> Array:
         """(B, L, D) in the network's compute_dtype, from x (B, L) int32 and t (B,) float32."""
@@ -117,7 +123,7 @@ class TransformerDenoiser:
             shift_ids=None if shift is None else x_t,
             suppress=self.prediction.suppress,
         )
-        return head.of(self.model, implementation=self.implementation), query, features
+        return self._head, query, features
 
 
 def posterior_logits(denoiser: TransformerDenoiser, x: Array, t: Array) -> Array:

@@ -1,6 +1,6 @@
 """The vocabulary head as the flow asks for it: the query of an objective, answered without the logits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -42,6 +42,20 @@ def answer(
     return _on_mesh(vocab_head.log_probs, mesh, given, P(ROWS))(*given)
 
 
+def answers(
+    model: Transformer,
+    features: Array,
+    queries: Sequence[flow.HeadQuery],
+    *,
+    implementation: str | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[flow.HeadAnswer, ...]:
+    """`answer` to each of several queries about the same features, from one product with the head's matrix."""
+    head, _, rounded = _given(model, features, queries[0], implementation, mesh)
+    given = head, tuple(query.padded(model.config.padded_vocab_size) for query in queries), rounded
+    return _on_mesh(vocab_head.log_probs_of_each, mesh, given, P(ROWS))(*given)
+
+
 def summed_loss(
     model: Transformer,
     features: Array,
@@ -75,14 +89,19 @@ def _given(
 
 
 def _on_mesh(
-    local: Callable, mesh: Mesh | None, given: tuple[vocab_head.Head, flow.HeadQuery, Array], out: P, *others: P
+    local: Callable,
+    mesh: Mesh | None,
+    given: tuple[vocab_head.Head, flow.HeadQuery | tuple[flow.HeadQuery, ...], Array],
+    out: P,
+    *others: P,
 ) -> Callable:
     """`local` under shard_map: rows over data and fsdp, the vocabulary over tensor; `others` of further arguments."""
     if mesh is None or mesh.size == 1:
         return local
-    head, query, _ = given
+    head, asked, _ = given
     rows, axis = P(ROWS), head.axis_name
-    specs = (head.specs(axis), query.specs(rows, P(axis)), rows, *others)
+    each = tuple(query.specs(rows, P(axis)) for query in (asked if isinstance(asked, tuple) else (asked,)))
+    specs = (head.specs(axis), each if isinstance(asked, tuple) else each[0], rows, *others)
     return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=out)
 
 

@@ -58,6 +58,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         "program": program.name,
         "rows": program.rows,
         "tokens": program.tokens,
+        "turns": program.turns,
         "mesh": dict(mesh.shape),
         "trace_seconds": round(traced - started, 1),
         "compile_seconds": round(finished - traced, 1),

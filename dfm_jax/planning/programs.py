@@ -13,8 +13,11 @@ from dfm_jax.config import Config
 from dfm_jax.data import Batch, TokenStream
 from dfm_jax.data.tokenizers.byte import ByteTokenizer
 from dfm_jax.evaluation.evaluate import Evaluator
+from dfm_jax.evaluation.generation import Generator
 from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.experiment.problem import abstract
+from dfm_jax.flow.samplers.events import Events
+from dfm_jax.flow.samplers.unmasking.unmask import Unmask
 from dfm_jax.runtime.mesh import batch_sharding, replicated
 from dfm_jax.runtime.rng import noise_key
 from dfm_jax.training.loop import Trainer, make_trainer
@@ -31,6 +34,7 @@ class Program:
     tokens: int  # tokens in one call, over all devices
     states: int  # logical vocabulary rows
     width: int  # of the residual stream
+    turns: int = 1  # of its outermost loop: steps of a sampler, times of a likelihood
 
 
 def train(config: Config, vocab_size: int, mesh: Mesh) -> Program:
@@ -51,17 +55,18 @@ def train(config: Config, vocab_size: int, mesh: Mesh) -> Program:
 def evaluate(config: Config, vocab_size: int, mesh: Mesh) -> Program:
     """The likelihood of one batch, all its time points."""
     trainer = make_trainer(config, vocab_size, mesh, abstract(config, vocab_size))
-    rows = config.eval.batch_size
+    rows, estimator = config.eval.batch_size, get_evaluator(trainer)._estimator
     weights = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=batch_sharding(mesh))
     key = jax.eval_shape(lambda: noise_key(config.training.seed, "likelihood"))
     return Program(
         "evaluate",
-        get_evaluator(trainer)._estimator._program,
+        estimator._program,
         (trainer.abstract.best_model, tokens(rows, config, mesh), weights, np.int32(0), key),
         rows,
         rows * config.model.length,
         trainer.problem.source.num_states,
         config.model.hidden_size,
+        estimator.evaluations,
     )
 
 
@@ -104,7 +109,15 @@ def sample(config: Config, vocab_size: int, mesh: Mesh) -> Program:
         rows * length,
         trainer.problem.source.num_states,
         config.model.hidden_size,
+        known_steps(generator),
     )
+
+
+def known_steps(generator: Generator) -> int:
+    """The steps of a sampler, 1 where their number depends on what it draws: the plan counts such a loop once."""
+    step = generator.problem.path.get_step(generator.settings.method)
+    drawn = isinstance(step, Events) or (isinstance(step, Unmask) and not step.by_schedule)
+    return 1 if drawn or generator.settings.draft > 1 else generator.settings.steps
 
 
 def get_evaluator(trainer: Trainer) -> Evaluator:

@@ -45,6 +45,20 @@ def log_probs(settings: Settings, head: Head, query: Query, features: Array) -> 
     return scan_rows(settings, (query.by_row(), features), block)
 
 
+def log_probs_of_each(
+    settings: Settings, head: Head, queries: tuple[Query, ...], features: Array
+) -> tuple[Answer, ...]:
+    """`log_probs` of several queries: XLA finds that they share the logits of a block. For use without gradients."""
+    asked = tuple((prepare(head, query, features.dtype), query.by_column()) for query in queries)
+
+    def block(operands: tuple[tuple[Query, ...], Array]) -> tuple[Answer, ...]:
+        rows, features = operands
+        each = zip(asked, rows, strict=True)
+        return tuple(answer_of(ready, row.joined(columns), features)[0] for (ready, columns), row in each)
+
+    return scan_rows(settings, (tuple(query.by_row() for query in queries), features), block)
+
+
 def _log_probs_forward(settings: Settings, head: Head, query: Query, features: Array):
     answer: Answer = log_probs(settings, head, query, features)  # pyright: ignore
     return answer, (head, query, features, answer.log_sum_exp)

@@ -6,7 +6,7 @@ query, then its own arguments. Each is defined by its 'dense' implementation, wh
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -58,6 +58,19 @@ def log_probs(head: Head, query: Query, features: Array) -> Answer:
     else:
         answer = blocks.log_probs(settings, head, rows, flat)
     return jax.tree.map(lambda x: x.reshape(*features.shape[:-1], *x.shape[2:]), answer)
+
+
+def log_probs_of_each(head: Head, queries: Sequence[Query], features: Array) -> tuple[Answer, ...]:
+    """`log_probs` of each query about the same features; with 'blocks' from one product with the kernel.
+
+    For use without gradients: it has no derivative of its own, and one would keep the logits.
+    """
+    if len(queries) == 1 or _choose(head, features) != "blocks":
+        return tuple(log_probs(head, query, features) for query in queries)
+    prepared = [_prepare(check(head, query, features), query, features) for query in queries]
+    settings, head, _, flat = prepared[0]
+    answers = blocks.log_probs_of_each(settings, head, tuple(rows for _, _, rows, _ in prepared), flat)
+    return jax.tree.map(lambda x: x.reshape(*features.shape[:-1], *x.shape[2:]), answers)
 
 
 def summed_loss(

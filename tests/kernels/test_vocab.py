@@ -336,6 +336,27 @@ def test_on_a_mesh():
     assert done.stdout.splitlines()[-1] == "ok"
 
 
+@pytest.mark.parametrize("implementation", ["blocks", "dense", "pallas"])
+def test_several_queries_at_once(implementation):
+    """The answers of each alone: plain ids, and shifted logits with a sum. 'blocks' multiplies by the kernel once."""
+    floats, integers = problem((2, 9), 256, 250, 3)
+    features, kernel, bias, amounts, weights, scale, inner = (x.astype(np.float32) for x in floats)
+    head = vocab_head.Head(kernel, bias, num_valid=250, implementation=implementation, block_rows=4)
+    plain = vocab_head.Query(integers[0], suppress=SUPPRESS)
+    reduction = vocab_head.Reduction("log1p", weights, scale, inner)
+    shifted = vocab_head.Query(integers[0], amounts, integers[1], SUPPRESS, reduction)
+    together = jax.jit(vocab_head.log_probs_of_each).lower(head, (plain, shifted), features).compile()
+    each = [jax.jit(vocab_head.log_probs).lower(head, query, features).compile() for query in (plain, shifted)]
+    answers = together(head, (plain, shifted), features)
+    for query, alone, answer in zip((plain, shifted), each, answers, strict=True):
+        wanted = alone(head, query, features)
+        for found, right in zip(jax.tree.leaves(answer), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(found, right, rtol=2e-6, atol=2e-6)
+    assert [a.reduced is None for a in answers] == [True, False]
+    if implementation == "blocks":
+        assert together.as_text().count(" dot(") == 1
+
+
 def test_maximum_and_sum_in_one_pass():
     """What a GPU reads once: any row, of -inf alone too, and a logit that is no number makes neither."""
     from kernels.vocab_head.blocks import peak_and_mass

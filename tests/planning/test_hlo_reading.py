@@ -59,11 +59,55 @@ def test_traffic_counts_what_a_kernel_touches(module):
     assert moved["i"] == 0
 
 
+GATHERED = """HloModule gathered, is_scheduled=true
+
+%computation (p: f32[1024,64], i: s32[8,1], q: f32[64]) -> bf16[8,64] {
+  %p = f32[1024,64]{1,0} parameter(0)
+  %i = s32[8,1]{1,0} parameter(1)
+  %q = f32[64]{0} parameter(2)
+  %wide = f32[1024,64]{1,0} broadcast(%q), dimensions={1}
+  %sum = f32[1024,64]{1,0} add(%p, %wide)
+  %square = f32[1024,64]{1,0} multiply(%sum, %sum)
+  %small = bf16[1024,64]{1,0} convert(%square)
+  ROOT %rows = bf16[8,64]{1,0} gather(%small, %i), offset_dims={1}, collapsed_slice_dims={0}, slice_sizes={1,64}
+}
+
+ENTRY %main (p: f32[1024,64], i: s32[8,1], q: f32[64]) -> bf16[8,64] {
+  %p = f32[1024,64]{1,0} parameter(0)
+  %i = s32[8,1]{1,0} parameter(1)
+  %q = f32[64]{0} parameter(2)
+  ROOT %fusion = bf16[8,64]{1,0} fusion(%p, %i, %q), kind=kLoop, calls=%computation
+}
+"""
+
+
+def test_what_is_gathered_is_read_where_it_is_needed():
+    """Eight rows of float32, though they are changed before they are picked; the indices, the vector, the result."""
+    module = hlo.parse(GATHERED)
+    main = module.computations["main"]
+    assert hlo.traffic(module, main["fusion"], main) == 8 * 64 * 4 + 8 * 4 + 64 * 4 + 8 * 64 * 2
+
+
 def test_a_loop_of_unknown_length_is_said(module):
     unknown = hlo.parse(TEXT.replace(', backend_config={"known_trip_count":{"n":"12"}}', ""))
     counts = arithmetic.read(unknown, targets.load("h100"))
     assert counts.unknown_loops and counts.matrix_flops == PRODUCT
     assert counts.host_waits == 1 and arithmetic.read(hlo.parse(TEXT), targets.load("h100")).host_waits == 0
+
+
+def test_what_xla_computes_again_is_told_apart():
+    """A copy that rematerialization made counts, if the first product or an earlier copy of it is still there."""
+    line = next(line for line in TEXT.splitlines(keepends=True) if " %product = " in line)
+
+    def repeated(*names):
+        more = "".join(line.replace("%product =", f"%{name} =") for name in names)
+        return arithmetic.read(hlo.parse(TEXT.replace(line, more)), targets.load("h100")).repeated_flops / PRODUCT
+
+    assert repeated("product") == repeated("product.remat") == repeated("product", "product.1") == 0
+    assert (
+        repeated("product", "product.remat") == repeated("product.remat", "product.remat2", "product.remat_fed") == 12
+    )
+    assert repeated("product", "product.remat", "product.remat3") == 24
 
 
 def test_what_stands_between_start_and_end_hides_a_collective():

@@ -36,6 +36,7 @@ def answer(peak=10 * GIB, arguments=2 * GIB, workspace=0, program="train", **mor
             {"category": "copies", "kernels": 9.0, "flops": 1e13, "bytes": 1e11, "seconds": None},
         ],
         "host_waits": 1024,
+        "repeated_flops": 0.0,
     }
     collective = {
         "kind": "all-reduce",
@@ -52,6 +53,7 @@ def answer(peak=10 * GIB, arguments=2 * GIB, workspace=0, program="train", **mor
         "program": program,
         "rows": 512,
         "tokens": 512 * 1024,
+        "turns": 1,
         "mesh": {"data": 8, "fsdp": 1, "tensor": 1},
         "trace_seconds": 1.0,
         "compile_seconds": 20.0,
@@ -144,10 +146,28 @@ def test_the_page_says_what_it_should():
         assert text in page
     assert result["training"]["model_flops_per_token"] == pytest.approx(854e6, rel=0.001)
     assert result["training"]["model_flops_per_step"] == flops.training_step(base.get_config(), 50257)
-    assert "| head | 70.00 ms | 48 | 50.00 TFLOP | 200.00 GB |" in page
-    assert "| copies | unknown | 9 | 10.00 TFLOP | 100.00 GB |" in page
-    assert "| all | 100.00 ms | 57 | 60.00 TFLOP | 300.00 GB |" in page
+    assert "| head | 70.00 ms | 48 | 50.00 TFLOP | 200.00 GB | 3,051.8 kB |" in page
+    assert "| copies | unknown | 9 | 10.00 TFLOP | 100.00 GB | 1,525.9 kB |" in page
+    assert "| all | 100.00 ms | 57 | 60.00 TFLOP | 300.00 GB | 4,577.6 kB |" in page
     assert "at least 1,024 times the device waits" in page
+    assert "again" not in screen
+    result = report.summary(base.get_config(), TARGET, {"train": answer(repeated_flops=1.2e12)}, 169_625_681, 50257)
+    assert "XLA computes 2.0% of it again, to keep to its limit of memory" in report.terminal(result)
+
+
+def test_the_page_says_what_a_step_of_the_sampler_costs():
+    """300 GB and 100 ms on each of 8 devices, for 64 Ki positions and 512 steps; 2 waits a step."""
+    programs = {name: answer(program=name) | {"turns": 512} for name in ("evaluate", "sample")}
+    programs["train"] = answer()
+    result = report.summary(base.get_config(), TARGET, programs, 169_625_681, 50257)
+    page, screen = report.markdown(result, "uniform_gkl"), report.terminal(result)
+    each = "at least 0.20 ms, 9 kB a position, at least 2 waits for the host"
+    for line in (f"evaluate: each of 512 times: {each}", f"sample: each of 512 steps: {each}"):
+        assert line in page and line in screen
+    assert "train: each" not in page and "| head | 70.00 ms | 48 | 50.00 TFLOP | 200.00 GB | 6.0 kB |" in page
+    programs["sample"] = answer(program="sample", kernel_seconds=None)
+    result = report.summary(base.get_config(), TARGET, programs, 169_625_681, 50257)
+    assert "sample: one evaluation of each loop: 4,578 kB a position" in report.terminal(result)
 
 
 def test_sweep_points_and_their_order():

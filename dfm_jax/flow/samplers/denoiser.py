@@ -251,11 +251,15 @@ def mixed(own: jax.Array, without: jax.Array, gamma: jax.Array) -> jax.Array:
     return jnp.where(never, -jnp.inf, weight * own + (1.0 - weight) * without)
 
 
-def answer_where(denoiser: Denoiser, features: jax.Array, question: Question, needs: Needs, group: int) -> Answer:
+def answer_where(
+    denoiser: Denoiser, features: jax.Array, question: Question, needs: Needs, group: int, *, certain: bool = False
+) -> Answer:
     """The head's part: answers (B, L) where `question.needed`, from features (B, L, D) of the trunk.
 
     The features may be those of another input; the draw then is that of the other input's posterior. group: rows per
     call of the head (static). The needed positions are gathered into groups of `group` rows, as many as it takes.
+    certain: something is known to be needed (static). The first group is then made without a question whether it has
+    a row: each such question makes a GPU wait for its host.
     """
     x, t, needed = question.x, question.t, question.needed
     batch, length = x.shape
@@ -284,15 +288,24 @@ def answer_where(denoiser: Denoiser, features: jax.Array, question: Question, ne
         return done + group, jax.tree.map(place_rows, answers, drawn)
 
     start = jax.tree.map(lambda a: a.reshape(positions, *a.shape[2:]), unasked(x, needs))
-    _, answers = jax.lax.while_loop(lambda state: state[0] < count, one_group, (jnp.int32(0), start))
-    return jax.tree.map(lambda a: a.reshape(batch, length, *a.shape[1:]), answers)
+    state = (jnp.int32(0), start)
+    if certain:
+        state = one_group(state)
+    if not certain or padded > group:
+        state = jax.lax.while_loop(lambda state: state[0] < count, one_group, state)
+    return jax.tree.map(lambda a: a.reshape(batch, length, *a.shape[1:]), state[1])
 
 
-def draw_where(denoiser: Denoiser, question: Question, needs: Needs, group: int) -> Answer:
-    """Trunk and head: answers (B, L) where `question.needed`. If nothing is needed the trunk does not run."""
+def draw_where(denoiser: Denoiser, question: Question, needs: Needs, group: int, *, certain: bool = False) -> Answer:
+    """Trunk and head: answers (B, L) where `question.needed`. If nothing is needed the trunk does not run.
+
+    certain: something is known to be needed (static), and is not asked for.
+    """
 
     def some(question: Question) -> Answer:
-        return answer_where(denoiser, features_of(denoiser, question), question, needs, group)
+        return answer_where(denoiser, features_of(denoiser, question), question, needs, group, certain=True)
 
     asked = question._replace(noise=None)  # of no use to the model
+    if certain:
+        return some(asked)
     return jax.lax.cond(question.needed.any(), some, lambda question: unasked(question.x, needs), asked)

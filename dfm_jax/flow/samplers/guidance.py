@@ -99,6 +99,10 @@ class GuidedMoves(Moves):
     def ends_early(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.base.ends_early
 
+    @property
+    def always_asks(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.base.always_asks
+
     def ask(self, row: Row, state: State, keys: jax.Array) -> Question:
         question = self.base.ask(row, state, keys)
         without = jnp.where(state.fixed, jnp.int32(self.mask_id), question.x)

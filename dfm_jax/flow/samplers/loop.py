@@ -39,7 +39,7 @@ def run(
         state, saved = carry
         question = moves.ask(row, state, keys)
         if moves.needs:
-            answer = draw_where(denoiser, question, moves.needs, group)
+            answer = draw_where(denoiser, question, moves.needs, group, certain=moves.always_asks)
         else:
             answer = unasked(question.x, moves.needs)
         state = moves.move(row, state, question, answer).counted(question)

@@ -69,10 +69,12 @@ class Moves(Tree, abc.ABC):
     """The moves of a trajectory. A subclass names its array attributes in `leaves` (`flow.Tree`).
 
     needs: what the moves need from the model, all together. ends_early: whether a sequence ends when it is `unfinished`
-    no longer, perhaps before the last row. Its frames then go by the share that is revealed.
+    no longer, perhaps before the last row. Its frames then go by the share that is revealed. always_asks: whether an
+    unfinished sequence needs an answer in each of its moves.
     """
 
     ends_early: Any = False
+    always_asks: Any = False
 
     @property
     @abc.abstractmethod

@@ -16,6 +16,7 @@ PALLAS = ("triton", "mosaic_gpu", "pallas")
 # Matrix products in each of our own attention kernels; those of the vocabulary head have one.
 FLASH_PRODUCTS = {"flash_forward": 2, "flash_dq": 3, "flash_dkv": 4}
 VOCAB_KERNEL = "vocab_"
+REPETITION = re.compile(r"(.+)\.remat\d*")  # what XLA's rematerialization calls its copies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Arithmetic:
     slowest: tuple[Kernel, ...]  # the first ten, and all above half a millisecond
     shares: tuple[Share, ...] = ()  # by category, in the order of `categories.CATEGORIES`, those that occur
     host_waits: int = 0  # at least how often the device stops until the host has read which way to go
+    repeated_flops: float = 0.0  # the part of `flops` that XLA itself computes again, to keep to a limit of memory
 
     @property
     def flops(self) -> float:
@@ -71,6 +73,7 @@ def read(module: hlo.Module, chip: Chip) -> Arithmetic:
     shares: dict[str, list[float]] = {}
     calls: collections.Counter[str] = collections.Counter()
     pallas: collections.Counter[str] = collections.Counter()
+    repeated = 0.0
     for instruction, computation, times in module.executed():
         work = work_of(module, instruction, computation)
         open_ended = instruction.opcode == "while" and instruction.trip_count is None
@@ -81,6 +84,7 @@ def read(module: hlo.Module, chip: Chip) -> Arithmetic:
         matrix += times * work.matrix
         wide += times * work.float32
         attention += times * work.attention
+        repeated += times * work.flops if is_repetition(instruction, computation) else 0.0
         workspace = max(workspace, work.workspace)
         if instruction.opcode == "custom-call":
             calls[instruction.target] += round(times)
@@ -118,6 +122,7 @@ def read(module: hlo.Module, chip: Chip) -> Arithmetic:
             if chip.peak is not None and (i < SLOWEST or row[3] >= LISTED)
         ),
         host_waits=round(waits),
+        repeated_flops=repeated,
         shares=tuple(
             Share(kind, *shares[kind][:3], seconds=None if chip.peak is None else shares[kind][3])
             for kind in categories.CATEGORIES
@@ -165,6 +170,23 @@ def work_of(module: hlo.Module, instruction: hlo.Instruction, computation: hlo.C
         bytes=hlo.traffic(module, instruction, computation),
         workspace=workspace,
     )
+
+
+def is_repetition(instruction: hlo.Instruction, computation: hlo.Computation) -> bool:
+    """Whether XLA's rematerialization made it, while another of the same name computes the same before it.
+
+    Where all that used the first one use the second, the first one is gone, unless something has to wait for it.
+    """
+    match = REPETITION.fullmatch(instruction.name)
+    if match is None:
+        return False
+    for name in computation:  # in the order of execution
+        if name == instruction.name:
+            return False
+        other = REPETITION.fullmatch(name)
+        if (name if other is None else other[1]) == match[1]:
+            return True
+    return False
 
 
 def hidden_seconds(module: hlo.Module, target: Target) -> float | None:

@@ -21,6 +21,16 @@ FREE = frozenset(
 )
 
 
+# One result from one entry of each operand: a fusion computes only those entries of them that it needs.
+ELEMENTWISE = frozenset(
+    {
+        *("add", "subtract", "multiply", "divide", "maximum", "minimum", "negate", "abs", "select", "compare"),
+        *("convert", "exponential", "log", "log-plus-one", "exponential-minus-one", "rsqrt", "sqrt", "tanh"),
+        *("and", "or", "not", "xor", "bitcast"),
+    }
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Shape:
     """One array's type."""
@@ -243,9 +253,13 @@ def traffic(module: Module, instruction: Instruction, computation: Computation) 
     parameters = {int(i.literal): i for i in callee.values() if i.opcode == "parameter"}
     total, in_place = 0, 0
     for number, operand in enumerate(operands):
-        users = _users(callee, parameters[number].name) if number in parameters else []
-        if users and all(u.opcode in ("dynamic-slice", "slice", "gather") and u.operands[0] == p for u, p in users):
-            total += sum(u.bytes for u, _ in users)
+        name = parameters[number].name if number in parameters else ""
+        parts = _users(callee, name, ELEMENTWISE) if name else []
+        users = _users(callee, name, frozenset({"bitcast"})) if name else []
+        if parts and all(u.opcode in ("dynamic-slice", "slice", "gather") and u.operands[0] == p for u, p in parts):
+            # Of its own dtype, which a conversion before the slice may have changed.
+            read = sum(u.shapes[0].size for u, _ in parts) * DTYPE_BITS.get(operand.shapes[0].dtype, 0) // 8
+            total += min(read, operand.bytes)
         elif users and all(u.opcode == "dynamic-update-slice" and u.operands[0] == p for u, p in users):
             # The rest of the array stays where it is: neither read nor written.
             in_place += operand.bytes
@@ -255,13 +269,17 @@ def traffic(module: Module, instruction: Instruction, computation: Computation) 
     return total + max(instruction.bytes - in_place, 0)
 
 
-def _users(computation: Computation, name: str) -> list[tuple[Instruction, str]]:
-    """(instruction, operand through which it uses `name`), looking through bitcasts."""
-    users = []
-    for instruction in computation.values():
-        if name in instruction.operands:
-            if instruction.opcode == "bitcast":
-                users += _users(computation, instruction.name)
-            else:
-                users.append((instruction, name))
+def _users(computation: Computation, name: str, through: frozenset[str]) -> list[tuple[Instruction, str]]:
+    """(instruction, operand through which it uses `name`), looking through instructions of these opcodes."""
+    users, waiting, seen = [], [name], {name}
+    while waiting:
+        operand = waiting.pop()
+        for instruction in computation.values():
+            if operand not in instruction.operands:
+                continue
+            if instruction.opcode not in through or instruction.is_root:
+                users.append((instruction, operand))
+            elif instruction.name not in seen:
+                seen.add(instruction.name)
+                waiting.append(instruction.name)
     return users

@@ -10,6 +10,7 @@ from dfm_jax.planning.report import roofline, verdict
 from dfm_jax.planning.targets import Target
 
 GIB = 2**30
+TURNS = {"evaluate": "times", "sample": "steps"}  # what the loop of a program goes over
 NOT_COUNTED = (
     "Not in these figures: CUDA's context and NCCL's buffers "
     f"(about {verdict.CONTEXT / GIB:.1f} and {verdict.CHANNELS / GIB:.1f} GiB beside JAX's pool), fragmentation "
@@ -93,7 +94,8 @@ def terminal(result: dict[str, Any]) -> str:
         lines += [f"{name}: {line}" for line in program["verdict"]["advice"]]
     if "training" in result:
         lines += ["", *training_lines(result)]
-    return "\n".join(lines)
+    turns = [line for name, p in result["programs"].items() for line in turn_lines(name, p, result["devices"])]
+    return "\n".join([*lines, *([""] if turns else []), *turns])
 
 
 def training_lines(result: dict[str, Any]) -> list[str]:
@@ -104,6 +106,9 @@ def training_lines(result: dict[str, Any]) -> list[str]:
         f"model, {plan['executed_flops_per_step'] / 1e15:.3g} executed; calls "
         + (", ".join(f"{count} x {name}" for name, count in sorted(calls.items())) or "none")
     ]
+    if program["arithmetic"]["repeated_flops"]:
+        again = program["arithmetic"]["repeated_flops"] * result["devices"] / plan["executed_flops_per_step"]
+        lines.append(f"XLA computes {again:.1%} of it again, to keep to its limit of memory: use less of it")
     if times["bound"]:
         kernels, links, exposed = (seconds(times[name]) for name in ("kernels", "links", "exposed"))
         rate = plan["tokens_per_step"] / times["bound"]
@@ -156,11 +161,24 @@ def markdown(result: dict[str, Any], title: str) -> str:
         rows += [(name, seconds(value)) for name, value in times.items()]
         lines += [*table(rows), "", result["notes"][1], ""]
     for name, program in result["programs"].items():
-        lines += program_lines(name, program)
+        lines += program_lines(name, program, result["devices"])
     return "\n".join(lines).rstrip() + "\n"
 
 
-def program_lines(name: str, program: dict[str, Any]) -> list[str]:
+def turn_lines(name: str, program: dict[str, Any], devices: int) -> list[str]:
+    """What a program that samples or judges costs for each step or time, and the device's waits for its host."""
+    counts = program["arithmetic"]
+    if name not in TURNS:
+        return []
+    turns, positions = program["turns"], program["tokens"] / devices
+    each = f"each of {turns:,} {TURNS[name]}" if turns > 1 else "one evaluation of each loop"
+    time = "" if counts["kernel_seconds"] is None else f"at least {seconds(counts['kernel_seconds'] / turns)}, "
+    moved = counts["bytes_moved"] / positions / turns / 1e3
+    waits = f"{counts['host_waits'] / turns:,.2g} waits for the host"
+    return [f"{name}: {each}: {time}{moved:,.0f} kB a position, at least {waits}"]
+
+
+def program_lines(name: str, program: dict[str, Any], devices: int) -> list[str]:
     vocabulary = program["vocabulary"]
     share = vocabulary["largest"] / vocabulary["logits_per_device"]
     lines = [f"## {name}: largest buffers", ""]
@@ -169,7 +187,8 @@ def program_lines(name: str, program: dict[str, Any]) -> list[str]:
         (gib(b["bytes"]), b["shape"], b["kind"], operation(b["operation"]), b["source"]) for b in program["buffers"]
     ]
     lines += [*table(rows), ""]
-    lines += share_lines(name, program["arithmetic"])
+    lines += share_lines(name, program, devices)
+    lines += [line for turn in turn_lines(name, program, devices) for line in (f"- {turn}", "")]
     if program["arithmetic"]["slowest"]:
         lines += [f"## {name}: slowest kernels at the chip's figures", ""]
         rows = [("time", "executions", "products", "memory", "for", "from", "at")]
@@ -213,17 +232,30 @@ def program_lines(name: str, program: dict[str, Any]) -> list[str]:
     return lines + ([*table(rows), ""] if len(rows) > 1 else ["No collectives.", ""])
 
 
-def share_lines(name: str, arithmetic: dict[str, Any]) -> list[str]:
-    """The kernels' bytes and times by what they are for, and their sums."""
+def share_lines(name: str, program: dict[str, Any], devices: int) -> list[str]:
+    """The kernels' bytes and times by what they are for, and their sums; bytes also for a position in one turn."""
+    arithmetic, positions = program["arithmetic"], program["tokens"] / devices * program["turns"]
     if not arithmetic["shares"]:
         return []
-    rows = [("for", "time", "executions", "products", "memory")]
+
+    def figures_of(share: dict[str, Any]) -> tuple[str, str, str]:
+        each = f"{share['bytes'] / positions / 1e3:,.1f} kB"
+        return f"{share['flops'] / 1e12:,.2f} TFLOP", f"{share['bytes'] / 1e9:,.2f} GB", each
+
+    rows = [
+        (
+            "for",
+            "time",
+            "executions",
+            "products",
+            "memory",
+            "a position, each turn" if program["turns"] > 1 else "a position",
+        )
+    ]
     for share in arithmetic["shares"]:
-        figures = (f"{share['flops'] / 1e12:,.2f} TFLOP", f"{share['bytes'] / 1e9:,.2f} GB")
-        rows.append((share["category"], seconds(share["seconds"]), f"{share['kernels']:,.0f}", *figures))
+        rows.append((share["category"], seconds(share["seconds"]), f"{share['kernels']:,.0f}", *figures_of(share)))
     total = {field: sum(share[field] for share in arithmetic["shares"]) for field in ("kernels", "flops", "bytes")}
-    figures = (f"{total['flops'] / 1e12:,.2f} TFLOP", f"{total['bytes'] / 1e9:,.2f} GB")
-    rows.append(("all", seconds(arithmetic["kernel_seconds"]), f"{total['kernels']:,.0f}", *figures))
+    rows.append(("all", seconds(arithmetic["kernel_seconds"]), f"{total['kernels']:,.0f}", *figures_of(total)))
     return [f"## {name}: where the bytes go, a kernel counted where its largest result belongs", "", *table(rows), ""]
 
 

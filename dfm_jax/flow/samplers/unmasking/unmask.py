@@ -104,6 +104,10 @@ class UnmaskMoves(Moves):
     def ends_early(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return not self.unmask.by_schedule
 
+    @property
+    def always_asks(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.ends_early  # while masks are left, at least one of them is revealed
+
     def masked(self, state: State) -> jax.Array:
         """(B, L) bool: the positions that are still to be revealed."""
         return ~state.fixed & (state.x == self.mask_id)
