@@ -9,7 +9,7 @@ import numpy as np
 from dfm_jax.flow.samplers.denoiser import Denoiser, draw_where, unasked
 from dfm_jax.flow.samplers.moves import Moves, State
 
-Rows = dict[str, jax.Array]
+Rows = dict[str, Any]
 
 
 def most_moves(rows: Rows) -> int:

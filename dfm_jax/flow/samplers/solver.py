@@ -51,7 +51,7 @@ class Solver:
     The program is compiled with XLA's default options. Generation calls it inside another jitted function, and jax
     takes options only for the outer one (`runtime.compiler`).
 
-    Raises ValueError for a step that does not support the path or the source.
+    Raises ValueError for a path, a step, a corrector or a guidance that do not go together or with the source.
     """
 
     model: Model | Denoiser
@@ -65,6 +65,8 @@ class Solver:
 
     def __post_init__(self):
         # What does not go together raises here, not in the middle of a run.
+        if hasattr(self.path, "check"):
+            self.path.check(self.source, "posterior")
         given = self.step
         step: Any = self.path.get_step(given) if isinstance(given, str) else given
         if isinstance(step, type) or not (isinstance(step, (Step, Events, Unmask)) or hasattr(step, "plan")):

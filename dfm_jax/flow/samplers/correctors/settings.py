@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from dfm_jax.flow.prediction import PathLike
 from dfm_jax.flow.samplers.correctors.sites import Sites
@@ -120,7 +121,7 @@ class Gibbs(PosteriorCorrection):
             raise ValueError(f"corrector = 'gibbs': expected a path with one schedule for every token and x_1, not "
                              f"{type(path).__name__}")  # fmt: skip
         # A law that is an argument of a program is known outside it alone.
-        known = not isinstance(getattr(source, "law", None), jax.core.Tracer | jax.ShapeDtypeStruct)
+        known = not isinstance(getattr(source, "law", None), Tracer | jax.ShapeDtypeStruct)
         if source.mask_id is None and known and not (source_law(source) > 0).all():
             raise ValueError("corrector = 'gibbs': expected a source with p > 0 at every token")
 
