@@ -28,7 +28,7 @@ CORRECTED = [("exact", "gibbs:sites=2"), ("exact", "resample:rate=0.3"), ("exact
 CASES = [("mask", *case) for case in PLAIN + ADAPTIVE + CORRECTED + CHAINS]
 CASES += [("uniform", *case) for case in PLAIN + CORRECTED + CHAINS[1:]]
 QUICK = {("mask", "exact", None), ("uniform", "ancestral", None), ("mask", "unmask:order=entropy,bound=0.6", None)}
-QUICK |= {("uniform", "thinning:delta=0.3", None), ("mask", "first_hitting", None)}
+QUICK |= {("mask", "first_hitting", None)}
 QUICK |= {("uniform", "exact", "gibbs:sites=2"), ("mask", "unmask:order=margin,count=2", "gibbs:sites=1")}
 
 
