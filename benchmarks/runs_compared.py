@@ -23,7 +23,8 @@ from dfm_jax.experiment import streams as corpora
 
 CONFIG = "configs/quickstart.py"
 ORDER = 5
-# What every compared run sets if it does not say otherwise: the source and the optimizer, no evaluation and no checkpoint but the last, and one process that reads data.
+# What every compared run sets if it does not say otherwise: source and optimizer, no evaluation, no checkpoint but the
+# last, and one process that reads data.
 BARE: dict[str, object] = {
     "flow.source_distribution": "uniform",
     "optim.name": "adamw",

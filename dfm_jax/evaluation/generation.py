@@ -111,7 +111,7 @@ class Generator:
         implementation: of the vocabulary head; None chooses.
         deterministic: compiled for the same bits in every run, see `runtime.compiler`.
 
-    Raises UsageError for another batch size, and for a method that the path does not have.
+    Raises UsageError for another batch size, and for a method or corrector that the path or the source does not have.
     """
 
     problem: Problem
@@ -128,10 +128,14 @@ class Generator:
             raise UsageError(
                 f"config.sampling.batch_size = {self.batch_size}: expected a multiple of {devices} devices"
             )
+        field, path, source = "method", self.problem.path, self.problem.source
         try:
-            self.problem.path.get_step(self.settings.method)
+            step = path.get_step(self.settings.method)
+            field = "corrector"
+            if self.settings.corrector:
+                flow.get_corrector(self.settings.corrector).check(path, source, isinstance(step, flow.Unmask))
         except ValueError as error:
-            raise UsageError(f"config.sampling.method = {self.settings.method}: {error}") from error
+            raise UsageError(f"config.sampling.{field} = {getattr(self.settings, field)}: {error}") from error
 
     @functools.cached_property
     def frame_steps(self) -> np.ndarray:

@@ -145,10 +145,7 @@ def check_problem(config: Config, mode: str | None = None) -> None:
         step = path.get_step(config.sampling.method)
         check_options(step, config.sampling.steps or config.flow.sampling_steps)
         solver = functools.partial(flow.Solver, lambda x, t: x, path, source, step=step)
-        drafts = solver().has_drafts
-    if config.sampling.draft > 1 and not drafts:
-        refuse("sampling.draft", config.sampling.draft,
-               f"1 with sampling.method = {config.sampling.method}, a chain without steps")  # fmt: skip
+        solver()
     corrector = config.sampling.corrector or None
     with naming("sampling.corrector", config):
         solver(corrector=corrector)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from jax import Array
 
 from dfm_jax import flow
-from dfm_jax.flow.samplers.denoiser import Guide, mixed
+from dfm_jax.flow.samplers.denoiser import Guide, check_draws, mixed
 from dfm_jax.kernels import vocab_head
 from dfm_jax.models import head
 from dfm_jax.models.transformer import Transformer
@@ -42,6 +42,7 @@ class TransformerDenoiser:
     _head: vocab_head.Head = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self):
+<<<<<<< HEAD
         if not callable(self.temperature) and not self.temperature >= 0:
             raise ValueError(f"temperature = {self.temperature}: expected a number >= 0, or a function of t")
         if not 0 < self.top_p <= 1:
@@ -50,6 +51,9 @@ class TransformerDenoiser:
         rounded = head.of(self.model, implementation=self.implementation)
         kernel = rounded.kernel.astype(self.model.config.compute_dtype)
         object.__setattr__(self, "_head", dataclasses.replace(rounded, kernel=kernel))
+=======
+        check_draws(self.temperature, self.top_p)
+>>>>>>> r1
 
     def features(self, x: Array, t: Array) -> Array:
         """(B, L, D) in the network's compute_dtype, from x (B, L) int32 and t (B,) float32."""

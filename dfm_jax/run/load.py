@@ -114,8 +114,8 @@ class Run:
             prompt_special: names of special tokens in the prompt, such as <|endoftext|>, stand for them; so they do in
                 a run with data.special=parse.
             trim: end each text at its first end of text. A run that trains on records answers a prompt so by itself.
-            options: as in `sample_tokens`, such as steps=64, temperature=0.9, seed=1. With a length above the network's
-                each text is one of `stream`, to its end.
+            options: as in `sample_tokens`, such as steps=64, temperature=0.9, seed=1. With a block, or a
+                length above the network's, each text is one of `stream`, to its end.
 
         Raises:
             ValueError: naming the argument.
@@ -127,7 +127,8 @@ class Run:
             arguments.refuse("prompt", prompt, "a text")
         trim = trim or (prompt is not None and trains_on_records(self.config))
         length, masked = options.get("length"), self.problem.source.mask_id is not None
-        if masked and isinstance(length, int) and length > self.config.model.length:
+        longer = isinstance(length, (int, np.integer)) and length > self.config.model.length
+        if options.get("block") is not None or (masked and longer):
             given = {"prompt": prompt, "prompt_special": prompt_special, "trim": trim, **options}
             given.pop("batch_size", None)  # a text at a time
             return ["".join(self.stream(index=i, **given)) for i in range(arguments.integer("num", num, 0))]
@@ -188,7 +189,11 @@ class Run:
             if prompt:
                 parsed = parse_prompt(prompt, self.tokenizer, length, special=special)
                 given = long_texts.beginning_of(parsed, prompt)
-        generator = self._generator(self._settings(min(row, length), **options), self.mesh.size)
+        settings = self._settings(min(row, length), **options)
+        if settings.guided and not len(given):
+            arguments.refuse("guidance", settings.guidance, "1, or a prompt")
+        with arguments.as_value_errors("config.sampling."):
+            generator = self._generator(settings, self.mesh.size)
         new_tokens = long_texts.generate(generator, self.model, given, blocks, index)
         return long_texts.Text(new_tokens, self.tokenizer, given, stop)
 

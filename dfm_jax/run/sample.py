@@ -72,12 +72,11 @@ def check(
     if length is not None:
         masked = config.flow.source_distribution == "mask"
         long_texts.Blocks.of(length, block, config.model.length, masked)
-    if prompt is not None:
-        special = special or config.data.special == "parse"
-        parsed = parse_prompt(prompt, tokenizer, length or config.model.length, special=special)
-        if length is not None and prompt:
-            long_texts.beginning_of(parsed, prompt)
-    elif flow.get_guidance(config.sampling.guidance) != 1:
+    special = special or config.data.special == "parse"
+    parsed = parse_prompt(prompt or "", tokenizer, length or config.model.length, special=special)
+    if length is not None and prompt:
+        long_texts.beginning_of(parsed, prompt)
+    if flow.get_guidance(config.sampling.guidance) != 1 and not parsed.fixed.any():
         raise UsageError(f"config.sampling.guidance = {config.sampling.guidance}: expected a prompt or gaps, or 1")
 
 
@@ -101,7 +100,7 @@ def stream(
     stem = sample_set((output or folder) / "samples", trained.step) if first else None
     settings = EvaluationSettings.from_config(config, trained.tokenizer.vocab_size).sampling.describe()
     settings |= {"step": trained.step, "prompt": prompt or "", "length": length, "block": block}
-    texts, rows = [], []
+    texts, rows, spent = [], [], []
     for index in range(config.sampling.num):
         pieces = []
         drawn = trained.stream(prompt, length=length, block=block, index=index, prompt_special=special, trim=trim)
@@ -111,11 +110,13 @@ def stream(
                 show(index, piece)
         texts.append("".join(pieces))
         rows.append(drawn.tokens)
+        spent.append(list(drawn.spent.values()))
         if stem is not None:
             show(index, "")
             append(stem, index, texts[-1], drawn.tokens.tolist(), drawn.spent, settings)
     if stem is not None:
         finish(stem)
+        note(f"samples: {describe_evaluations(flow.Evaluations(*np.array(spent).T))}")
     width = max(map(len, rows), default=0)
     tokens = np.stack([np.pad(row, (0, width - len(row)), constant_values=-1) for row in rows])
     return SampleSet(tokens, texts, stem)

@@ -89,6 +89,9 @@ def test_another_scheduler_and_a_cold_temperature():
 def test_wrong_settings_are_named():
     with pytest.raises(UsageError, match=r"config\.sampling\.method = slow: "):
         Generator(problem("mask"), SamplingSettings(L, 4, "slow"), 2)
+    never = make_problem(flow.CategoricalSource([0.5, 0.5] + [0.0] * (V - 2)))  # inside the program the law is unknown
+    with pytest.raises(UsageError, match=r"config\.sampling\.corrector = gibbs: .* a source with p > 0 at every token"):
+        Generator(never, SamplingSettings(L, 4, corrector="gibbs"), 2)
 
 
 def test_text_is_trimmed_at_the_first_end_after_the_prompt():

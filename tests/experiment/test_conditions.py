@@ -146,7 +146,6 @@ def test_rates_whose_product_float32_does_not_hold():
 
 
 LOOKING = {
-    "sampling.draft = 4": {"sampling__draft": 4, "sampling__method": "thinning"},
     "sampling.corrector = magic": {"sampling__corrector": "magic"},
     "sampling.corrector = gibbs:rate=1.5": {"sampling__corrector": "gibbs:rate=1.5"},
     "sampling.corrector = resample": {"sampling__corrector": "resample", "sampling__method": "thinning"},

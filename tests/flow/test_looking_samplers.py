@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dfm_jax import flow
+from dfm_jax.flow.samplers.grid import uniform_grid
 
 V, L = 6, 10
 MASK, UNIFORM = flow.MaskSource(V), flow.UniformSource(V)
@@ -209,7 +210,7 @@ class DrawsOnly:
         ({"corrector": "gibbs:sites=0"}, "sites = 0: expected an integer of 1 or more"),
         ({"corrector": "resample:sites=1,rate=0.1"}, "sites = 1, rate = 0.1: expected one of sites, rate, informed"),
         ({"corrector": "gibbs:rounds=0"}, "rounds = 0: expected an integer of 1 or more"),
-        ({"corrector": "gibbs:noise=1"}, "noise = 1: expected a number of 0 or more, with informed"),
+        ({"corrector": "gibbs:noise=1"}, "noise = 1: expected a number of 0 or more, below 1e.09, with informed"),
         ({"corrector": "gibbs:kappa_min=0.5,kappa_max=0.2"}, "expected 0 <= kappa_min <= kappa_max <= 1"),
         ({"corrector": "gibbs:kappa_max=1", "source": UNIFORM}, "kappa_max = 1: expected below 1"),
         ({"corrector": "resample:informed=1"}, "expected corrector = 'gibbs' with a mask source"),
@@ -221,7 +222,25 @@ class DrawsOnly:
         ({"guidance": 2.0, "source": UNIFORM}, "guidance = 2.0: expected a mask source"),
         ({"guidance": -1.0}, "guidance = -1.0: expected a finite number of 0 or more"),
         ({"guidance": "often"}, "guidance = 'often': expected a number of 0 or more, or linear:START,END"),
-        ({"guidance": 2.0, "step": "first_hitting"}, "guidance = 2.0: expected 1 with step"),
+        ({"guidance": None}, "guidance = None: expected a number of 0 or more"),
+        ({"guidance": "linear:-1,2"}, "start = -1.0: expected a finite number of 0 or more"),
+        ({"guidance": 1e39}, "guidance = 1e\\+39: expected a finite number of 0 or more, below 1e\\+06"),
+        ({"guidance": lambda kappa: -kappa}, "guidance = -1.0: expected a finite number of 0 or more"),
+        ({"guidance": lambda kappa: jnp.ones(3)}, r"guidance of shape \(3,\) at kappa \(33,\): expected that of kappa"),
+        ({"step": "unmask:count=99999999999"}, "count = 99999999999: expected an integer of 1 or more"),
+        ({"step": "unmask:blocks=2147483648"}, "blocks = 2147483648: expected an integer of 1 or more"),
+        ({"step": "unmask:noise=inf"}, "noise = inf: expected a number of 0 or more, below 1e\\+09"),
+        ({"step": "unmask:count=1,count=2"}, "step option 'count=2': expected count once"),
+        (
+            {"path": flow.ThreeTermProbPath(flow.CondOTScheduler(), V), "source": UNIFORM},
+            "source = UniformSource: expect",
+        ),
+        ({"step": 3}, "step = 3: expected a name, or a step such as"),
+        ({"step": flow.Unmask}, "step = <class '.*Unmask'>: expected a name, or a step such as"),
+        ({"corrector": "gibbs:sites=99999999999"}, "sites = 99999999999: expected an integer of 1 or more"),
+        ({"corrector": "gibbs:informed=1,noise=inf"}, "noise = inf: expected a number of 0 or more, below"),
+        ({"corrector": 3}, "corrector = 3: expected a name, or a corrector such as"),
+        ({"corrector": flow.Gibbs}, "corrector = <class '.*Gibbs'>: expected a name, or a corrector such as"),
     ],
 )
 def test_bad_input_is_one_line_before_any_work(options, message):
@@ -237,3 +256,68 @@ def test_bad_input_of_a_call():
         sample("unmask:count=1", time_grid=(0.0, 0.5))
     with pytest.raises(ValueError, match=r"div_free = 1.0: expected 0 unless"):
         sample("unmask:count=1", steps=2, div_free=1.0)
+    solver, key = flow.Solver(model, PATH, MASK), jax.random.key(0)
+    for shape in ((0, L), (1, 0)):
+        with pytest.raises(ValueError, match=r"^x_init of shape .*, int32: expected integers \(B, L\)"):
+            solver.sample(key, jnp.zeros(shape, jnp.int32), steps=2)
+    with pytest.raises(ValueError, match=r"^key = 0: expected jax.random.key"):
+        solver.sample(0, start(), steps=2)  # pyright: ignore[reportArgumentType]
+    for steps in (float("nan"), [2], "4"):
+        with pytest.raises(ValueError, match=r"^steps = .*: expected an integer of 1 or more"):
+            solver.sample(key, start(), steps=steps)
+
+
+def test_numbers_lists_and_flags_of_numpy_are_taken():
+    """Counts of numpy; fixed positions and x_init as lists; numpy's True and one time for the frames."""
+    assert flow.Unmask(count=np.int64(2)) == flow.Unmask(count=2) and flow.Gibbs(sites=np.int64(2)).sites == 2  # pyright: ignore
+    solver = flow.Solver(model, PATH, MASK, step="unmask:order=random,count=4")
+    key, x = jax.random.key(0), solver.sample(jax.random.key(0), start(), fixed=FIXED)
+    np.testing.assert_array_equal(solver.sample(key, start().tolist(), fixed=FIXED.tolist()), x)  # pyright: ignore
+    frames = solver.sample(key, start(), fixed=FIXED, return_intermediates=np.True_)  # pyright: ignore
+    np.testing.assert_array_equal(frames, [start(), x])
+    (one,) = solver.sample(key, start(), fixed=FIXED, return_intermediates=1.0)  # pyright: ignore
+    np.testing.assert_array_equal(one, x)
+
+
+@pytest.mark.parametrize(
+    ("step", "corrector"),
+    [
+        ("unmask:count=2", "gibbs:rate=0.5"),
+        ("exact", "resample:informed=1"),
+        ("psi", "forward_backward"),
+        ("thinning", None),
+    ],
+)
+def test_a_call_like_an_earlier_one_compiles_nothing(step, corrector):
+    """All that is no array compares equal from call to call: jit takes it for the program's own."""
+    source = UNIFORM if corrector == "resample:informed=1" else MASK
+    guidance = 1.0 if source is UNIFORM else "linear:1,2"
+    solver = flow.Solver(model, PATH, source, step=step, corrector=corrector, guidance=guidance)
+    moves = [solver._trajectory(grid, 0.0, L).moves for grid in (uniform_grid(4), uniform_grid(4))]
+    assert jax.tree.structure(moves[0]) == jax.tree.structure(moves[1])
+
+
+@pytest.mark.parametrize("corrector", ["gibbs:sites=2", "gibbs:informed=1", "resample:informed=1", "forward_backward"])
+def test_a_solver_may_be_made_inside_a_program(corrector):
+    """As generation makes it, where a source's law is the program's argument. It is traced, not compiled."""
+
+    def generate(source, x):
+        solver = flow.Solver(uniform_model, PATH, source, corrector=corrector)
+        return solver.sample(jax.random.key(0), x, steps=3, draft=2)
+
+    for source in (UNIFORM, flow.CategoricalSource(np.arange(1.0, V + 1) / 21)):
+        assert jax.eval_shape(generate, source, start(source)).shape == (5, L)
+
+
+def test_a_chain_is_guided_too():
+    """first_hitting with gamma = 1 written as a function is the plain one; with another gamma two runs an event."""
+    keys = jax.random.split(jax.random.key(7), 5)
+    plain, guided, sharp = (
+        flow.Solver(model, PATH, MASK, step="first_hitting", guidance=guidance).sample(
+            keys, start(), steps=1, fixed=FIXED, return_evaluations=True
+        )
+        for guidance in (1.0, lambda kappa: 1.0 + 0.0 * kappa, 4.0)
+    )
+    np.testing.assert_array_equal(plain[0], guided[0])
+    assert (plain[0] != sharp[0]).any()
+    np.testing.assert_array_equal(2 * plain[1].trunk, guided[1].trunk)

@@ -187,7 +187,7 @@ BAD = [
     ({}, {"steps": 4, "div_free": 1.0}, "div_free = 1.0"),
     ({"step": "euler"}, {"steps": 4, "div_free": -1.0}, "div_free = -1"),
     ({"step": "two_stage"}, {"steps": 4, "div_free": lambda t: t - 0.5}, "expected c >= 0"),
-    ({"step": "first_hitting"}, {"steps": 4, "div_free": 1.0}, "div_free = 1.0: expected 0 with step='first_hitting'"),
+    ({"step": "first_hitting"}, {"steps": 4, "div_free": 1.0}, "div_free = 1.0: expected 0 unless step is 'euler'"),
     ({}, {"steps": 4, "fixed": jnp.zeros((3, 3), bool)}, "fixed of shape"),
 ]
 

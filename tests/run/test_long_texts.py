@@ -115,12 +115,19 @@ def test_a_run_streams_texts_longer_than_its_rows(run):
     texts = run.sample(2, prompt="ab", length=40, block=8, steps=2, seed=3)
     assert texts[0] == "".join(pieces) and texts[1] != texts[0]
     assert len(run.stream(length=16).__next__()) > 0
+    (short,) = run.sample(1, length=np.int64(12), block=8, steps=2)
+    assert short == "".join(run.stream(length=12, block=8, steps=2))
     for options, line in {
         "length": ({"length": 0}, "length = 0: expected"),
         "block": ({"length": 40, "block": 16}, "block = 16: expected 1 to 15 tokens, for rows of 16"),
         "prompt": ({"length": 40, "prompt": "x" * 40}, "40 tokens: expected fewer than length = 40"),
         "long": ({"length": 40, "prompt": "x" * 41}, "41 tokens: expected at most 40"),
         "gap": ({"length": 40, "prompt": "a<gap:3>b"}, "expected a beginning, without gaps"),
+        "guided": ({"length": 40, "guidance": 2.0}, "guidance = '2.0': expected 1, or a prompt"),
+        "guided by none": (
+            {"length": 8, "block": 4, "guidance": 2, "prompt": ""},
+            "guidance = '2': expected 1, or a prompt",
+        ),
     }.values():
         with pytest.raises(ValueError, match=line):
             run.stream(**options)
@@ -138,3 +145,7 @@ def test_the_command_shows_and_writes_long_texts(run, capsys, tmp_path):
     assert lines[0]["settings"]["block"] == 8 and lines[0]["evaluations"]["trunk"] > 0
     with pytest.raises(UsageError, match="block = 8: expected --length=N too"):
         cli.run(cli.parse([*words, "--block=8"]))
+    for more in ([], ["--length=24"]):  # an empty prompt says nothing that could guide
+        empty = [word for word in words if "prompt" not in word] + ["--prompt=", "--config.sampling.guidance=2", *more]
+        with pytest.raises(UsageError, match=r"config.sampling.guidance = 2: expected a prompt or gaps, or 1"):
+            cli.run(cli.parse(empty))

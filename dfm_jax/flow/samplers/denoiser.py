@@ -95,6 +95,14 @@ class Denoiser(Protocol):
         ...
 
 
+def check_draws(temperature: float | Callable[[jax.Array], jax.Array], top_p: float) -> None:
+    """Raises ValueError unless temperature >= 0, where it is a number, and 0 < top_p <= 1."""
+    if not callable(temperature) and not temperature >= 0:
+        raise ValueError(f"temperature = {temperature}: expected a number >= 0, or a function of t")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p = {top_p}: expected 0 < top_p <= 1")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class DenseDenoiser:
     """A `Denoiser` of a model that returns posterior logits; its features are the logits. See `from_logits`."""
@@ -106,10 +114,7 @@ class DenseDenoiser:
     num_states: int | None = None
 
     def __post_init__(self):
-        if not callable(self.temperature) and not self.temperature >= 0:
-            raise ValueError(f"temperature = {self.temperature}: expected a number >= 0, or a function of t")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p = {self.top_p}: expected 0 < top_p <= 1")
+        check_draws(self.temperature, self.top_p)
 
     def features(self, x: jax.Array, t: jax.Array) -> jax.Array:
         """The logits (B, L, S) of x (B, L) int32 at t (B,). Raises ValueError for logits of another shape."""
@@ -182,7 +187,8 @@ class Question(NamedTuple):
     """What a sampler asks the model before one of its moves (`moves.Moves`).
 
     x: (B, L) int32, the tokens that the model is given. t: (B,) float32, the time on the schedule of the training.
-    needed: (B, L) bool, where an answer is used. keys: (B,) typed; the draw at (b, l) has the key fold_in(keys[b], l).
+    needed: (B, L) bool, where an answer is used. keys: (B,) typed; the draw at (b, l) has the key fold_in(keys[b], l);
+    or (B, L), these keys themselves.
     given: (B, L) int32, the tokens of Needs.AT_GIVEN, or None. shift: (B, L) float32, that of Needs.LEAVE_ONE_OUT, or
     None. guidance: see `Guide`, or None. noise: any further noise of the move.
     """
@@ -276,9 +282,11 @@ def answer_where(
         rows = jax.lax.dynamic_slice(order, (done,), (group,))
         inside = jnp.minimum(rows, positions - 1)
         sequence, place = inside // length, inside % length
-        asked = (
-            jax.vmap(jax.random.fold_in)(question.keys[sequence], place), features[inside], flat[inside], t[sequence]
-        )  # fmt: skip
+        if question.keys.ndim == 1:
+            keys = jax.vmap(jax.random.fold_in)(question.keys[sequence], place)
+        else:
+            keys = question.keys[sequence, place]
+        asked = (keys, features[inside], flat[inside], t[sequence])
         if needs.certainty:
             of_rows = (None if a is None else a[inside] for a in (given, shift))
             drawn = denoiser.answer(*asked, needs, *of_rows)  # pyright: ignore[reportAttributeAccessIssue]

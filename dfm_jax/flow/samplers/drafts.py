@@ -20,11 +20,9 @@ import jax
 import jax.numpy as jnp
 
 from dfm_jax.flow.samplers.denoiser import Answer, Denoiser, Question, answer_where, features_of
-from dfm_jax.flow.samplers.loop import SHARE
+from dfm_jax.flow.samplers.loop import Rows, most_moves, row_at
 from dfm_jax.flow.samplers.moves import Moves, State
 from dfm_jax.kernels import target
-
-Rows = dict[str, jax.Array]
 
 
 class Counts(NamedTuple):
@@ -39,12 +37,12 @@ class Counts(NamedTuple):
 class Walk(NamedTuple):
     """Sequences that are each at a move of their own.
 
-    state: of all. at: (B,) int32, the next move. asked: (B,) int32, how many questions were asked in this window.
+    state: of all. number: (B,) int32, the next move. asked: (B,) int32, how many questions were asked in this window.
     going: (B,) bool, whether the sequence goes on in it.
     """
 
     state: State
-    at: jax.Array
+    number: jax.Array
     asked: jax.Array
     going: jax.Array
 
@@ -56,41 +54,36 @@ def run(
     fixed: jax.Array,
     rows: Rows,
     moves: Moves,
+    at: jax.Array,
     *,
     group: int,
-    slots: int,
-    shares: jax.Array | None = None,
     draft: int,
     split: tuple[str, ...] = (),
 ) -> tuple[State, jax.Array, Counts]:
-    """`loop.run` in windows of `draft` >= 2 inputs: the same state and tokens (slots, B, L), and what it cost.
+    """`loop.run` in windows of `draft` >= 2 inputs: the same state and tokens (K, B, L), and what it cost.
 
     split: axes of an enclosing `jax.shard_map` over which the inputs of a window are divided. All else is then done
     alike on every device, so the other arguments must not differ between devices.
     """
     batch, length = x.shape
-    count = len(rows["number"])
     none = 0 * x[:, 0]
 
-    def unfinished(state: State, at: jax.Array) -> jax.Array:
-        before_end = at < count
+    def unfinished(state: State, number: jax.Array) -> jax.Array:
+        before_end = number < most_moves(rows)
         return before_end & moves.unfinished(state) if moves.ends_early else before_end
-
-    def rows_at(at: jax.Array) -> Rows:
-        return {name: jnp.asarray(values)[jnp.minimum(at, count - 1)] for name, values in rows.items()}
 
     def step(walk: Walk, row: Rows, asked: Question, answer: Answer, goes: jax.Array) -> Walk:
         state = _move(moves, row, walk.state, asked, answer).counted(_of_batch(asked))
         state = jax.tree.map(lambda new, old: jnp.where(_like(goes, new), new, old), state, walk.state)
         state = state._replace(fixed=walk.state.fixed)
-        return walk._replace(state=state, at=walk.at + goes.astype(jnp.int32))
+        return walk._replace(state=state, number=walk.number + goes.astype(jnp.int32))
 
     def guess(walk: Walk, frozen: jax.Array, limit: jax.Array, inputs: Question) -> tuple[Walk, Question, jax.Array]:
         """The inputs of a window, (B, draft, ...), and how many rows of the head it took to guess them."""
 
         def one(carry: tuple[Walk, Question, jax.Array]) -> tuple[Walk, Question, jax.Array]:
             walk, inputs, head_rows = carry
-            row = rows_at(walk.at)
+            row = row_at(rows, walk.number)
             asked = _ask(moves, row, walk.state, keys)
             question = _of_batch(asked)
             asks = question.needed.any(-1) & walk.going
@@ -104,7 +97,7 @@ def run(
             answer = answer_where(denoiser, frozen, question, moves.needs, group)
             walk = step(walk, row, asked, answer, goes)
             asked_now = walk.asked + asks.astype(jnp.int32)
-            walk = walk._replace(asked=asked_now, going=goes & unfinished(walk.state, walk.at))
+            walk = walk._replace(asked=asked_now, going=goes & unfinished(walk.state, walk.number))
             return walk, inputs, head_rows + question.needed.sum(-1, dtype=jnp.int32)
 
         return jax.lax.while_loop(lambda carry: carry[0].going.any(), one, (walk, inputs, none))
@@ -114,36 +107,34 @@ def run(
 
         def one(carry: tuple[Walk, jax.Array]) -> tuple[Walk, jax.Array]:
             walk, saved = carry
-            row = rows_at(walk.at)
+            row = row_at(rows, walk.number)
             asked = _ask(moves, row, walk.state, keys)
             question = _of_batch(asked)
             asks = question.needed.any(-1)
             which = jnp.minimum(walk.asked, draft - 1)
             as_guessed = _equal(_input(question), jax.tree.map(lambda all: _pick(all, which), inputs))
-            goes = walk.going & (~asks | (as_guessed & (walk.asked < known)))
+            # The first question is that of the window itself, whatever rounding makes of its time.
+            goes = walk.going & (~asks | ((as_guessed | (walk.asked == 0)) & (walk.asked < known)))
             question = question._replace(needed=question.needed & goes[:, None])
             answer = answer_where(denoiser, _pick(features, which), question, moves.needs, group)
             walk = step(walk, row, asked, answer, goes)
-            if slots and moves.ends_early:
-                assert shares is not None
-                reached = goes[None] & (moves.share(walk.state)[None] <= shares[:, None] + SHARE)
-                saved = jnp.where(reached[..., None], walk.state.x[None], saved)
-            elif slots:
-                slot = jnp.where(goes, row["slot"], slots)
+            if len(at) and moves.ends_early:
+                saved = jnp.where(goes[None, :, None], moves.frames(walk.state, saved, at), saved)
+            elif len(at):
+                slot = jnp.where(goes, row["slot"], len(at))
                 saved = saved.at[slot, jnp.arange(batch)].set(walk.state.x, mode="drop")
             asked_now = walk.asked + (asks & goes).astype(jnp.int32)
-            walk = walk._replace(asked=asked_now, going=goes & unfinished(walk.state, walk.at))
+            walk = walk._replace(asked=asked_now, going=goes & unfinished(walk.state, walk.number))
             return walk, saved
 
         return jax.lax.while_loop(lambda carry: carry[0].going.any(), one, (walk, saved))
 
     def window(carry: tuple[State, jax.Array, jax.Array, Counts, jax.Array]):
-        state, at, frozen, counts, saved = carry
-        going = unfinished(state, at)
-        start = Walk(state, at, none, going)
+        state, number, frozen, counts, saved = carry
+        start = Walk(state, number, none, unfinished(state, number))
         # Before the first evaluation there is nothing to guess with.
         limit = jnp.where(counts.windows == 0, 1, draft)
-        first = _input(_of_batch(_ask(moves, rows_at(at), state, keys)))
+        first = _input(_of_batch(_ask(moves, row_at(rows, number), state, keys)))
         inputs = jax.tree.map(lambda one: jnp.broadcast_to(one[:, None], (batch, draft, *one.shape[1:])), first)
         guessed, inputs, head_rows = guess(start, frozen, limit, inputs)
         known = guessed.asked
@@ -162,11 +153,11 @@ def run(
             counts.inputs + runs * known,
             counts.guessed_rows + head_rows,
         )
-        return walk.state, walk.at, frozen, counts, saved
+        return walk.state, walk.number, frozen, counts, saved
 
     state = State.start(x, fixed, moves.kept(x))
-    saved = jnp.broadcast_to(x[None], (slots, batch, length))
-    question = jax.eval_shape(lambda: _input(_of_batch(_ask(moves, rows_at(none), state, keys))))
+    saved = jnp.broadcast_to(x[None], (len(at), batch, length))
+    question = jax.eval_shape(lambda: _input(_of_batch(_ask(moves, row_at(rows, none), state, keys))))
     features = jax.eval_shape(lambda question: features_of(denoiser, question), question)
     frozen = jnp.zeros(features.shape, features.dtype) + _like(none, features).astype(features.dtype)
     start = (state, none, frozen, Counts(none, none, none), saved)

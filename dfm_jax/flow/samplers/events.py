@@ -8,15 +8,16 @@ chain is then stopped at sigma = delta, and one exact step does the rest (thinni
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from dfm_jax.flow import categorical
 from dfm_jax.flow.prediction import PathLike
-from dfm_jax.flow.samplers.denoiser import Denoiser, Needs, Question, draw_where
-from dfm_jax.flow.samplers.moves import State
+from dfm_jax.flow.samplers.denoiser import Answer, Needs, Question
+from dfm_jax.flow.samplers.moves import Moves, State
+from dfm_jax.flow.samplers.step import Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,88 +62,98 @@ def check_path(name: str, path: PathLike) -> None:
         raise ValueError(f"step = {name!r}: expected the mixture path only")
 
 
-def simulate(
-    denoiser: Denoiser,
-    scheduler: Any,
-    mask_id: int | None,
-    delta: float,
-    keys: jax.Array,
-    x: jax.Array,
-    fixed: jax.Array,
-    ends: jax.Array,
-    saved_sigma: jax.Array,
-    *,
-    group: int,
-) -> tuple[State, jax.Array]:
-    """Lets the positions of x (B, L) that are not `fixed` jump one at a time. Each sequence has its own clock.
+@dataclasses.dataclass(frozen=True, eq=False)
+class EventMoves(Moves):
+    """The jumps of a chain, each a move: when and where it comes is drawn from its number, before the model is asked.
 
-    A sequence stops before its next jump would come after the end or after `delta`. From `delta` one exact step leads
-    to the end.
+    Each sequence has its own clock, kept["log_sigma"] (B,). It stops, at -inf, before a jump that would come after the
+    end or after `delta`. Thinning has one more move then, an exact step to the end. Its key is that of a number that no
+    jump has, so that a sequence does not depend on how many jumps others make. One x_1 and one uniform per token serve
+    all its frames.
 
-    Args:
-        scheduler: that of the network's training. The law of the samples does not depend on the sampler's schedule.
-        mask_id: the mask, where only masks jump; None where every token does.
-        keys: (B,) typed, one per sequence.
-        fixed: (B, L) bool.
-        ends: (2,) float32, sigma at the start and at the end.
-        saved_sigma: (K,) float32, sigma at the times of the states to return.
-        group: rows per call of the head in the exact step (static).
-
-    Returns: the state at the end, and the tokens (K, B, L).
+    scheduler: that of the network's training. The law of the samples does not depend on the sampler's schedule.
+    hidden: the mask, where only masks jump; None where every token does. ends: (2,) float32, sigma at the start and at
+    the end. Frames go by sigma.
     """
-    batch, length = x.shape
-    stop = jnp.clip(jnp.float32(delta), ends[1], ends[0])
-    floor = jnp.log(stop)
-    lowest = jnp.log(saved_sigma)
 
-    def may_jump(x):
-        return ~fixed if mask_id is None else ~fixed & (x == mask_id)
+    leaves: ClassVar[tuple[str, ...]] = ("ends",)
+    ends_early: ClassVar[bool] = True
 
-    def unfinished(state):
-        return (may_jump(state[1]).any(-1) & (state[2] > floor)).any()
+    delta: float
+    hidden: int | None
+    scheduler: Any
+    ends: Any
 
-    def one_event(state):
-        event, x, log_sigma, saved, jumps = state
-        waiting = may_jump(x)
+    @property
+    def needs(self) -> Needs:
+        return Needs.DRAWS
+
+    @property
+    def stop(self) -> jax.Array:
+        """The sigma at which jumps end."""
+        return jnp.clip(jnp.float32(self.delta), self.ends[1], self.ends[0])
+
+    def may_jump(self, state: State) -> jax.Array:
+        """(B, L) bool: the positions that may jump."""
+        return ~state.fixed if self.hidden is None else ~state.fixed & (state.x == self.hidden)
+
+    def kept(self, x: jax.Array) -> dict[str, jax.Array]:
+        kept = {"log_sigma": jnp.log(jnp.asarray(self.ends)[0]) + 0.0 * x[:, 0].astype(jnp.float32)}
+        if self.delta:
+            kept |= {"done": x[:, 0] != x[:, 0], "jumped": 2.0 + 0.0 * x.astype(jnp.float32)}
+        return kept
+
+    def unfinished(self, state: State) -> jax.Array:
+        if self.delta:
+            return ~state.kept["done"]
+        return self.may_jump(state).any(-1) & (state.kept["log_sigma"] > jnp.log(self.stop))
+
+    def frames(self, state: State, saved: jax.Array, at: jax.Array) -> jax.Array:
+        reached = state.kept["log_sigma"][None] >= jnp.log(at)[:, None]
+        saved = jnp.where(reached[..., None], state.x[None], saved)
+        if not self.delta:
+            return saved
+        on_the_way = state.kept["jumped"][None] < 1.0 - (at / self.stop)[:, None, None]
+        return jnp.where(on_the_way, state.x[None], saved)
+
+    def ask(self, row: Row, state: State, keys: jax.Array) -> Question:
+        x, waiting, log_sigma = state.x, self.may_jump(state), state.kept["log_sigma"]
         count = waiting.sum(-1, dtype=jnp.int32)
-        event_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, event)))(keys)
-        bits = jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32))(event_keys[:, 0])
-        u = categorical.uniform(bits)
-        wait = -jnp.log1p(-u[:, 0]) / jnp.maximum(count, 1).astype(jnp.float32)
-        later = log_sigma - wait
-        active = (count > 0) & (later > floor)
-        # A state lasts until the next jump. Store it for every time of `saved_sigma` before that.
-        before = (lowest[:, None] > later[None, :]) & (lowest[:, None] <= log_sigma[None, :])
-        done = ~active[None, :] & (lowest[:, None] <= log_sigma[None, :])
-        saved = jnp.where((before | done)[:, :, None], x[None], saved)
+        split = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, row["number"])))(keys)
+        u = categorical.uniform(jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32))(split[:, 0]))
+        later = log_sigma + jnp.log1p(-u[:, 0]) / jnp.maximum(count, 1).astype(jnp.float32)
+        active = (count > 0) & (later > jnp.log(self.stop))
         chosen = jnp.minimum((u[:, 1] * count.astype(jnp.float32)).astype(jnp.int32), count - 1)
         rank = jnp.cumsum(waiting.astype(jnp.int32), -1) - 1
-        place = jnp.argmax(waiting & (rank == chosen[:, None]), -1).astype(jnp.int32)
-        t = scheduler.inverse(-jnp.expm1(later), jnp.exp(later)).t
-        features = denoiser.features(x, t)
-        sequence = jnp.arange(batch)
-        x_1 = denoiser.draw(event_keys[:, 1], features[sequence, place], x[sequence, place], t).astype(x.dtype)
-        here = jax.lax.broadcasted_iota(jnp.int32, (batch, length), 1) == place[:, None]
-        x = jnp.where(here & active[:, None], x_1[:, None], x)
-        return event + 1, x, jnp.where(active, later, -jnp.inf), saved, jumps + active.astype(jnp.int32)
+        needed = waiting & (rank == chosen[:, None]) & active[:, None]
+        t = self.scheduler.inverse(-jnp.expm1(later), jnp.exp(later)).t
+        question = Question(
+            x, t, needed, jnp.broadcast_to(split[:, 1:], x.shape), noise=jnp.where(active, later, -jnp.inf)
+        )
+        if not self.delta:
+            return question
+        last = (log_sigma == -jnp.inf) & ~state.kept["done"]
+        split = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, jnp.uint32(0xFFFFFFFF))))(keys)
+        v = categorical.uniform(jax.vmap(lambda key: jax.random.bits(key, x.shape[1:], jnp.uint32))(split[:, 0]))
+        jumps = waiting & (v < 1.0 - jnp.asarray(self.ends)[1] / self.stop)
+        at_stop = self.scheduler.inverse(1.0 - self.stop, self.stop).t.astype(jnp.float32)
+        return question._replace(
+            t=jnp.where(last, at_stop, t),
+            needed=jnp.where(last[:, None], jumps, needed),
+            keys=jnp.where(last[:, None], by_position(split[:, 1], x.shape[1]), question.keys),
+            noise=(question.noise, last, v),
+        )
 
-    saved = jnp.broadcast_to(x[None], (len(saved_sigma), batch, length))
-    log_sigma = jnp.log(ends[0]) + 0.0 * x[:, 0].astype(jnp.float32)
-    start = (jnp.int32(0), x, log_sigma, saved, 0 * x[:, 0])
-    _, x, log_sigma, saved, jumps = jax.lax.while_loop(unfinished, one_event, start)
-    rest = lowest[:, None] <= log_sigma[None, :]
-    saved = jnp.where(rest[:, :, None], x[None], saved)
-    if delta == 0:
-        return State(x, fixed, jumps, jumps, {}), saved
+    def move(self, row: Row, state: State, question: Question, answer: Answer) -> State:
+        x = jnp.where(question.needed, answer.x_1, state.x)
+        if not self.delta:
+            return state._replace(x=x, kept={"log_sigma": question.noise})
+        log_sigma, last, v = question.noise
+        jumped = jnp.where(last[:, None] & question.needed, v, state.kept["jumped"])
+        kept = {"log_sigma": log_sigma, "done": state.kept["done"] | last, "jumped": jumped}
+        return state._replace(x=x, kept=kept)
 
-    # One x_1 and one uniform per token, so that states on the way belong to one trajectory. The key is that of an event
-    # number that is never reached. The actual count depends on the batch, and a sequence must not.
-    last_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, jnp.uint32(0xFFFFFFFF))))(keys)
-    u = categorical.uniform(jax.vmap(lambda key: jax.random.bits(key, (length,), jnp.uint32))(last_keys[:, 0]))
-    t = jnp.broadcast_to(scheduler.inverse(1.0 - stop, stop).t, (batch,)).astype(jnp.float32)
-    needed = may_jump(x) & (u < 1.0 - ends[1] / stop)
-    question = Question(x, t, needed, last_keys[:, 1])
-    x_1 = draw_where(denoiser, question, Needs.DRAWS, group).x_1
-    on_the_way = needed[None] & (u[None] < 1.0 - (saved_sigma / stop)[:, None, None])
-    final = State(jnp.where(needed, x_1, x), fixed, jumps, jumps, {}).counted(question)
-    return final, jnp.where(on_the_way, x_1[None], saved)
+
+def by_position(keys: jax.Array, length: int) -> jax.Array:
+    """Keys (B, length) of keys (B,), one for each position."""
+    return jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(length)))(keys)

@@ -66,7 +66,7 @@ def uniform_grid(steps: int, start: float = 0.0, end: float = 1.0) -> TimeGrid:
 
     Raises ValueError unless steps >= 1 and 0 <= start < end <= 1.
     """
-    j = np.arange(_count(steps) + 1)
+    j = np.arange(check_count("steps", steps) + 1)
     _check_ends(start, end)
     t = (start * (steps - j) + end * j) / steps
     r = ((1.0 - start) * (steps - j) + (1.0 - end) * j) / steps
@@ -93,14 +93,14 @@ def step_size_grid(step_size: float, start: float = 0.0, end: float = 1.0) -> Ti
 
 def cosine_grid(steps: int) -> TimeGrid:
     """t_j = 1 - cos(pi j / 2N) for N = `steps`: MD4's sampling grid, which starts with small steps."""
-    j = np.arange(_count(steps) + 1)
+    j = np.arange(check_count("steps", steps) + 1)
     t, r = 2.0 * np.sin(np.pi * j / (4.0 * steps)) ** 2, np.sin(np.pi * (steps - j) / (2.0 * steps))
     return _checked(t, r)
 
 
 def kappa_uniform_grid(steps: int, scheduler: Any) -> TimeGrid:
     """t_j = kappa^{-1}(j / N) for N = `steps`: kappa grows by the same amount in every step."""
-    j = np.arange(_count(steps) + 1)
+    j = np.arange(check_count("steps", steps) + 1)
     t, r = (np.array(v) for v in scheduler.float64_inverse(j / steps, (steps - j) / steps))
     # A schedule whose kappa does not reach 0 or 1 also starts at t = 0 and ends at t = 1.
     t[0], r[0], t[-1], r[-1] = 0.0, 1.0, 1.0, 0.0
@@ -159,7 +159,7 @@ def make_grid(
         if time_grid not in GRIDS:
             raise ValueError(f"time_grid = {time_grid!r}: expected {', '.join(GRIDS)}, or increasing times")
         if steps is None:
-            raise ValueError(f"steps = {steps}: expected a positive integer with time_grid={time_grid!r}")
+            raise ValueError(f"steps = {steps}: expected an integer of 1 or more with time_grid={time_grid!r}")
         if time_grid == "cosine":
             grid = cosine_grid(steps)
         elif time_grid == "kappa_uniform":
@@ -185,7 +185,9 @@ def _times(time_grid: TimeGrid | Sequence[float]) -> Sequence[float] | np.ndarra
     return time_grid.t if isinstance(time_grid, TimeGrid) else time_grid
 
 
-def _count(steps: int) -> int:
-    if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-        raise ValueError(f"steps = {steps}: expected a positive integer")
-    return int(steps)
+def check_count(name: str, value: Any) -> int:
+    """`value` as an int. Raises ValueError unless it is a whole number from 1 to 2^31 - 1, of any type but bool."""
+    whole = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not (whole and 1 <= value < 2**31 and int(value) == value):
+        raise ValueError(f"{name} = {value!r}: expected an integer of 1 or more")
+    return int(value)

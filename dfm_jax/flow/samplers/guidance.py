@@ -10,9 +10,11 @@ import numpy as np
 from jax.core import Tracer
 
 from dfm_jax.flow.prediction import PathLike
-from dfm_jax.flow.samplers.denoiser import Answer, Guide, Needs, Question
-from dfm_jax.flow.samplers.moves import Moves, State
+from dfm_jax.flow.samplers.denoiser import Guide, Question
+from dfm_jax.flow.samplers.moves import Around, State
 from dfm_jax.flow.samplers.step import Row
+
+MOST_GAMMA = 1e6  # logits times gamma are float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +35,23 @@ class Linear:
 Guidance = float | Callable[[jax.Array], jax.Array]
 
 
-def get_guidance(text: str | float) -> Guidance:
+def get_guidance(text: str | Guidance) -> Guidance:
     """gamma as a config writes it: a number, or "linear:1,3", from 1 at kappa = 0 to 3 at kappa = 1.
 
-    Raises ValueError for other words and for negative numbers.
+    Raises ValueError for other words, for numbers below 0 or from MOST_GAMMA, and for functions that give such.
     """
+    if callable(text):
+        with jax.ensure_compile_time_eval():
+            kappa = jnp.linspace(0.0, 1.0, 33)
+            gamma = text(kappa)
+        if isinstance(gamma, Tracer):  # of a program around this one
+            return text
+        gamma = np.asarray(gamma)
+        if gamma.shape not in ((), kappa.shape):
+            raise ValueError(f"guidance of shape {gamma.shape} at kappa {kappa.shape}: expected that of kappa")
+        check_gamma("guidance", float(gamma.min() if np.isfinite(gamma).all() else np.nan))
+        check_gamma("guidance", float(gamma.max()))
+        return text
     kind, colon, rest = str(text).partition(":")
     numbers = rest.split(",") if colon else [kind]
     try:
@@ -53,15 +67,13 @@ def get_guidance(text: str | float) -> Guidance:
 
 
 def check_gamma(name: str, gamma: float) -> None:
-    """Raises ValueError unless `gamma` is a finite number >= 0."""
-    if not 0 <= gamma < float("inf"):
-        raise ValueError(f"{name} = {gamma}: expected a finite number of 0 or more")
+    """Raises ValueError unless 0 <= `gamma` < MOST_GAMMA."""
+    if not 0 <= gamma < MOST_GAMMA:
+        raise ValueError(f"{name} = {gamma}: expected a finite number of 0 or more, below {MOST_GAMMA:g}")
 
 
 def check_guidance(guidance: Guidance, path: PathLike, source: Any) -> None:
-    """Raises ValueError for gamma < 0, and for a source or path in which a prompt cannot be taken away by masks."""
-    if not callable(guidance):
-        check_gamma("guidance", guidance)
+    """Raises ValueError for a source or path in which a prompt cannot be taken away by masks."""
     if source.mask_id is None or not path.carries_over:
         raise ValueError(
             f"guidance = {guidance}: expected a mask source and a path that keeps revealed tokens, not "
@@ -76,21 +88,15 @@ def check_prompt(guidance: Guidance, fixed: Any) -> None:
         raise ValueError(f"guidance = {guidance}: expected a prompt or gaps, positions that are fixed")
 
 
-class GuidedMoves(Moves):
+@dataclasses.dataclass(frozen=True, eq=False)
+class GuidedMoves(Around):
     """The moves of `base`, whose questions are guided by the fixed positions. scheduler: that of the training."""
 
-    leaves = ("base",)
-
-    def __init__(self, base: Moves, guidance: Guidance, scheduler: Any, mask_id: int) -> None:
-        values = {"base": base, "guidance": guidance, "scheduler": scheduler, "mask_id": mask_id}
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
-    base: Any
     guidance: Any
     scheduler: Any
     mask_id: int
 
+<<<<<<< HEAD
     @property
     def needs(self) -> Needs:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.base.needs
@@ -103,6 +109,8 @@ class GuidedMoves(Moves):
     def always_asks(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.base.always_asks
 
+=======
+>>>>>>> r1
     def ask(self, row: Row, state: State, keys: jax.Array) -> Question:
         question = self.base.ask(row, state, keys)
         without = jnp.where(state.fixed, jnp.int32(self.mask_id), question.x)
@@ -111,15 +119,3 @@ class GuidedMoves(Moves):
             gamma = gamma(self.scheduler(question.t).alpha_t)
         gamma = jnp.broadcast_to(jnp.asarray(gamma, jnp.float32), question.t.shape)
         return question._replace(guidance=Guide(without, gamma))
-
-    def move(self, row: Row, state: State, question: Question, answer: Answer) -> State:
-        return self.base.move(row, state, question, answer)
-
-    def kept(self, x: jax.Array) -> dict[str, jax.Array]:
-        return self.base.kept(x)
-
-    def unfinished(self, state: State) -> jax.Array:
-        return self.base.unfinished(state)
-
-    def share(self, state: State) -> jax.Array:
-        return self.base.share(state)

@@ -9,7 +9,18 @@ import numpy as np
 from dfm_jax.flow.samplers.denoiser import Denoiser, draw_where, unasked
 from dfm_jax.flow.samplers.moves import Moves, State
 
-SHARE = 1e-6  # how far a share may be above the one asked for, for rounding
+Rows = dict[str, Any]
+
+
+def most_moves(rows: Rows) -> int:
+    """How many moves `rows` (name -> (M, ...)) has scalars for; no limit if it is empty."""
+    return min((len(values) for values in rows.values()), default=2**31 - 1)
+
+
+def row_at(rows: Rows, number: jax.Array) -> dict[str, Any]:
+    """The scalars of move `number`, or of moves (B,) each sequence is at. Beyond the last they are the last one's."""
+    last = most_moves(rows) - 1
+    return {name: jnp.asarray(values)[jnp.minimum(number, last)] for name, values in rows.items()} | {"number": number}
 
 
 def run(
@@ -17,23 +28,22 @@ def run(
     keys: jax.Array,
     x: jax.Array,
     fixed: jax.Array,
-    rows: dict[str, jax.Array],
+    rows: Rows,
     moves: Moves,
+    at: jax.Array,
     *,
     group: int,
-    slots: int,
-    shares: jax.Array | None = None,
 ) -> tuple[State, jax.Array]:
-    """Makes all moves, from x (B, L) int32. Returns the final state, and the tokens (slots, B, L) of rows["slot"].
+    """Makes all moves, from x (B, L) int32. Returns the final state, and the tokens (K, B, L) of the frames.
 
-    keys: (B,), one per sequence. fixed: (B, L) bool, positions that keep their token. rows: name -> (M,), the scalars
-    of each move, with `time`, `number` and `slot`. group: rows per call of the vocabulary head (static).
+    keys: (B,), one per sequence. fixed: (B, L) bool, positions that keep their token. rows: name -> (M, ...), the
+    scalars of each move, with `slot`, the frame that shows the state after it. group: rows per call of the vocabulary
+    head (static).
 
-    Moves that end early are made until every sequence has ended. Slot k then has the last tokens of which at most the
-    share shares[k] was revealed, shares (slots,).
+    Moves that end early are made until every sequence has ended. Their frames go by at (K,) (`Moves.frames`).
     """
-    # Every slot starts as x_init, which is the state at the first point of the grid.
-    saved = jnp.broadcast_to(x[None], (slots, *x.shape))
+    # Every frame starts as x_init, which is the state at the first point of the grid.
+    saved = jnp.broadcast_to(x[None], (len(at), *x.shape))
 
     def one_move(carry: tuple[State, jax.Array], row: dict[str, Any]) -> tuple[tuple[State, jax.Array], None]:
         state, saved = carry
@@ -43,28 +53,26 @@ def run(
         else:
             answer = unasked(question.x, moves.needs)
         state = moves.move(row, state, question, answer).counted(question)
-        if slots and not moves.ends_early:
+        if len(at) and moves.ends_early:
+            saved = moves.frames(state, saved, at)
+        elif len(at):
             saved = saved.at[row["slot"]].set(state.x, mode="drop")
         return (state, saved), None
 
     start = State.start(x, fixed, moves.kept(x)), saved
     if not moves.ends_early:
-        (state, saved), _ = jax.lax.scan(one_move, start, rows)
+        (state, saved), _ = jax.lax.scan(
+            one_move, start, rows | {"number": jnp.arange(most_moves(rows), dtype=jnp.int32)}
+        )
         return state, saved
 
     def unfinished(carry: tuple[jax.Array, tuple[State, jax.Array]]) -> jax.Array:
         number, (state, _) = carry
-        return (number < len(rows["number"])) & moves.unfinished(state).any()
+        return (number < most_moves(rows)) & moves.unfinished(state).any()
 
     def next_move(carry: tuple[jax.Array, tuple[State, jax.Array]]) -> tuple[jax.Array, tuple[State, jax.Array]]:
-        number, (state, saved) = carry
-        row = {name: value[number] for name, value in rows.items()}
-        (state, _), _ = one_move((state, saved), row)
-        if slots:
-            assert shares is not None
-            reached = moves.share(state)[None] <= shares[:, None] + SHARE
-            saved = jnp.where(reached[..., None], state.x[None], saved)
-        return number + 1, (state, saved)
+        number, made = carry
+        return number + 1, one_move(made, row_at(rows, number))[0]
 
     _, (state, saved) = jax.lax.while_loop(unfinished, next_move, (jnp.int32(0), start))
     return state, saved

@@ -11,6 +11,7 @@ itself, so sequences of a batch may also be at different moves (`jax.vmap` over 
 """
 
 import abc
+import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ import numpy as np
 from dfm_jax.flow import categorical
 from dfm_jax.flow.samplers.denoiser import Answer, Needs, Question
 from dfm_jax.flow.samplers.fresh import fresh_tokens
-from dfm_jax.flow.samplers.step import Row, Step
+from dfm_jax.flow.samplers.step import Row
 from dfm_jax.flow.tree import Kept, Tree
 
 
@@ -69,8 +70,12 @@ class Moves(Tree, abc.ABC):
     """The moves of a trajectory. A subclass names its array attributes in `leaves` (`flow.Tree`).
 
     needs: what the moves need from the model, all together. ends_early: whether a sequence ends when it is `unfinished`
+<<<<<<< HEAD
     no longer, perhaps before the last row. Its frames then go by the share that is revealed. always_asks: whether an
     unfinished sequence needs an answer in each of its moves.
+=======
+    no longer, perhaps before the last row. What its frames go by is then said by `frames`.
+>>>>>>> r1
     """
 
     ends_early: Any = False
@@ -100,30 +105,59 @@ class Moves(Tree, abc.ABC):
         """(B,) bool: whether a later move may change the sequence. Asked only if `ends_early`."""
         raise NotImplementedError
 
-    def share(self, state: State) -> jax.Array:
-        """(B,) float32: the share of the positions that is revealed. Asked only if `ends_early`."""
+    def frames(self, state: State, saved: jax.Array, at: jax.Array) -> jax.Array:
+        """The tokens (K, B, L) of frames at `at` (K,) after the move to `state`, from those before it, `saved`.
+
+        Asked only if `ends_early`.
+        """
         raise NotImplementedError
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Around(Moves):
+    """The moves of `base`, a part of which a subclass changes."""
+
+    leaves: ClassVar[tuple[str, ...]] = ("base",)
+
+    base: Any
+
+    @property
+    def needs(self) -> Needs:
+        return self.base.needs
+
+    @property
+    def ends_early(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.base.ends_early
+
+    def move(self, row: Row, state: State, question: Question, answer: Answer) -> State:
+        return self.base.move(row, state, question, answer)
+
+    def kept(self, x: jax.Array) -> dict[str, jax.Array]:
+        return self.base.kept(x)
+
+    def unfinished(self, state: State) -> jax.Array:
+        return self.base.unfinished(state)
+
+    def frames(self, state: State, saved: jax.Array, at: jax.Array) -> jax.Array:
+        return self.base.frames(state, saved, at)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class StepMoves(Moves):
     """The moves of a `Step`, one for each row of its plan.
 
+    step, source: `Kept.wrap` of the source.
     hidden: the mask, on a path that carries tokens over from the mask source; a token other than it is x_1. Else None.
     """
 
     leaves: ClassVar[tuple[str, ...]] = ("step", "source")
-
-    def __init__(self, step: Step, source: Any, carries_over: bool) -> None:
-        hidden = source.mask_id if carries_over else None
-        for name, value in {"step": step, "source": Kept.wrap(source), "hidden": hidden}.items():
-            object.__setattr__(self, name, value)
 
     step: Any
     source: Any
     hidden: int | None
 
     @property
-    def needs(self) -> Needs:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def needs(self) -> Needs:
         return self.step.needs
 
     def ask(self, row: Row, state: State, keys: jax.Array) -> Question:

@@ -79,6 +79,8 @@ def _written_options(kind: str, text: str) -> dict[str, Any]:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not (key and equals and value):
             raise ValueError(f"{kind} option {part!r}: expected NAME=VALUE")
+        if key in options:
+            raise ValueError(f"{kind} option {part!r}: expected {key} once")
         options[key] = value
         for number in (int, float):
             try:

@@ -13,16 +13,16 @@ from dfm_jax.flow.prediction import PathLike
 from dfm_jax.flow.samplers import drafts
 from dfm_jax.flow.samplers.correctors.settings import Correction
 from dfm_jax.flow.samplers.denoiser import Denoiser, DenseDenoiser, check_answers, from_logits
-from dfm_jax.flow.samplers.events import Events, simulate
-from dfm_jax.flow.samplers.grid import TimeGrid, explicit_grid, make_grid, uniform_grid
+from dfm_jax.flow.samplers.events import Events
+from dfm_jax.flow.samplers.grid import TimeGrid, check_count, explicit_grid, make_grid, uniform_grid
 from dfm_jax.flow.samplers.guidance import Guidance, GuidedMoves, check_guidance, check_prompt, get_guidance
 from dfm_jax.flow.samplers.jumps import Euler, TwoStage
-from dfm_jax.flow.samplers.loop import group_size, run
+from dfm_jax.flow.samplers.loop import group_size, most_moves, run
 from dfm_jax.flow.samplers.moves import Evaluations, State
 from dfm_jax.flow.samplers.names import get_corrector
-from dfm_jax.flow.samplers.step import DivFree, Knots, OtherStep, Step
+from dfm_jax.flow.samplers.step import DivFree, OtherStep, Step
 from dfm_jax.flow.samplers.stochastic import DivFreeEuler
-from dfm_jax.flow.samplers.trajectory import Setting, Trajectory, corrected, of_step, of_unmask
+from dfm_jax.flow.samplers.trajectory import Setting, Trajectory, corrected, of_events, of_step, of_unmask
 from dfm_jax.flow.samplers.unmasking.unmask import Unmask
 from dfm_jax.flow.sources import CategoricalSource, MaskSource, UniformSource
 
@@ -51,7 +51,7 @@ class Solver:
     The program is compiled with XLA's default options. Generation calls it inside another jitted function, and jax
     takes options only for the outer one (`runtime.compiler`).
 
-    Raises ValueError for a step that does not support the path or the source.
+    Raises ValueError for a path, a step, a corrector or a guidance that do not go together or with the source.
     """
 
     model: Model | Denoiser
@@ -64,67 +64,53 @@ class Solver:
     guidance: str | Guidance = 1.0
 
     def __post_init__(self):
-        if isinstance(self.step, str):
-            object.__setattr__(self, "step", self.path.get_step(self.step))
-        elif not isinstance(self.step, (Step, Events, Unmask)):
-            object.__setattr__(self, "step", OtherStep(self.step))
-        # A step that does not support this path or source raises here, not in the middle of a run.
-        step: Any = self.step
-        if isinstance(step, (Events, Unmask)):
-            step.check(self.path, self.source)
-        else:
+        # What does not go together raises here, not in the middle of a run.
+        if hasattr(self.path, "check"):
+            self.path.check(self.source, "posterior")
+        given = self.step
+        step: Any = self.path.get_step(given) if isinstance(given, str) else given
+        if isinstance(step, type) or not (isinstance(step, (Step, Events, Unmask)) or hasattr(step, "plan")):
+            raise ValueError(f"step = {given!r}: expected a name, or a step such as flow.Exact()")
+        if not isinstance(step, (Step, Events, Unmask)):
+            step = OtherStep(step)
+        if isinstance(step, Step):
             step.plan(self.path.scheduler, self.source, uniform_grid(1))
-        if isinstance(self.corrector, str):
-            object.__setattr__(self, "corrector", get_corrector(self.corrector))
-        correction: Any = self.corrector
+        else:
+            step.check(self.path, self.source)
+        given = self.corrector
+        correction: Any = get_corrector(given) if isinstance(given, str) else given
+        unmasks = isinstance(step, Unmask)
         if correction is not None:
+            if not isinstance(correction, Correction):
+                raise ValueError(f"corrector = {given!r}: expected a name, or a corrector such as flow.Gibbs(sites=1)")
             if isinstance(step, Events):
                 raise ValueError(f"corrector = {correction.name!r}: expected none with step = {step.name!r}")
-            correction.check(self.path, self.source, isinstance(step, Unmask))
-        if self.group_size is not None and self.group_size < 1:
-            raise ValueError(f"group_size = {self.group_size}: expected a positive integer")
+            correction.check(self.path, self.source, unmasks)
+        if self.group_size is not None:
+            check_count("group_size", self.group_size)
+        guidance = get_guidance(self.guidance)
+        if guidance != 1:
+            check_guidance(guidance, self.path, self.source)
         model = self.model if isinstance(self.model, Denoiser) else from_logits(self.model)
         if isinstance(model, DenseDenoiser):
             suppress = self.source.mask_id if model.suppress is None else model.suppress
             model = dataclasses.replace(model, suppress=suppress, num_states=self.source.num_states)
-        object.__setattr__(self, "model", model)
-        if isinstance(self.guidance, str):
-            object.__setattr__(self, "guidance", get_guidance(self.guidance))
-        if self._guided:
-            check_guidance(self.guidance, self.path, self.source)  # pyright: ignore[reportArgumentType]
-            if isinstance(step, Events):
-                raise ValueError(f"guidance = {self.guidance}: expected 1 with step = {step.name!r}")
         if isinstance(step, (Step, Unmask)):
             check_answers(model, step.needs, f"step {type(step).__name__}")
         if correction is not None:
-            needs = correction.needs(self.path, self.source, isinstance(step, Unmask))
-            check_answers(model, needs, f"corrector {correction.name}")
-
-    @property
-    def _guided(self) -> bool:
-        return callable(self.guidance) or self.guidance != 1
-
-    @property
-    def has_drafts(self) -> bool:
-        """Whether `sample` takes a `draft` above 1: every step does, a chain without steps does not."""
-        return not isinstance(self.step, Events)
+            check_answers(model, correction.needs(self.path, self.source, unmasks), f"corrector {correction.name}")
+        for name, value in {"step": step, "corrector": correction, "guidance": guidance, "model": model}.items():
+            object.__setattr__(self, name, value)
 
     @functools.cached_property
     def _program(self) -> Callable[..., tuple[State, jax.Array]]:
         denoiser: Any = self.model
-        return jax.jit(functools.partial(run, denoiser), static_argnames=("group", "slots"))
+        return jax.jit(functools.partial(run, denoiser), static_argnames="group")
 
     @functools.cached_property
     def _draft_program(self) -> Callable[..., tuple[State, jax.Array, drafts.Counts]]:
         denoiser: Any = self.model
-        return jax.jit(functools.partial(drafts.run, denoiser), static_argnames=("group", "slots", "draft", "split"))
-
-    @functools.cached_property
-    def _event_program(self) -> Callable[..., tuple[State, jax.Array]]:
-        denoiser: Any = self.model
-        step: Any = self.step
-        chain = functools.partial(simulate, denoiser, self.path.scheduler, self.source.mask_id, step.delta)
-        return jax.jit(chain, static_argnames="group")
+        return jax.jit(functools.partial(drafts.run, denoiser), static_argnames=("group", "draft", "split"))
 
     def sample(
         self,
@@ -163,48 +149,37 @@ class Solver:
 
         Raises ValueError for arguments of another shape, dtype or range.
         """
-        if self._guided:
+        if self.guidance != 1:
             check_prompt(self.guidance, fixed)  # pyright: ignore[reportArgumentType]
         x, keys, fixed = self._checked(key, x_init, fixed)
-        if isinstance(draft, bool) or int(draft) != draft or draft < 1:
-            raise ValueError(f"draft = {draft!r}: expected an integer >= 1")
-        counts = None
+        draft = check_count("draft", draft)
         own = self.path.scheduler if self.scheduler is None else self.scheduler
         without_times = isinstance(self.step, Unmask) and not self.step.by_schedule
         if without_times and step_size is None and steps is None and time_grid is None:
             steps = 1
         grid, asked = make_grid(own, step_size, steps, time_grid)
-        if not isinstance(return_intermediates, bool):
+        if not isinstance(return_intermediates, (bool, np.bool_)):
             asked = grid.nearest(return_intermediates)
             if without_times:  # the grid is that of the shares
-                grid = explicit_grid(np.unique([grid.t[0], *return_intermediates, grid.t[-1]]))
+                grid = explicit_grid(np.unique([grid.t[0], *np.ravel(return_intermediates), grid.t[-1]]))
                 asked = grid.nearest(return_intermediates)
         elif not return_intermediates:
             asked = np.array([], np.int64)
-        # A grid point that is asked for twice has one slot.
-        slots, back = np.unique(asked, return_inverse=True)
-        if isinstance(self.step, Events):
-            if callable(div_free) or div_free != 0:
-                raise ValueError(f"div_free = {div_free}: expected 0 with step={self.step.name!r}")
-            sigma = Knots.of(own, grid).sigma
-            ends = np.array([sigma[0], sigma[-1]], np.float32)
-            # All tokens that are left at `delta` may jump in one step.
-            group = self.group_size or group_size(np.array([x.size]))
-            if draft > 1:
-                raise ValueError(f"draft = {draft}: expected 1 with step = {self.step.name!r}, a chain without steps")
-            final, saved = self._event_program(keys, x, fixed, ends, sigma[slots].astype(np.float32), group=group)
+        # A grid point that is asked for twice has one frame.
+        frames, back = np.unique(asked, return_inverse=True)
+        trajectory = self._trajectory(grid, div_free, x.shape[1])
+        rows, moves = trajectory.rows, trajectory.moves
+        if not moves.ends_early:
+            where = {int(index): slot for slot, index in enumerate(frames)}
+            rows["slot"] = np.array([where.get(int(index), len(frames)) for index in trajectory.index], np.int32)
+        given = (keys, x, fixed, rows, moves, trajectory.at[frames])
+        group = self.group_size or group_size(len(x) * trajectory.expected)
+        draft = min(draft, most_moves(rows))
+        if draft == 1:
+            final, saved = self._program(*given, group=group)
+            counts = None
         else:
-            trajectory = self._trajectory(grid, div_free, x.shape[1])
-            rows = {**trajectory.rows, "number": np.arange(len(trajectory.index), dtype=np.int32)}
-            where = {int(index): slot for slot, index in enumerate(slots)}
-            rows["slot"] = np.array([where.get(int(index), len(slots)) for index in trajectory.index], np.int32)
-            group = self.group_size or group_size(len(x) * trajectory.expected)
-            given = (keys, x, fixed, rows, trajectory.moves)
-            how: dict[str, Any] = {"group": group, "slots": len(slots), "shares": grid.t[slots].astype(np.float32)}
-            if draft == 1:
-                final, saved = self._program(*given, **how)
-            else:
-                final, saved, counts = self._draft_program(*given, **how, draft=int(draft), split=tuple(split))
+            final, saved, counts = self._draft_program(*given, group=group, draft=draft, split=tuple(split))
         samples = saved[back] if len(asked) else final.x
         if not return_evaluations:
             return samples
@@ -217,15 +192,17 @@ class Solver:
         self, key: jax.Array, x_init: jax.Array, fixed: jax.Array | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         x = jnp.asarray(x_init)
-        if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
+        if x.ndim != 2 or not x.size or not jnp.issubdtype(x.dtype, jnp.integer):
             raise ValueError(f"x_init of shape {x.shape}, {x.dtype}: expected integers (B, L)")
-        if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape not in ((), (x.shape[0],)):
-            raise ValueError(f"key of shape {key.shape}, {key.dtype}: expected jax.random.key, one or (B,)")
-        if fixed is not None and (fixed.shape != x.shape or fixed.dtype != jnp.bool_):
+        typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if not typed or key.shape not in ((), (x.shape[0],)):
+            found = f" of shape {key.shape}, {key.dtype}" if isinstance(key, jax.Array) else f" = {key!r}"
+            raise ValueError(f"key{found}: expected jax.random.key, one or (B,)")
+        fixed = jnp.zeros(x.shape, jnp.bool_) if fixed is None else jnp.asarray(fixed)
+        if fixed.shape != x.shape or fixed.dtype != jnp.bool_:
             raise ValueError(f"fixed of shape {fixed.shape}, {fixed.dtype}: expected bool {x.shape}")
         if key.ndim == 0:
             key = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(x.shape[0]))
-        fixed = jnp.zeros(x.shape, jnp.bool_) if fixed is None else fixed
         # Under shard_map a constant x_init must vary over the mesh axes that its noise varies over.
         zero = (jax.random.key_data(key)[:, :1] & jnp.uint32(0)).astype(jnp.int32)
         return x.astype(jnp.int32) + zero, key, fixed
@@ -247,11 +224,11 @@ class Solver:
         step: Any = self._with_div_free(div_free)
         own = self.path.scheduler if self.scheduler is None else self.scheduler
         setting = Setting(self.path, self.source, own, grid, length)
-        trajectory = of_unmask(step, setting) if isinstance(step, Unmask) else of_step(step, setting)
-        correction: Any = self.corrector
-        if correction is not None:
-            trajectory = corrected(trajectory, correction, setting)
-        if not self._guided:
+        make: Any = of_unmask if isinstance(step, Unmask) else of_events if isinstance(step, Events) else of_step
+        trajectory = make(step, setting)
+        if self.corrector is not None:
+            trajectory = corrected(trajectory, self.corrector, setting)  # pyright: ignore[reportArgumentType]
+        if self.guidance == 1:
             return trajectory
         guided = GuidedMoves(trajectory.moves, self.guidance, self.path.scheduler, self.source.mask_id)  # pyright: ignore
         return trajectory._replace(moves=guided)

@@ -167,7 +167,8 @@ def source_law(source: Any) -> np.ndarray:
     """The law p of a source, (S,) float64, with sum 1."""
     if isinstance(source, CategoricalSource):
         return source.law
-    p = np.asarray(source.probs(np.arange(source.num_states)), np.float64)
+    with jax.ensure_compile_time_eval():  # a solver may be made inside a program
+        p = np.asarray(source.probs(np.arange(source.num_states)), np.float64)
     return p / p.sum()
 
 

@@ -9,25 +9,29 @@ from dfm_jax.flow.samplers.correctors.corrected import Corrected
 from dfm_jax.flow.samplers.correctors.gibbs import rounds_of
 from dfm_jax.flow.samplers.correctors.redraw import RedrawMoves
 from dfm_jax.flow.samplers.correctors.settings import Correction, ForwardBackward, PosteriorCorrection, carries
+from dfm_jax.flow.samplers.events import EventMoves, Events
 from dfm_jax.flow.samplers.grid import TimeGrid
 from dfm_jax.flow.samplers.moves import Moves, StepMoves
 from dfm_jax.flow.samplers.step import Knots, Step
 from dfm_jax.flow.samplers.unmasking.unmask import Unmask, UnmaskMoves
 from dfm_jax.flow.time import Time
+from dfm_jax.flow.tree import Kept
 
 
 class Trajectory(NamedTuple):
     """M moves in order.
 
     moves: what each asks and does. rows: name -> (M, ...), the scalars of each move, float32; `time` is what the
-    network is told, on the schedule of its training. index: (M,) int, the grid point that the move reaches, -1 between
-    grid points. expected: (M,), about how many rows of the head a sequence needs.
+    network is told, on the schedule of its training. A chain has none, and as many moves as it takes. index: (M,) int,
+    the grid point that the move reaches, -1 between grid points. expected: (M,), about how many rows of the head a
+    sequence needs. at: (N + 1,) float32, what frames at the grid points go by where moves end early: see them.
     """
 
     moves: Moves
     rows: dict[str, np.ndarray]
     index: np.ndarray
     expected: np.ndarray
+    at: np.ndarray
 
 
 class Setting(NamedTuple):
@@ -38,6 +42,11 @@ class Setting(NamedTuple):
     scheduler: Any
     grid: TimeGrid
     length: int
+
+    @property
+    def times(self) -> np.ndarray:
+        """The grid's, float32."""
+        return self.grid.t.astype(np.float32)
 
     def network_time(self, time: Time) -> np.ndarray:
         """The time on the schedule of the training at which kappa is that of the sampler's schedule at `time`."""
@@ -54,8 +63,17 @@ def of_step(step: Step, setting: Setting) -> Trajectory:
     waiting = 1.0 if source.mask_id is None else own.float64(plan.time).sigma
     rows = {name: np.asarray(value, np.float32) for name, value in plan.scalars.items()}
     rows["time"] = np.asarray(setting.network_time(plan.time), np.float32)
-    moves = StepMoves(step, source, setting.path.carries_over)
-    return Trajectory(moves, rows, np.asarray(plan.index), setting.length * plan.jumps * waiting)
+    moves = StepMoves(step, Kept.wrap(source), source.mask_id if setting.path.carries_over else None)
+    return Trajectory(moves, rows, np.asarray(plan.index), setting.length * plan.jumps * waiting, setting.times)
+
+
+def of_events(events: Events, setting: Setting) -> Trajectory:
+    """The moves of a chain without steps: one for each jump."""
+    sigma = Knots.of(setting.scheduler, setting.grid).sigma.astype(np.float32)
+    moves = EventMoves(events.delta, setting.source.mask_id, setting.path.scheduler, sigma[[0, -1]])
+    # Jumps come one at a time. All tokens that are left at `delta` may jump in one move.
+    expected = np.append(np.ones(setting.length), setting.length * events.delta)
+    return Trajectory(moves, {}, np.zeros(0, np.int64), expected, sigma)
 
 
 def of_unmask(unmask: Unmask, setting: Setting) -> Trajectory:
@@ -73,14 +91,14 @@ def of_unmask(unmask: Unmask, setting: Setting) -> Trajectory:
         left = np.maximum(length - each * np.arange(evaluations), 0)
         expected = left if unmask.looks_first else np.minimum(left, each)
         rows = {"time": np.zeros(evaluations, np.float32)}
-        return Trajectory(moves, rows, np.full(evaluations, -1), expected)
+        return Trajectory(moves, rows, np.full(evaluations, -1), expected, setting.times)
     sigma = Knots.of(setting.scheduler, grid).sigma
     # For every number of free positions, from float64: floor(F sigma + 1/2) jumps at fractions that float32 misses.
     stay = np.floor(np.arange(length + 1) * sigma[1:, None] + 0.5).astype(np.int32)
     revealed = length * (sigma[:-1] - sigma[1:])
     rows = {"time": np.asarray(setting.network_time(grid.starts), np.float32), "stay": stay}
     expected = length * sigma[:-1] if unmask.looks_first else revealed
-    return Trajectory(moves, rows, np.arange(1, grid.steps + 1), expected)
+    return Trajectory(moves, rows, np.arange(1, grid.steps + 1), expected, setting.times)
 
 
 def corrected(trajectory: Trajectory, correction: Correction, setting: Setting) -> Trajectory:
@@ -115,7 +133,8 @@ def corrected(trajectory: Trajectory, correction: Correction, setting: Setting) 
     rows["corrects"] = corrects
     expected = np.where(corrects, _sites(correction, setting.length), trajectory.expected[row])
     hidden = source.mask_id if carries(setting.path, source) else None
-    return Trajectory(Corrected(moves, rounds, correction, hidden), rows, np.where(ends, index[row], -1), expected)
+    index = np.where(ends, index[row], -1)
+    return Trajectory(Corrected(moves, rounds, correction, hidden), rows, index, expected, trajectory.at)
 
 
 def _back(
@@ -133,5 +152,6 @@ def _sites(correction: Correction, length: int) -> float:
     """About how many positions a round draws."""
     if not isinstance(correction, PosteriorCorrection):
         return 0.1 * length
-    where = correction.where
-    return length * where.rate if where.rate is not None else min(where.sites or where.informed or 1, length)
+    if correction.rate is not None:
+        return length * correction.rate
+    return min(correction.sites or correction.informed or 1, length)

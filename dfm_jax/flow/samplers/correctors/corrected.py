@@ -1,5 +1,6 @@
 """A sampler's moves with rounds of a corrector between them."""
 
+import dataclasses
 from typing import Any, ClassVar
 
 import jax
@@ -8,11 +9,12 @@ import jax.numpy as jnp
 from dfm_jax.flow.samplers.correctors.redraw import RedrawMoves
 from dfm_jax.flow.samplers.correctors.settings import Correction
 from dfm_jax.flow.samplers.denoiser import Answer, Needs, Question
-from dfm_jax.flow.samplers.moves import Moves, State
+from dfm_jax.flow.samplers.moves import Around, State
 from dfm_jax.flow.samplers.step import Row
 
 
-class Corrected(Moves):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Corrected(Around):
     """The moves of `base`, and those of `rounds` where row["corrects"].
 
     Both are asked in every move, since which one it is may differ between sequences; the model is run once.
@@ -21,24 +23,14 @@ class Corrected(Moves):
 
     leaves: ClassVar[tuple[str, ...]] = ("base", "rounds")
 
-    def __init__(self, base: Moves, rounds: Moves, setting: Correction, mask_id: int | None) -> None:
-        values = {"base": base, "rounds": rounds, "setting": setting, "mask_id": mask_id}
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
-    base: Any
     rounds: Any
-    setting: Any
+    setting: Correction
     mask_id: int | None
 
     @property
-    def needs(self) -> Needs:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def needs(self) -> Needs:
         needs = self.base.needs | self.rounds.needs
         return needs | Needs.LOG_PROB if self.remembers else needs
-
-    @property
-    def ends_early(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.base.ends_early
 
     @property
     def remembers(self) -> bool:
@@ -57,9 +49,6 @@ class Corrected(Moves):
         if self.unmasks:
             kept["due"] = 0 * x[:, 0]
         return kept
-
-    def share(self, state: State) -> jax.Array:
-        return self.base.share(state)
 
     def unfinished(self, state: State) -> jax.Array:
         unfinished = self.base.unfinished(state)

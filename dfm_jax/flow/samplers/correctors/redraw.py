@@ -1,5 +1,8 @@
 """A corrector's round under `unmask`: tokens that are revealed already are masked and drawn again."""
 
+import dataclasses
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
@@ -11,6 +14,7 @@ from dfm_jax.flow.samplers.step import Row
 from dfm_jax.flow.samplers.unmasking.unmask import UnmaskMoves
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class RedrawMoves(Moves):
     """Masks at sites among the revealed free positions, one evaluation, then a draw from the posterior at each.
 
@@ -19,15 +23,13 @@ class RedrawMoves(Moves):
     state.kept["due"] (B,) > 0.
     """
 
-    def __init__(self, setting: PosteriorCorrection, unmask: UnmaskMoves) -> None:
-        object.__setattr__(self, "setting", setting)
-        object.__setattr__(self, "unmask", unmask)
+    leaves: ClassVar[tuple[str, ...]] = ("unmask",)
 
     setting: PosteriorCorrection
     unmask: UnmaskMoves
 
     @property
-    def needs(self) -> Needs:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def needs(self) -> Needs:
         return Needs.DRAWS | (Needs.LOG_PROB if self.setting.informed is not None else Needs.NOTHING)
 
     def ask(self, row: Row, state: State, keys: jax.Array) -> Question:
@@ -35,7 +37,7 @@ class RedrawMoves(Moves):
         split = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, row["number"]), 2))(keys)
         bits = jax.vmap(lambda key: jax.random.bits(key, x.shape[1:], jnp.uint32))(split[:, 0])
         revealed = ~state.fixed & (x != mask) & (state.kept["due"] > 0)[:, None]
-        sites = self.setting.where.choose(categorical.uniform(bits), revealed, state.kept.get("log_prob"))
+        sites = self.setting.choose(categorical.uniform(bits), revealed, state.kept.get("log_prob"))
         t = self.unmask.time(row, state, self.unmask.masked(state) | sites)
         return Question(jnp.where(sites, jnp.int32(mask), x), t, sites, split[:, 1])
 

@@ -3,11 +3,14 @@
 import dataclasses
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
+from jax.core import Tracer
 
 from dfm_jax.flow.prediction import PathLike
 from dfm_jax.flow.samplers.correctors.sites import Sites
 from dfm_jax.flow.samplers.denoiser import Needs
+from dfm_jax.flow.samplers.grid import check_count
 from dfm_jax.flow.samplers.step import source_law
 
 
@@ -31,8 +34,7 @@ class Correction:
     name: ClassVar[str] = ""
 
     def __post_init__(self):
-        if not (isinstance(self.rounds, int) and self.rounds >= 1):
-            raise ValueError(f"rounds = {self.rounds}: expected an integer of 1 or more")
+        object.__setattr__(self, "rounds", check_count("rounds", self.rounds))
         low, high = self.interval
         if not 0 <= low <= high <= 1:
             raise ValueError(f"kappa_min, kappa_max = {low}, {high}: expected 0 <= kappa_min <= kappa_max <= 1")
@@ -62,24 +64,12 @@ class Correction:
 
 
 @dataclasses.dataclass(frozen=True)
-class PosteriorCorrection(Correction):
+class PosteriorCorrection(Sites, Correction):
     """A corrector that redraws a few positions from the posterior; see `sites.Sites` for which."""
 
-    sites: int | None = None
-    rate: float | None = None
-    informed: int | None = None
-    noise: float | None = None
-
     def __post_init__(self):
-        super().__post_init__()
-        if self.sites is None and self.rate is None and self.informed is None:
-            object.__setattr__(self, "sites", 1)
-        Sites(self.sites, self.rate, self.informed, self.noise)
-
-    @property
-    def where(self) -> Sites:
-        """Which positions a round changes."""
-        return Sites(self.sites, self.rate, self.informed, self.noise)
+        Correction.__post_init__(self)
+        Sites.__post_init__(self)
 
     def check(self, path: PathLike, source: Any, unmasks: bool) -> None:
         carried = carries(path, source)
@@ -130,7 +120,9 @@ class Gibbs(PosteriorCorrection):
         if not unmasks and not path.noises_alike:
             raise ValueError(f"corrector = 'gibbs': expected a path with one schedule for every token and x_1, not "
                              f"{type(path).__name__}")  # fmt: skip
-        if source.mask_id is None and not (source_law(source) > 0).all():
+        # A law that is an argument of a program is known outside it alone.
+        known = not isinstance(getattr(source, "law", None), Tracer | jax.ShapeDtypeStruct)
+        if source.mask_id is None and known and not (source_law(source) > 0).all():
             raise ValueError("corrector = 'gibbs': expected a source with p > 0 at every token")
 
     def needs(self, path: PathLike, source: Any, unmasks: bool) -> Needs:

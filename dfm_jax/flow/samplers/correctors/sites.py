@@ -5,15 +5,19 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dfm_jax.flow.samplers.unmasking.orders import ranks
+from dfm_jax.flow.samplers.grid import check_count
+from dfm_jax.flow.samplers.unmasking.orders import MOST_NOISE, ranks
+
+WHICH = ("sites", "rate", "informed")
 
 
 @dataclasses.dataclass(frozen=True)
 class Sites:
     """sites = n positions, chosen uniformly; or each with probability `rate`; or the `informed` = n that fit worst.
+    One position, if nothing is said.
 
     noise: Gumbel noise on the misfit -log p of informed sites, times this. With 1, n positions are drawn one after the
-    other in proportion to 1 / p. Raises ValueError unless exactly one of sites, rate and informed is given, in range.
+    other in proportion to 1 / p. Raises ValueError for more than one of sites, rate and informed, and out of range.
     """
 
     sites: int | None = None
@@ -22,18 +26,21 @@ class Sites:
     noise: float | None = None
 
     def __post_init__(self):
-        given = [name for name in ("sites", "rate", "informed") if getattr(self, name) is not None]
-        if len(given) != 1:
-            written = ", ".join(f"{name} = {getattr(self, name)}" for name in given)
-            raise ValueError(f"{written or 'sites = None'}: expected one of sites, rate, informed")
+        given = [f"{name} = {value}" for name in WHICH if (value := getattr(self, name)) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{', '.join(given)}: expected one of {', '.join(WHICH)}")
+        if not given:
+            object.__setattr__(self, "sites", 1)
         for name in ("sites", "informed"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"{name} = {value}: expected an integer of 1 or more")
+            if value is not None:
+                object.__setattr__(self, name, check_count(name, value))
         if self.rate is not None and not 0 <= self.rate <= 1:
             raise ValueError(f"rate = {self.rate}: expected a number in [0, 1]")
-        if self.noise is not None and (self.informed is None or not self.noise >= 0):
-            raise ValueError(f"noise = {self.noise}: expected a number of 0 or more, with informed")
+        if self.noise is not None and (self.informed is None or not 0 <= self.noise < MOST_NOISE):
+            raise ValueError(
+                f"noise = {self.noise}: expected a number of 0 or more, below {MOST_NOISE:g}, with informed"
+            )
 
     def choose(self, u: jax.Array, candidates: jax.Array, log_fit: jax.Array | None = None) -> jax.Array:
         """(B, L) bool, among `candidates` (B, L); all of them if there are fewer than n.

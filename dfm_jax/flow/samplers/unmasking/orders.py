@@ -11,6 +11,7 @@ from dfm_jax.flow.samplers.denoiser import Answer, Needs
 
 # Scores that are closer than this are ties, and so are sums of entropies and the bound.
 TIE = 1e-6
+MOST_NOISE = 1e9  # of Gumbel noise on a score; scores have 24 bits
 ORDERS = {
     "confidence": Needs.TOP_TWO,  # the largest probability: MaskGIT, LLaDA
     "margin": Needs.TOP_TWO,  # the largest less the second largest

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from dfm_jax.flow import categorical
 from dfm_jax.flow.prediction import PathLike
 from dfm_jax.flow.samplers.denoiser import Answer, Needs, Question
+from dfm_jax.flow.samplers.grid import check_count
 from dfm_jax.flow.samplers.moves import Moves, State
 from dfm_jax.flow.samplers.step import Row
-from dfm_jax.flow.samplers.unmasking.orders import ORDERS, TIE, ranks, score_of, within_bound
+from dfm_jax.flow.samplers.unmasking.orders import MOST_NOISE, ORDERS, TIE, ranks, score_of, within_bound
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,14 +49,14 @@ class Unmask:
             raise ValueError(f"order = {self.order!r}: expected {', '.join(ORDERS)}")
         for name in ("count", "blocks"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"{name} = {value}: expected an integer of 1 or more")
+            if value is not None:
+                object.__setattr__(self, name, check_count(name, value))
         if self.bound is not None and not self.bound >= 0:
             raise ValueError(f"bound = {self.bound}: expected a number of nats, 0 or more")
         if self.count is not None and self.bound is not None:
             raise ValueError(f"count = {self.count}, bound = {self.bound}: expected one of them")
-        if not self.noise >= 0:
-            raise ValueError(f"noise = {self.noise}: expected a number of 0 or more")
+        if not 0 <= self.noise < MOST_NOISE:
+            raise ValueError(f"noise = {self.noise}: expected a number of 0 or more, below {MOST_NOISE:g}")
         if self.noise and self.order == "random":
             raise ValueError(f"noise = {self.noise}: expected 0 with order = 'random'")
 
@@ -82,22 +83,19 @@ class Unmask:
         return self.order != "random" or self.bound is not None
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class UnmaskMoves(Moves):
     """The moves of `Unmask`, one evaluation each. By the schedule, row["stay"] (L + 1,) says how many stay for each F.
 
     scheduler: that of the training.
     """
 
-    def __init__(self, unmask: Unmask, mask_id: int, scheduler: Any) -> None:
-        for name, value in {"unmask": unmask, "mask_id": mask_id, "scheduler": scheduler}.items():
-            object.__setattr__(self, name, value)
-
     unmask: Unmask
     mask_id: int
     scheduler: Any
 
     @property
-    def needs(self) -> Needs:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def needs(self) -> Needs:
         return self.unmask.needs
 
     @property
@@ -113,9 +111,14 @@ class UnmaskMoves(Moves):
         return ~state.fixed & (state.x == self.mask_id)
 
     def share(self, state: State) -> jax.Array:
+        """(B,) float32: the share of the free positions that is revealed."""
         free = (~state.fixed).sum(-1)
         left = self.masked(state).sum(-1)
         return 1.0 - left.astype(jnp.float32) / jnp.maximum(free, 1).astype(jnp.float32)
+
+    def frames(self, state: State, saved: jax.Array, at: jax.Array) -> jax.Array:
+        reached = self.share(state)[None] <= at[:, None] + TIE
+        return jnp.where(reached[..., None], state.x[None], saved)
 
     def unfinished(self, state: State) -> jax.Array:
         return self.masked(state).any(-1)
