@@ -42,18 +42,11 @@ class TransformerDenoiser:
     _head: vocab_head.Head = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self):
-<<<<<<< HEAD
-        if not callable(self.temperature) and not self.temperature >= 0:
-            raise ValueError(f"temperature = {self.temperature}: expected a number >= 0, or a function of t")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p = {self.top_p}: expected 0 < top_p <= 1")
+        check_draws(self.temperature, self.top_p)
         # Rounded here, before the loop over the steps, the vocabulary's matrix is not rounded again in each of them.
         rounded = head.of(self.model, implementation=self.implementation)
         kernel = rounded.kernel.astype(self.model.config.compute_dtype)
         object.__setattr__(self, "_head", dataclasses.replace(rounded, kernel=kernel))
-=======
-        check_draws(self.temperature, self.top_p)
->>>>>>> r1
 
     def features(self, x: Array, t: Array) -> Array:
         """(B, L, D) in the network's compute_dtype, from x (B, L) int32 and t (B,) float32."""

@@ -25,16 +25,10 @@ ADAPTIVE = [
     ("unmask:order=margin,count=2", "gibbs:sites=1"),
 ]
 CORRECTED = [("exact", "gibbs:sites=2"), ("exact", "resample:rate=0.3"), ("exact", "gibbs:informed=2")]
-<<<<<<< HEAD
-CASES = [("mask", *case) for case in PLAIN + ADAPTIVE + CORRECTED] + [("uniform", *c) for c in PLAIN + CORRECTED]
-QUICK = {("uniform", "ancestral", None), ("mask", "unmask:order=margin,count=2", "gibbs:sites=1")}
-=======
 CASES = [("mask", *case) for case in PLAIN + ADAPTIVE + CORRECTED + CHAINS]
 CASES += [("uniform", *case) for case in PLAIN + CORRECTED + CHAINS[1:]]
-QUICK = {("mask", "exact", None), ("uniform", "ancestral", None), ("mask", "unmask:order=entropy,bound=0.6", None)}
+QUICK = {("uniform", "ancestral", None), ("mask", "unmask:order=margin,count=2", "gibbs:sites=1")}
 QUICK |= {("mask", "first_hitting", None)}
-QUICK |= {("uniform", "exact", "gibbs:sites=2"), ("mask", "unmask:order=margin,count=2", "gibbs:sites=1")}
->>>>>>> r1
 
 
 def logits(states: int, x, t):

@@ -96,21 +96,10 @@ class GuidedMoves(Around):
     scheduler: Any
     mask_id: int
 
-<<<<<<< HEAD
-    @property
-    def needs(self) -> Needs:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.base.needs
-
-    @property
-    def ends_early(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.base.ends_early
-
     @property
     def always_asks(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.base.always_asks
 
-=======
->>>>>>> r1
     def ask(self, row: Row, state: State, keys: jax.Array) -> Question:
         question = self.base.ask(row, state, keys)
         without = jnp.where(state.fixed, jnp.int32(self.mask_id), question.x)

@@ -70,12 +70,8 @@ class Moves(Tree, abc.ABC):
     """The moves of a trajectory. A subclass names its array attributes in `leaves` (`flow.Tree`).
 
     needs: what the moves need from the model, all together. ends_early: whether a sequence ends when it is `unfinished`
-<<<<<<< HEAD
-    no longer, perhaps before the last row. Its frames then go by the share that is revealed. always_asks: whether an
+    no longer, perhaps before the last row. What its frames go by is then said by `frames`. always_asks: whether an
     unfinished sequence needs an answer in each of its moves.
-=======
-    no longer, perhaps before the last row. What its frames go by is then said by `frames`.
->>>>>>> r1
     """
 
     ends_early: Any = False
