@@ -255,3 +255,37 @@ def test_options_may_follow_a_step_name():
     corrector = flow.get_step("corrector", iterations=2, strength=0.3)
     assert flow.get_step("corrector:iterations=2,strength=0.3") == corrector
     assert flow.get_step("remask:schedule=cap,eta=0.1") == flow.get_step("remask", schedule="cap", eta=0.1)
+
+
+def test_a_grid_may_hold_a_time_with_every_step():
+    """No scalar is 0 / 0 there, on any path; steps that refuse a source are left out."""
+    cat = flow.CategoricalSource([0.1, 0.2, 0.3, 0.4])
+    mask, uniform, clock = flow.MaskSource(4), flow.UniformSource(4), flow.get_scheduler("cosine_md4")
+    mixture, planned = flow.MixtureDiscreteProbPath(clock), set()
+    pairs = [(mixture, source) for source in (mask, uniform, cat)]
+    pairs += [(flow.ThreeTermProbPath(clock, 4, 0.5), mask), (flow.GenMD4ProbPath(clock, 4, np.arange(1.0, 5)), mask)]
+    pairs += [(flow.MetricProbPath(clock, np.linspace(-1, 1, 4)[:, None]), uniform)]
+    pairs += [(flow.KineticOptimalProbPath(clock, cat), cat)]
+    names = [
+        "exact",
+        "euler",
+        "two_stage:div_free=1",
+        "div_free_euler:div_free=1",
+        "corrector",
+        "multiflow",
+        "ancestral",
+    ]
+    names += ["psi", "psi:mode=cap", "psi:mode=rescale", "remask", "remask:schedule=cap", "kinetic_optimal", "maximal"]
+    for path, source in pairs:
+        for name in names:
+            try:
+                plan = path.get_step(name).plan(clock, source, grids.explicit_grid([0, 0.3, 0.5, 0.5, 0.5, 0.9, 1]))
+            except ValueError:
+                continue
+            planned.add((type(path), name))
+            assert not any(np.isnan(value).any() for value in (*plan.scalars.values(), plan.jumps)), (
+                path,
+                source,
+                name,
+            )
+    assert len(planned) > 18

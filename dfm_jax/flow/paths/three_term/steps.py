@@ -109,7 +109,8 @@ class ThreeTermMaximal(_ThreeTermStep):
         with np.errstate(divide="ignore", invalid="ignore"):
             off = np.where(before[1] > 0, np.maximum(1.0 - after[1] / before[1], 0.0), 0.0)
         mask = 1.0 - after[2] / before[2]
-        target = (after[0] - before[0]) / (after[0] - before[0] + gain)
+        grown = after[0] - before[0]
+        target = np.divide(grown, grown + gain, out=np.ones_like(grown), where=grown + gain > 0)  # 0 / 0 at a held time
         return Plan(grid.starts, {"mask": mask, "off": off, "target": target}, knots.index, np.maximum(mask, off))
 
     def _leaves(self, row: Row, z: jax.Array, u: jax.Array, source: Any) -> jax.Array:
