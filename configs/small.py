@@ -23,6 +23,7 @@ def get_config():
     ):
         for name in names:
             group[name] = placeholder(int)
+    config.optim.name = "muon"
     config.optim.lr = placeholder(float)
     config.model.dropout = placeholder(float)
     config.model.cond_dim = 64

@@ -30,6 +30,7 @@ LENGTHS = {"cpu": 128}
 OTHER_LENGTH = 512
 MOST_TOKENS = {"cpu": 2**13}  # of a batch
 OTHER_MOST_TOKENS = 2**16  # on each device
+RATE, RATES = 3e-3, {"muon": 1e-2}  # up to a width of 128
 SHARE_OF_EVALUATION = 0.15  # of the operations of training, for the likelihood at the end
 
 
@@ -151,10 +152,10 @@ def find(config: Config, text: Text, device: Device) -> Found:
         ),
     )
     steps = now("optim.n_iters")
-    width = now("model.hidden_size")
+    width, rate = now("model.hidden_size"), RATES.get(config.optim.name, RATE)
     choose(
         {
-            "optim.lr": lambda: float(f"{3e-3 * min(1.0, (128 / width) ** 0.75):.1g}"),
+            "optim.lr": lambda: float(f"{rate * min(1.0, (128 / width) ** 0.75):.1g}"),
             "optim.warmup": lambda: steps // 20,
             "model.dropout": lambda: 0.1 if steps * per_update > 10 * text.tokens else 0.0,
         },
