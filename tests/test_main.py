@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from platform import libc_ver
 
 import pytest
 
@@ -160,3 +161,31 @@ def test_a_disk_error_anywhere_gives_one_line(monkeypatch, capsys):
 def test_a_flag_without_its_value(tmp_path, run_here):
     result = run_here(tmp_path, "--mode=sample", "--prompt")
     assert_one_line(result, USAGE, "prompt")
+
+
+FAULTS = """
+import resource, sys
+from dfm_jax.__main__ import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+import jax, jax.numpy as jnp
+f, x = jax.jit(lambda x: [a + 1 for a in x]), [jnp.ones(500_000)] * 8
+for _ in range(3):
+    jax.block_until_ready(f(x))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(40):
+    jax.block_until_ready(f(x))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or libc_ver()[0] != "glibc", reason="glibc's malloc is meant")
+def test_a_program_on_a_processor_keeps_the_memory_of_its_arrays():
+    def faults(word: str) -> int:
+        command = [sys.executable, "-c", FAULTS, word]
+        return int(
+            subprocess.run(command, env=programs.environment(), text=True, capture_output=True, check=True).stdout
+        )
+
+    kept, given_back = faults("kept"), faults("given back")
+    assert kept < given_back / 2, (kept, given_back)

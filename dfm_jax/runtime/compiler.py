@@ -4,10 +4,8 @@ XLA renames its options between versions, and refuses a name that it does not kn
 program of one addition before it is used, once per process, and what this XLA does not take is left out with a note.
 """
 
-import ctypes
 import dataclasses
 import functools
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -96,8 +94,6 @@ def options(mesh: Mesh | None, *, communicates: bool = True, deterministic: bool
     deterministic: the same bits in every run, see `DETERMINISTIC`.
     """
     device = jax.devices()[0] if mesh is None else _device_here(mesh)
-    if device.platform == "cpu":
-        _keep_freed_memory()
     several = mesh is not None and mesh.size > 1
     return known(wishes(device.platform, communicates=communicates and several, deterministic=deterministic), device)
 
@@ -140,18 +136,6 @@ def refusal(device: Device, option: str, value: Value) -> str | None:
     except RuntimeError as error:
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     return None
-
-
-@functools.cache
-def _keep_freed_memory() -> None:
-    """Asks glibc to grow its heap by 64 MiB at a time, once per process; elsewhere nothing.
-
-    A program on a processor takes the memory of its arrays from malloc at every call. By default glibc gives it back to
-    the system at every call too, and each page that is written again costs a fault: about an eighth of the wall time of
-    the quickstart's training and a fifth of its evaluation.
-    """
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
-        mallopt(-2, 64 << 20)  # M_TOP_PAD
 
 
 def _add_one(x: jax.Array) -> jax.Array:

@@ -2,16 +2,12 @@
 
 import ast
 import pathlib
-import subprocess
-import sys
-from platform import libc_ver
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import programs as programs_of_tests
 from configs import base
 from dfm_jax import config as configs
 from dfm_jax.experiment import conditions
@@ -238,27 +234,3 @@ def test_deterministic_scatters_are_sorted_first(uncached):
 
     assert "unique_indices=true" not in text(False)
     assert "unique_indices=true" in text(True)
-
-
-FAULTS = """
-import resource, jax, jax.numpy as jnp
-from dfm_jax.runtime import compiler
-def faults(jit):
-    f, x = jit(lambda x: [a + 1 for a in x]), [jnp.ones(500_000)] * 8
-    for _ in range(3):
-        jax.block_until_ready(f(x))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(40):
-        jax.block_until_ready(f(x))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(faults(jax.jit), faults(lambda f: compiler.jit(f, mesh=None)))
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux" or libc_ver()[0] != "glibc", reason="glibc's malloc is meant")
-def test_a_program_on_a_processor_keeps_the_memory_of_its_arrays():
-    """In a process of its own: the allocator is set once. Without it each call writes its 16 MB on new pages."""
-    told = subprocess.run([sys.executable, "-c", FAULTS], env=programs_of_tests.environment(), text=True,
-                          capture_output=True, check=True)  # fmt: skip
-    before, after = map(int, told.stdout.split())
-    assert after < before / 2, (before, after)
