@@ -10,14 +10,14 @@ def get_config():
     config.tokenizer.name = "bytes"
     config.training.batch_size = 16
     config.training.unroll = 1
-    config.training.snapshot = 500
-    config.training.eval_freq = 500
+    config.training.snapshot = 700
+    config.training.eval_freq = 700
     config.training.perplexity_freq = 0
     # Found by a measured search (docs/measured.md): the source, the optimizer and its rate.
     config.optim.name = "muon"
     config.optim.lr = 1e-2
     config.optim.warmup = 100
-    config.optim.n_iters = 2500
+    config.optim.n_iters = 2800
     config.model.hidden_size = 128
     config.model.cond_dim = 64
     config.model.length = 64
