@@ -141,6 +141,7 @@ def test_an_override_beside_no_config_must_agree_too(tmp_path):
         main(*words, "--config.model.n_heads=2")
 
 
+@pytest.mark.slow
 def test_a_safetensors_file_says_what_its_numbers_mean(tmp_path):
     """Its shapes would fit any of these configs."""
     workdir = import_one(tmp_path, "mask", "--config.model.parametrization=leave_one_out", "--config.flow.exponent=2")

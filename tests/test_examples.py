@@ -58,6 +58,7 @@ def test_digits_are_sorted_after_training_on_records(tmp_path):
     assert all(float(line.split(": ")[1].split("%")[0]) > 80 for line in found)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_reference_is_evaluated(tmp_path, monkeypatch, capsys):
     config, tokens = tmp_path / "small.py", tmp_path / "blocks.npy"
     config.write_text(

@@ -35,7 +35,9 @@ def run(command: Command) -> int:
             cache.use(command.config.training.compilation_cache)
         # `import` is a word of Python's.
         name = "import_" if command.mode == "import" else command.mode
-        say = note if processes.is_first() else lambda line: None
+        # Asked for its number, a process takes its devices, which 'benchmark' leaves to those that it starts.
+        alone = command.mode in ("compile", "benchmark")
+        say = note if alone or processes.is_first() else lambda line: None
         with Heartbeat(lambda: f"--mode={command.mode}: still at it", say, SILENCE):
             return importlib.import_module(f"{__name__}.{name}").run(command)
 

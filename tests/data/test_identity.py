@@ -232,6 +232,7 @@ def test_shards_of_version_0_1_are_found(tmp_path, encoded):
     assert (made / "unit-00000-0000.crc").exists()  # verified as a whole when it was first read
 
 
+@pytest.mark.slow
 def test_a_journal_of_version_0_1_goes_on(tmp_path, monkeypatch):
     whole = prepare("pydocs", "train", BYTES, tmp_path / "whole", shard_bytes=1 << 18)
     write_shard, calls = journal.ShardWriter.write, iter(range(9))

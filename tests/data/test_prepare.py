@@ -114,6 +114,7 @@ class Killed(BaseException):
     """Stands for kill -9: nothing in the package may catch it."""
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 40), max_size=3), st.integers(20, 300))
 def test_interruption_at_random_points_changes_nothing(tmp_path_factory, places, shard_tokens):
     folder = tmp_path_factory.mktemp("corpus")

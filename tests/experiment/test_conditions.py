@@ -32,7 +32,8 @@ WRONG = {
 @pytest.mark.parametrize("field, wrong, part", [(f, *v) for f, v in WRONG.items()], ids=WRONG)
 def test_fields_that_do_not_go_together_give_one_line(field, wrong, part):
     with pytest.raises(UsageError) as caught:
-        conditions.check(config.replace(settings(), {field: wrong}), "train")
+        given = settings(flow__source_distribution="uniform")
+        conditions.check(config.replace(given, {field: wrong}), "train")
     line = str(caught.value)
     assert line.startswith("config.") and "\n" not in line and part in line
 

@@ -140,6 +140,7 @@ def test_nucleus_is_the_smallest_set():
         assert cut[0, :kept].all() and cut[1, 4 - kept :].all()
 
 
+@pytest.mark.slow
 def test_temperature_before_nucleus_and_as_a_function_of_t():
     """p ~ q^(1/T); T = 0 is the mode; T a function of t; the nucleus is taken of the tempered law."""
     logits = jnp.log(jnp.array([0.5, 0.3, 0.2]))

@@ -75,6 +75,7 @@ def test_infinite_slopes_of_the_mixture(clock, source):
                 assert not jnp.isnan(loss).any() and jnp.isfinite(gradient).all(), (name, parametrization, end)
 
 
+@pytest.mark.slow
 def test_a_prompt_token_that_the_source_never_draws():
     """At t = 0 it has no law, and no loss; a gradient that is not finite would pass through `uncharged`."""
     source, path = flow.CategoricalSource([0.0, 0.5, 0.5, 0.0]), flow.MixtureDiscreteProbPath(flow.CondOTScheduler())
@@ -91,6 +92,7 @@ def test_a_prompt_token_that_the_source_never_draws():
             assert (gradient[:, ::2] == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clock", CLOCKS)
 @pytest.mark.parametrize("name", ["three_term", "metric", "kinetic_optimal", "genmd4"])
 def test_other_paths(name, clock):

@@ -117,6 +117,7 @@ def test_a_corrector_under_unmask_keeps_the_pattern_of_masks():
     np.testing.assert_array_equal(evaluations.trunk, free + 2 * (free - 1))
 
 
+@pytest.mark.slow
 def test_correctors_act_in_their_interval():
     """Six steps to kappa = (j / 6)^2: after all but the last; in [1/4, 1/2]; with kappa_max = 1 also at the end."""
 
@@ -150,6 +151,7 @@ def test_informed_sites_are_where_the_token_was_least_probable():
     assert set(np.flatnonzero(seen[1][0] != V)) == {5, 4, 3, 9}
 
 
+@pytest.mark.slow
 def test_guidance_sharpens_what_the_prompt_says():
     """Two tokens, the first given: p(b | a)^gamma p(b)^(1 - gamma), from 20 000 draws."""
     joint = np.array([[6, 1, 2], [1, 5, 3], [2, 4, 8]], float) / 32

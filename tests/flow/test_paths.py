@@ -42,6 +42,7 @@ def test_tokens_are_kept_with_probability_kappa(name):
     assert (np.abs(kept - kappa) < 5 * np.sqrt(kappa * (1 - kappa) / length) + 1e-7).all()
 
 
+@pytest.mark.slow
 def test_rare_events_keep_their_probability():
     """P(source) = 2^-22 over 2^26 tokens: 16 expected; a float32 uniform on a grid of 2^-23 is a coin too coarse."""
     r = jnp.full((1,), 2.0**-22)

@@ -73,6 +73,7 @@ def test_relabelling_the_vocabulary_changes_nothing(seed, time):
         np.testing.assert_allclose(after, loss, rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 @few
 @hypothesis.given(seeds, times)
 def test_rows_and_positions_are_independent(seed, time):
@@ -84,6 +85,7 @@ def test_rows_and_positions_are_independent(seed, time):
         np.testing.assert_allclose(one[0, 0], loss[1, 2], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=3)
 @hypothesis.given(seeds, times)
 def test_jit_vmap_and_a_plain_loop_agree(seed, time):

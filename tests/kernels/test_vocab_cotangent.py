@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dfm_jax import flow
 from kernels import vocab_head
 
 
+@pytest.mark.slow
 def test_cotangent_reduction_and_its_gradient():
     rng = np.random.default_rng(0)
     features = jnp.asarray(rng.normal(size=(2, 5, 8)), jnp.float32)

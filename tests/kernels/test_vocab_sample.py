@@ -27,6 +27,7 @@ def assert_law(draws, probs):
     assert abs(chi_square - degrees) < 4 * np.sqrt(2 * max(degrees, 1)) + 4, (chi_square, degrees)
 
 
+@pytest.mark.slow
 def test_the_tail_is_not_lost():
     """mathematics.md E.4: 4095 tokens of mass 2^-22. Gumbels on a float32 grid give about 150 instead of 200."""
     log_probs = np.full(4096, -22 * np.log(2))

@@ -62,6 +62,7 @@ def test_law_is_that_of_the_dense_posterior(source, leave_one_out):
         assert (found[0, 3] == 1 and found[1, 1] == 1) == leave_one_out
 
 
+@pytest.mark.slow
 def test_temperature_and_nucleus():
     plain = make("uniform", True)
     x, t = jnp.asarray([[3, 1, 0, 5]], jnp.int32), jnp.asarray([0.3])
@@ -81,6 +82,7 @@ def test_temperature_and_nucleus():
         assert set(np.flatnonzero(kept)) <= set(order[:size])
 
 
+@pytest.mark.slow
 def test_a_row_depends_on_its_own_key_only():
     denoiser = make("uniform", True)
     x, t = jnp.asarray([[3, 1, 0, 5]], jnp.int32), jnp.asarray([0.3])

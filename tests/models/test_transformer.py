@@ -59,6 +59,7 @@ def _permuted(model, seed, order):
     return before, model.logits(model(x_t, t))[order]
 
 
+@pytest.mark.slow
 @given(seed=seeds, order=st.permutations(range(4)))
 def test_a_permutation_of_the_batch_permutes_the_output(seed, order):
     before, after = _permuted(small_model(), np.uint32(seed), np.array(order))

@@ -111,6 +111,7 @@ TV = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", TV)
 def test_total_variation(step):
     """The printed digits of mathematics.md F(ii), toy A, line2, beta = 3 (t / r)^0.9."""
@@ -136,6 +137,7 @@ def test_frequencies_are_the_enumerated_law(step):
     check_frequencies(path, source, step, tables, path_laws.law_after("A", law, path, source, step, 4, marginal=False))
 
 
+@pytest.mark.slow
 def test_samples_at_gpt2s_vocabulary_have_the_law_of_the_path():
     """A chi-square over V = 50257 tokens, those expected less than 8 times taken together."""
     size, draws, x_1 = 50257, 16_384, 11
@@ -161,6 +163,7 @@ def test_samples_at_gpt2s_vocabulary_have_the_law_of_the_path():
     assert freedom > 300 and abs(excess) < 4.5
 
 
+@pytest.mark.slow
 def test_blocks_do_not_change_a_sample(monkeypatch):
     path = flow.MetricProbPath(flow.CondOTScheduler(), np.random.default_rng(0).normal(size=(20, 4)))
     x_1 = jax.random.randint(jax.random.key(1), (3, 7), 0, 20, jnp.int32)

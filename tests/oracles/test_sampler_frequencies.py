@@ -81,6 +81,7 @@ def test_frequencies_are_the_enumerated_law(case):
         assert (counts.reshape(4, 4)[:, 3] == 0).all()
 
 
+@pytest.mark.slow
 def test_the_chi_square_sees_a_wrong_law():
     """The law at 3 steps told from the one at 4 and from that of another method: the bound has teeth."""
     path = flow.MixtureDiscreteProbPath(SCHEDULERS["linear"])
@@ -95,6 +96,7 @@ def test_the_chi_square_sees_a_wrong_law():
         assert excess(counts, transitions.run("A", source_name, by_name[other].stages(4))) > 10
 
 
+@pytest.mark.slow
 def test_first_hitting_frequencies():
     """Toy D without discretisation error, from the whole path and stopped at t = 0.6, where p_t is known."""
     toy, source = toys.TOYS["D"], flow.MaskSource(3)
@@ -143,6 +145,7 @@ def test_thinning_frequencies():
     assert (early == states[0]).all()  # stopped before delta: no step of frozen posteriors
 
 
+@pytest.mark.slow
 def test_another_schedule_at_sampling():
     """Trained on t^2, sampled on sin^2: the network sees t' = kappa_train^{-1}(kappa_sample(t)), the law is that
     of sin^2."""

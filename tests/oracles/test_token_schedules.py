@@ -105,6 +105,7 @@ def test_sampler_is_of_first_order_with_exact_marginals(kind):
     assert np.log2(tv[32] / tv[64]) == pytest.approx(1.0, abs=0.06)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["kinetic", "masked"])
 def test_frequencies_are_the_enumerated_law(kind):
     law, path, source = kinetic("A") if kind == "kinetic" else masked("A", "spread")

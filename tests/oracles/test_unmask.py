@@ -116,6 +116,7 @@ def law_over_states(law, toy):
     return np.pad(law.reshape((v,) * length), [(0, 1)] * length).reshape(-1)
 
 
+@pytest.mark.slow
 def test_samples_have_the_enumerated_law_and_evaluations():
     law, mean = unmasking.run("B", unmasking.by_bound("entropy", 1.2))
     x, evaluations = sample("B", "unmask:order=entropy,bound=1.2")

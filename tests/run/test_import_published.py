@@ -110,6 +110,7 @@ def test_the_run_states_what_the_files_tell(runs):
     assert fields("duo") == ("uniform", "time_reversal", "leave_one_out", "sigma", True, "ids:97", 48, 0.1, 4)
 
 
+@pytest.mark.slow
 def test_the_rows_are_stated_where_the_tokenizer_has_an_end_of_text(tmp_path):
     for name, packing in {"mdlm": "wrapped", "sedd": "continuous", "udlm": "rows", "duo": "wrapped"}.items():
         run = copy_with_states(name, tmp_path / name, 257 + (name in ("mdlm", "sedd")))

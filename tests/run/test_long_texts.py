@@ -107,6 +107,7 @@ def run(tmp_path_factory):
     return dfm_jax.train("quickstart", folder / "run", overrides=TINY | own)
 
 
+@pytest.mark.slow
 def test_a_run_streams_texts_longer_than_its_rows(run):
     pieces = list(run.stream("ab", length=40, block=8, steps=2, seed=3))
     assert len(pieces) > 1 and pieces[0].startswith("ab")

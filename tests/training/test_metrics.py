@@ -69,6 +69,7 @@ def test_resuming_cuts_what_follows_and_a_torn_line(tmp_path):
     assert steps(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_two_parts_of_a_run_within_a_second_keep_their_event_files(tmp_path):
     script = "import sys; from dfm_jax.training.metrics import MetricsWriter as W; W(sys.argv[1]).write(1, {'a': 1.0})"
     runs = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) for _ in range(2)]
