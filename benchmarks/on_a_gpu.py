@@ -76,6 +76,8 @@ def run(part: Part, args: argparse.Namespace, seconds: float) -> dict[str, objec
     """Runs a part to its end or to that of its time; how it ended."""
     started = time.monotonic()
     env = os.environ | {"PYTHONUNBUFFERED": "1"}
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in what a script starts with `&`; parts would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with (args.folder / f"{part.name}.txt").open("w") as told:
         process = subprocess.Popen(
             command(part, args, seconds),

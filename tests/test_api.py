@@ -147,7 +147,7 @@ def test_a_notebook_through_every_verb(capsys, monkeypatch, tmp_path):
     (entry,) = report.likelihood.values()
     assert all(np.isfinite(bound["nats_per_token"]) for bound in entry["bounds"].values()) and not report.missing
     assert pathlib.Path("elsewhere/eval/step_6.json").is_file()
-    assert f"{next(iter(entry['bounds'].values()))['nats_per_token']:.2f}" in capsys.readouterr().out
+    assert f"{next(iter(entry['bounds'].values()))['nats_per_token']:.4f}" in capsys.readouterr().out
     fewer = dfm_jax.evaluate("runs/first", step=4, overrides={"eval.time_points": 1})
     assert fewer.step == 4 and pathlib.Path("runs/first/eval/step_4.json").is_file()
     with pytest.raises(ValueError, match=r"config.eval.judge = \(empty\): expected .* which the frontier needs"):

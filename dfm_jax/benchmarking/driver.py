@@ -117,11 +117,18 @@ def end_group(child: "subprocess.Popen[Any]") -> None:
 
 @contextlib.contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """SIGTERM is as ^C here: what was started is ended on the way out. (Signals belong to the main thread.)"""
+    """SIGTERM is as ^C here: what was started is ended on the way out. (Signals belong to the main thread.)
+
+    Also where SIGINT itself is ignored, as in what a script starts with `&`.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:

@@ -342,7 +342,10 @@ def test_what_is_measured_is_on_disk_at_once_and_sigterm_ends_it(tmp_path):
         "--mode=benchmark", f"--workdir={tmp_path}", "--only=train,likelihood,sampler", "--seconds=300", *words,
     ]  # fmt: skip
     env = programs.environment(JAX_PLATFORMS="cpu")
+    # As a script starts it with `&`: SIGINT is ignored.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     lines = tmp_path / "benchmark.jsonl"
     deadline = time.monotonic() + 240
     while not (lines.exists() and '"compilation"' in lines.read_text()):

@@ -3,6 +3,7 @@
 import argparse
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -56,7 +57,11 @@ def test_a_part_at_its_end_is_stopped_with_what_it_started_and_named(tmp_path, m
     )
     monkeypatch.setattr(on_a_gpu, "command", lambda *args: [sys.executable, "-c", script])
     part = on_a_gpu.Part("2-kernel-tests", 0.5, tests="attention")
-    ended = on_a_gpu.run(part, arguments(tmp_path), 8.0)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        ended = on_a_gpu.run(part, arguments(tmp_path), 8.0)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ended["ended"] == "stopped after 8 s" and not ended["well"]
     pid, said = (tmp_path / "2-kernel-tests.txt").read_text().splitlines()
     assert said == "what it had"

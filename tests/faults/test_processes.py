@@ -42,7 +42,7 @@ def start(folder: pathlib.Path, texts: pathlib.Path, first: dict, second: dict, 
 @pytest.mark.parametrize(
     ("second", "line"),
     [
-        ({"optim.lr": 0.5}, "config.optim.lr = 0.5 on process 1: expected 0.003, as on process 0"),
+        ({"optim.lr": 0.5}, "config.optim.lr = 0.5 on process 1: expected 0.01, as on process 0"),
         ({"optim.n_iters": 46}, "config.optim.n_iters = 46 on process 1: expected 45, as on process 0"),
         ({"flow.scheduler_type": "cosine_md4"}, "config.flow.scheduler_type"),
         ({"data.train": "other.txt"}, "config.data.train: fingerprint of the tokens = "),
