@@ -160,6 +160,9 @@ class Guard:
             return None
 
     def _remove(self, stale: bytes) -> None:
+        # While another's guard is aside a third process could make its own: nothing is moved that is known to be new.
+        if self._read() != stale:
+            return
         aside = self.path.with_name(f"{self.path.name}.{secrets.token_hex(4)}")
         with contextlib.suppress(FileNotFoundError):
             os.rename(self.path, aside)

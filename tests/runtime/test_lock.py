@@ -189,6 +189,16 @@ def test_a_machine_with_locks_keeps_away_from_a_guard(tmp_path):
         holder.wait()
 
 
+def test_a_guard_that_came_meanwhile_is_never_moved(tmp_path, monkeypatch):
+    guard = lock.Guard(tmp_path / "run.lock.guard")
+    guard.path.write_text("another's")
+    monkeypatch.setattr(lock.os, "rename", lambda *paths: pytest.fail("moved"))
+    guard._remove(b"the stale one's")
+    guard.path.unlink()
+    guard._remove(b"the stale one's")
+    assert not guard.path.exists()
+
+
 def test_one_after_the_other_without_locks(without_locks, tmp_path, monkeypatch):
     """`waiting`, which preparation uses: many at once, never two inside."""
     monkeypatch.setattr(lock, "POLL", 0.01)
