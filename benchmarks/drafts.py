@@ -10,7 +10,6 @@ are compared with those of one move at a time. Counts say nothing of seconds: on
 """
 
 import argparse
-import dataclasses
 import functools
 
 import jax
@@ -18,9 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import dfm_jax
+from benchmarks.runs_compared import generator
 from dfm_jax import flow
-from dfm_jax.evaluation.generation import Generator
-from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.run.load import Run
 
 STATES = 16
@@ -67,14 +65,12 @@ def of_run(run: Run, steps: int, drafts: list[int]) -> None:
     """A row for each sampler of the run's source and each number of texts. Raises AssertionError for other tokens."""
     print(f"| sampler, texts | one at a time | {' | '.join(map(str, drafts))} |\n|" + "---|" * (2 + len(drafts)))
     mesh = run.mesh if run.mesh.size > 1 else None
-    settings = EvaluationSettings.from_config(run.config, run.tokenizer.vocab_size).sampling
     for method, corrector in SAMPLERS[run.config.flow.source_distribution]:
         for texts in (1, 8):
             row, alone = [f"{method}{' and ' * bool(corrector)}{corrector}, {texts}"], None
             for draft in (1, *drafts):
-                asked = dataclasses.replace(settings, steps=steps, method=method, corrector=corrector, draft=draft)
-                generator = Generator(run.problem, asked, 8, mesh)
-                drawn = next(generator(run.model, texts))
+                generate = generator(run, 8, mesh, steps=steps, method=method, corrector=corrector, draft=draft)
+                drawn = next(generate(run.model, texts))
                 if alone is None:
                     alone = drawn.tokens
                 assert (drawn.tokens == alone).all(), f"{row[0]}, draft = {draft}: other tokens"
@@ -86,12 +82,12 @@ def of_run(run: Run, steps: int, drafts: list[int]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--run")
-    parser.add_argument("--steps", type=int, default=64)
-    parser.add_argument("--texts", type=int, default=30)
+    parser.add_argument("--run", help="a trained run in place of the chain")
+    parser.add_argument("--steps", type=int, default=64, help="with --run")
+    parser.add_argument("--texts", type=int, default=30, help="of the chain")
     parser.add_argument("--drafts", type=int, nargs="+", default=[4, 8, 16])
-    parser.add_argument("--method", default="exact")
-    parser.add_argument("--corrector", default="")
+    parser.add_argument("--method", default="exact", help="of the chain")
+    parser.add_argument("--corrector", default="", help="of the chain")
     args = parser.parse_args()
     if args.run:
         of_run(dfm_jax.load(args.run), args.steps, args.drafts)

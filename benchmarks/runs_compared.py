@@ -11,15 +11,20 @@ import functools
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from dfm_jax import cli
 from dfm_jax import config as configs
 from dfm_jax.checkpoints.store import Checkpoints
 from dfm_jax.cli import command_line
 from dfm_jax.data import get_tokenizer
+from dfm_jax.evaluation.generation import Generator
+from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.experiment import streams as corpora
+from dfm_jax.run.load import Run
 
 CONFIG = "configs/quickstart.py"
 ORDER = 5
@@ -105,9 +110,10 @@ class Text:
         return Judge(self.train.tolist(), self.vocab_size)
 
 
-def read_text(blocks: int) -> Text:
-    """The text of CONFIG with `blocks` held-out blocks from all over it, in an order of no meaning."""
-    config = configs.freeze(configs.load_file(CONFIG))
+def read_text(blocks: int, config: configs.Config | None = None) -> Text:
+    """A config's text, that of CONFIG by default, with `blocks` held-out blocks from all over it, in an order of no
+    meaning."""
+    config = configs.freeze(configs.load_file(CONFIG)) if config is None else config
     tokenizer = get_tokenizer(config.tokenizer.name)
     train, valid = (corpora.get_stream(config, f"data.{field}", tokenizer) for field in ("train", "valid"))
     every = valid.blocks(config.model.length)
@@ -115,6 +121,12 @@ def read_text(blocks: int) -> Text:
     order = np.random.default_rng(0).permutation(blocks)
     held_out = np.stack([np.asarray(every[i], np.int32) for i in chosen])[order]
     return Text(np.asarray(train.read(0, train.num_tokens)), held_out, tokenizer.vocab_size)
+
+
+def generator(run: Run, rows: int, mesh: Mesh | None = None, **changes: Any) -> Generator:
+    """The run's sampler with other settings (fields of `SamplingSettings`), `rows` texts a batch. It compiles once."""
+    settings = EvaluationSettings.from_config(run.config, run.tokenizer.vocab_size).sampling
+    return Generator(run.problem, dataclasses.replace(settings, **changes), rows, mesh)
 
 
 def train(folder: pathlib.Path, changes: Mapping[str, object]) -> None:

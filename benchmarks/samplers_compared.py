@@ -10,7 +10,6 @@ judge's figures for texts whose quality is known.
 """
 
 import argparse
-import dataclasses
 import json
 import pathlib
 from typing import NamedTuple
@@ -19,12 +18,7 @@ import numpy as np
 
 import dfm_jax
 from benchmarks.judge_scale import scale
-from benchmarks.runs_compared import Text, mean_and_error, score
-from dfm_jax.data import get_tokenizer
-from dfm_jax.evaluation.generation import Generator
-from dfm_jax.evaluation.settings import EvaluationSettings
-from dfm_jax.experiment import streams
-from dfm_jax.run.load import Run
+from benchmarks.runs_compared import generator, mean_and_error, read_text, score
 
 EVALUATIONS = (8, 16, 32, 64, 128)
 
@@ -61,24 +55,6 @@ SAMPLERS = {
 }
 
 
-def text_of(run: Run, blocks: int) -> Text:
-    """The run's training text, and blocks from all over its held-out text."""
-    tokenizer = get_tokenizer(run.config.tokenizer.name)
-    train, valid = (streams.get_stream(run.config, f"data.{field}", tokenizer) for field in ("train", "valid"))
-    every = valid.blocks(run.config.model.length)
-    held_out = np.stack([np.asarray(every[i], np.int32) for i in np.linspace(0, len(every) - 1, blocks).astype(int)])
-    return Text(np.asarray(train.read(0, train.num_tokens)), held_out, tokenizer.vocab_size)
-
-
-def generator(run: Run, sampler: Sampler, evaluations: int, rows: int) -> Generator:
-    """Compiled once for all seeds."""
-    settings = EvaluationSettings.from_config(run.config, run.tokenizer.vocab_size).sampling
-    settings = dataclasses.replace(
-        settings, steps=max(evaluations // sampler.rounds, 1), method=sampler.method, corrector=sampler.corrector
-    )
-    return Generator(run.problem, settings, rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=pathlib.Path)
@@ -87,7 +63,7 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
     run, out = dfm_jax.load(args.run), args.out or args.run / "samplers.jsonl"
-    text = text_of(run, args.texts)
+    text = read_text(args.texts, run.config)
     rows = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
     known = {(row["sampler"], row["asked"], row["seed"]) for row in rows}
     samplers = SAMPLERS[run.config.flow.source_distribution]
@@ -97,7 +73,11 @@ def main() -> None:
             for seed in range(args.seeds):
                 if (str(sampler), asked, seed) in known:
                     continue
-                generate = generate or generator(run, sampler, asked, args.texts)
+                if generate is None:
+                    steps = max(asked // sampler.rounds, 1)
+                    generate = generator(
+                        run, args.texts, method=sampler.method, corrector=sampler.corrector, steps=steps
+                    )
                 # Sequences of other numbers have other noise.
                 drawn = next(generate(run.model, args.texts, start=seed * args.texts))
                 row = {"sampler": str(sampler), "asked": asked, "seed": seed, **score(text.judge, drawn.tokens)}

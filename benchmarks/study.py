@@ -28,11 +28,9 @@ import numpy as np
 
 import dfm_jax
 from benchmarks.judge_scale import scale
-from benchmarks.runs_compared import BARE, Judge, Text, read_text, score, train
+from benchmarks.runs_compared import BARE, Judge, Text, generator, read_text, score, train
 from benchmarks.study_report import picture, tables
-from dfm_jax.evaluation.generation import Generator
 from dfm_jax.evaluation.likelihood import LikelihoodEstimator
-from dfm_jax.evaluation.settings import EvaluationSettings
 from dfm_jax.run.load import Run
 from dfm_jax.runtime.rng import noise_key
 
@@ -87,9 +85,7 @@ class Examiner:
         """(samples, L) int32; another seed has other noise."""
         at = source, method, steps
         if at not in self._programs:
-            evaluation = EvaluationSettings.from_config(run.config, run.tokenizer.vocab_size)
-            settings = dataclasses.replace(evaluation.sampling, method=method, steps=steps)
-            self._programs[at] = Generator(run.problem, settings, self.samples)
+            self._programs[at] = generator(run, self.samples, method=method, steps=steps)
         return next(self._programs[at](run.model, self.samples, start=seed * self.samples)).tokens
 
     def __call__(self, folder: pathlib.Path, source: str, seed: int) -> dict:
