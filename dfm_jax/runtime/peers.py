@@ -64,6 +64,7 @@ class Watch:
         self._left: set[int] = set()  # those whose connection has ended
         self._finished: set[int] = set()  # those that are done
         self._leaving = False
+        self._news = threading.Lock()  # taken for good by the first end of another: the ends that follow come of it
         if listener is None:
             self._links[0] = _connect(index, address)
         else:
@@ -128,11 +129,10 @@ class Watch:
         except (OSError, ValueError):
             pass
         self._left.add(other)
-        if other not in self._finished:
-            self._ended(other, "")
+        self._ended(other, "")
 
     def _ended(self, index: int, how: str) -> None:
-        if self._leaving:
+        if self._leaving or index in self._finished or not self._news.acquire(blocking=False):
             return
         if self._index == 0:
             self._tell(how, index)
@@ -140,8 +140,6 @@ class Watch:
             time.sleep(GRACE)
             if self._leaving:
                 return
-        elif self._finished and index in self._finished:
-            return
         self._leaving = True
         os.write(2, (line(index, how) + "\n").encode())
         self._leave(1)

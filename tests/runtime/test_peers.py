@@ -72,6 +72,15 @@ def test_a_process_that_fails_has_said_why_and_the_others_say_which(victim):
             assert process.returncode == 1 and said == peers.line(victim, peers.FAILED) + "\n"
 
 
+def test_the_first_that_ends_is_the_one_that_is_named():
+    first, failing, killed = run("waits", "fails", "waits")
+    assert failing.wait(timeout=30) == 2
+    time.sleep(peers.GRACE / 3)  # the others know, and wait whether they end by themselves
+    killed.kill()
+    _, said = first.communicate(timeout=30)
+    assert first.returncode == 1 and said == peers.line(1, peers.FAILED) + "\n"
+
+
 def test_an_error_that_all_have_is_said_by_each_and_nothing_else():
     for process in run("fails", "fails", "fails"):
         _, said = process.communicate(timeout=30)
