@@ -3,9 +3,11 @@
 Tests marked `slow` or `gpu` are left out unless `-m` asks for them (`addopts` in pyproject.toml).
 """
 
+import collections
 import functools
 import os
 import pathlib
+import zlib
 
 import programs
 
@@ -46,7 +48,17 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.loadscopereorder = False
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    cases = collections.defaultdict(list)
+    for item in items:
+        mark = item.get_closest_marker("default_cases")
+        if mark and not item.get_closest_marker("slow"):
+            cases[item.nodeid.split("[")[0], *mark.args].append(item)
+    # Drawn by a checksum of their names: of a product of parameters, an even stride would always take the same values.
+    for (_, default), of_one_test in cases.items():
+        for item in sorted(of_one_test, key=lambda item: zlib.crc32(item.name.encode()))[default:]:
+            item.add_marker("slow")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: ORDER.get(item.path, len(LONG) + (item.path not in slow)))
 

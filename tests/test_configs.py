@@ -50,6 +50,8 @@ CONFIGS = (
     "lm1b",
     "owt",
 )
+# One of each source and of each kind of path: what a run does in Python and once more depends on nothing else.
+IN_PYTHON = ("uniform_gkl", "mask_md4", "prompted", *("three_term", "unigram_ko", "mask_genmd4", "metric_ko"))
 OTHER_PATHS = ("three_term", "unigram_ko", "mask_genmd4", "metric_ko")
 
 
@@ -109,6 +111,8 @@ def test_a_config_trains_evaluates_and_samples(name, text, tmp_path, capsys, mon
     assert main("--mode=sample", "--prompt=all work <gap:5> play", "--config.sampling.seed=7") == 0
     texts = [json.loads(line)["text"] for line in (workdir / "samples/step_6-2.jsonl").open(encoding="utf-8")]
     assert len(texts) == 3 and all(text.startswith("all work ") for text in texts)
+    if name not in IN_PYTHON:
+        return
     (workdir / "eval/report.md").unlink()
     assert main("--mode=eval", "--noeval_perplexity") == 0
     assert "nats/token" in capsys.readouterr().out

@@ -47,6 +47,7 @@ def import_one(folder: pathlib.Path, source: str, *words: str) -> pathlib.Path:
     return workdir
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("source", ["uniform", "mask"])
 def test_an_imported_run_gives_the_reference_logits(source, tmp_path):
     run = dfm_jax.load(import_one(tmp_path, source))

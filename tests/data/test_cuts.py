@@ -51,6 +51,7 @@ def test_cuts_between_gpt2s_words_change_no_token(gpt2, short):
     property_of()
 
 
+@pytest.mark.default_cases(20)
 @pytest.mark.parametrize(
     "signs",
     ["a", "ab", "abc", "theing", "etaoinshr", "é", "éà", "漢字", "αβγ", "01", "0", "=", "-=", "...-", "'", "'.", "─"]

@@ -98,6 +98,7 @@ def library(folder: pathlib.Path):
     return made
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_ids_are_the_librarys_in_one_piece_and_in_many(files, kind):
     text = mixed(1_000_000)

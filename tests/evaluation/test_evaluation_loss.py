@@ -71,6 +71,7 @@ class FlatNetwork:
         return flow.answer_from_logits(features.at[..., 5].set(-jnp.inf), query)
 
 
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize("coupling", ["independent", "conditional"])
 @pytest.mark.parametrize("loss", ["masked_count", "masked_elbo"])
 def test_a_flat_network_pays_log_5_for_every_token_that_is_not_kept(coupling, loss):

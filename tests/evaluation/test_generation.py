@@ -49,6 +49,7 @@ PROMPT = Prompt(np.arange(L, dtype=np.int32) % V, np.arange(L) % 3 == 1)
 METHODS = ["exact", pytest.param("corrector", marks=pytest.mark.slow), "first_hitting"]
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("method", METHODS)
 def test_prompted_positions_never_change(method):
     for source in ("mask",) if method == "first_hitting" else ("mask", "uniform"):

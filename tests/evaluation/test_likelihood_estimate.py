@@ -26,6 +26,7 @@ CASES = [
 ]
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize(("toy", "source", "scheduler", "exponent", "parametrization"), CASES)
 def test_exact_posterior_gives_the_entropy(toy, source, scheduler, exponent, parametrization):
     problem = make_problem(
@@ -56,6 +57,7 @@ def test_exact_posterior_gives_the_entropy(toy, source, scheduler, exponent, par
     assert (bound.exact is None) == (parametrization == "posterior")
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("source", ["mask", "uniform"])
 def test_a_wrong_posterior_costs_its_divergence(source):
     """With the posterior of another law q', the tight bounds are the cross-entropy H(q, q')."""
@@ -72,6 +74,7 @@ def test_a_wrong_posterior_costs_its_divergence(source):
     assert result.exact is not None and abs(result.exact[0] - expected) < 3 * result.exact[1]
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("source", ["mask", "uniform"])
 @pytest.mark.parametrize("exponent", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_reference_estimates_the_same(source, exponent):

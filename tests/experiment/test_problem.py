@@ -38,6 +38,7 @@ def draw(problem, t):
     return problem.path.sample(jax.random.key(0), x_0, jnp.zeros((2, 5), jnp.int32), t).x_t
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize(
     ("path", "source", "tables"), [("metric", "uniform", 2), ("kinetic_optimal", "unigram", 9), ("mixture", "mask", 0)]
 )

@@ -71,6 +71,7 @@ def check_same(chosen: flow.Solver, drafted: tuple[int, ...], **options) -> list
     return found
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES], ids=str
 )

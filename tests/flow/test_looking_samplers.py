@@ -34,6 +34,7 @@ def sample(step, rows=5, source=MASK, **options):
     return solver.sample(keys, start(source, rows), fixed=FIXED[:rows], **options)
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize(
     ("step", "corrector"),
     [

@@ -26,6 +26,7 @@ def batch(source: flow.Source, rows: int = 6, length: int = 5) -> tuple[jax.Arra
     return jax.random.normal(jax.random.key(3), (rows, length, source.num_states)) * 2, x_1, x_t, t
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("source", ["mask", "uniform"])
 def test_the_reference_losses_and_gradients(source):
     saved = np.load(FIXTURES / f"transformer_{source}.npz")
@@ -40,6 +41,7 @@ def test_the_reference_losses_and_gradients(source):
         np.testing.assert_allclose(gradient, saved[f"gkl_grad_{n}"], rtol=2e-4, atol=1e-7)
 
 
+@pytest.mark.default_cases(4)
 @pytest.mark.parametrize("source_name", SOURCES)
 @pytest.mark.parametrize("name", ["cross_entropy", "cross_entropy_corrupted", "generalized_kl", "time_reversal"])
 def test_closed_forms_are_the_loss_of_the_converted_logits(name, source_name):
@@ -121,6 +123,7 @@ def test_count_form_weights_by_the_masked_fraction():
     np.testing.assert_allclose(loss, np.where(x_t == V, -log_1 * weight, 0.0), rtol=1e-5)
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("source_name", ["uniform", "ramp"])
 def test_losses_are_never_negative(source_name):
     source = SOURCES[source_name]
@@ -185,6 +188,7 @@ def test_bad_input_says_what_is_accepted(call):
         call(jnp.zeros((2, 3), jnp.int32))
 
 
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize("source_name", SOURCES)
 @pytest.mark.parametrize("parametrization", ["posterior", "leave_one_out"])
 def test_logits_of_minus_infinity_never_give_nan(source_name, parametrization):

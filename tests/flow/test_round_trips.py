@@ -79,6 +79,7 @@ def test_the_first_group_without_a_question_gives_the_same_answers(group):
         np.testing.assert_array_equal(one.log_prob, other.log_prob)
 
 
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize("step", ["unmask:count=1", "unmask:count=3", "unmask:bound=1", "unmask:count=2,blocks=3"])
 def test_an_unfinished_sequence_is_always_asked_about(step):
     """What lets the loop run the network without a question: every evaluation is of a sequence that has masks left."""

@@ -80,6 +80,7 @@ def test_every_schedule_reaches_data(name, grid):
     assert plan.index[-1] == 5
 
 
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize("method", ["exact", "euler", "two_stage", "ancestral", "remask", "first_hitting"])
 def test_a_grid_ending_at_a_half_leaves_half_the_masks(method):
     """The reference jumped to x_1 at the end of any grid."""
@@ -103,6 +104,7 @@ def test_uniform_source_at_a_half():
     assert abs(float((x == x_init).mean()) - (0.5 + 0.5 / (V + 1))) < 0.06
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize(
     "times",
     [(0.0, 0.1, 0.7, 1.0), pytest.param(tuple(np.linspace(0, 1, 8)), marks=pytest.mark.slow), (0.0, 0.5, 0.50001, 1.0)],
@@ -125,6 +127,7 @@ def test_intermediates_without_a_step_size():
     assert late.shape == (3, 2, 4) and (late[1] == late[2]).all() and (late[0] < V).all()
 
 
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize("c", [1.0, lambda t: 12 * t**2 * (1 - t) ** 0.25, lambda t: 10 * t**0.25 * (1 - t) ** 0.25])
 @pytest.mark.parametrize("step", ["euler", "two_stage"])
 def test_div_free_at_time_zero(c, step):

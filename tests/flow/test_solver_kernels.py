@@ -51,6 +51,7 @@ def rows_of(step, source, times):
     return plan, [{name: value[i] for name, value in plan.scalars.items()} for i in range(len(plan.index))]
 
 
+@pytest.mark.default_cases(3)
 @pytest.mark.parametrize(("name", "source_name"), PAIRS)
 def test_moves_have_the_stated_law(name, source_name):
     """Every (z, x_1) that can occur, 40 000 times: frequencies of decide and move against `law`, first, inner,
@@ -181,6 +182,7 @@ def one_step_law(step, source, times, posterior):
     return total
 
 
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize(("name", "source_name"), PAIRS)
 def test_one_step_of_the_solver_on_a_random_model(name, source_name):
     """The whole solver (groups, draws, keys) for one step from a state far from p_t: 100 000 positions, full

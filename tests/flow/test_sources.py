@@ -36,6 +36,7 @@ def test_alias_table_is_the_law_exactly():
     np.testing.assert_allclose(implied / len(law), law, rtol=0, atol=len(law) * 2.0**-32 / len(law))
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("name", SOURCES)
 def test_one_key_per_row_makes_rows_independent_of_the_batch(name):
     keys = jax.random.split(jax.random.key(3), 4)
@@ -70,6 +71,7 @@ def test_sources_by_name():
     assert flow.get_source("categorical", 5, probs=LAW).vocab_size == 5
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("name", ["independent", "conditional"])
 def test_coupled_pairs(name):
     source, x_1 = flow.MaskSource(9), jax.random.randint(jax.random.key(0), (500, 8), 0, 9, jnp.int32)

@@ -28,6 +28,7 @@ def test_weighted_means_are_the_integral(law, scheduler, epsilon):
     assert (w * loss).mean() == pytest.approx((np.sin(end_kappa) - np.sin(start_kappa)) / end, rel=1e-3)
 
 
+@pytest.mark.default_cases(5)
 @pytest.mark.parametrize("method", ["stratified", "systematic"])
 @pytest.mark.parametrize("batch", [1, 7, 49, 98, 196])
 def test_each_stratum_of_the_global_batch_is_visited_once(method, batch):

@@ -49,6 +49,7 @@ def run(function, q, k, v, cotangent):
     return out, *pullback(cotangent.astype(out.dtype))
 
 
+@pytest.mark.default_cases(4)
 @pytest.mark.parametrize("rotated", [False, True])
 @pytest.mark.parametrize("implementation", HERE)
 @pytest.mark.parametrize("shape", [(2, 70, 2, 32), (2, 33, 1, 48), (1, 129, 1, 64), (1, 7, 3, 128)])

@@ -95,6 +95,7 @@ def assert_close(found, wanted, relative):
         np.testing.assert_allclose(a[finite], b[finite], rtol=0, atol=relative * max(1.0, np.abs(b[finite]).max()))
 
 
+@pytest.mark.default_cases(3)
 @pytest.mark.parametrize("implementation", vocab_head.IMPLEMENTATIONS)
 @pytest.mark.parametrize("with_shift", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("kind", [None, "linear", "log1p"])
@@ -150,6 +151,7 @@ def test_any_number_of_rows(rows, k, num_valid, seed, kind, implementation):
     assert_close(found, dense, 3e-6)
 
 
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize("implementation", ["blocks", "pallas"])
 @pytest.mark.parametrize("columns", [50257, 50258])
 def test_the_published_vocabularies(columns, implementation):
@@ -214,6 +216,7 @@ def row_loss(answer, data, shared):
     return out if answer.reduced is None else out + jnp.sin(answer.reduced)
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("kind", [None, "log1p"])
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("implementation", ["blocks", "pallas"])

@@ -46,6 +46,7 @@ def test_answers_are_those_of_the_law_before_temperature(implementation, options
     np.testing.assert_allclose(drawn.at_ids, at_ids, atol=1e-5)
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("implementation", ["dense", "blocks"])
 def test_the_token_is_that_of_sample(implementation):
     head = vocab_head.Head(KERNEL, BIAS, num_valid=VALID, implementation=implementation)
@@ -54,6 +55,7 @@ def test_the_token_is_that_of_sample(implementation):
     np.testing.assert_array_equal(draw(implementation, key=None).token, vocab_head.argmax(head, QUERY, FEATURES))
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("implementation", ["dense", "blocks"])
 def test_what_is_not_asked_for_is_not_there(implementation):
     for word in ASKED:
@@ -63,6 +65,7 @@ def test_what_is_not_asked_for_is_not_there(implementation):
         np.testing.assert_allclose(getattr(drawn, word), whole, rtol=1e-6)
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("implementation", ["dense", "blocks"])
 def test_ties_and_a_law_without_doubt(implementation):
     """Equal logits: both of the top two are 1 / 2. One token alone: probability 1, entropy 0, no second."""

@@ -5,14 +5,12 @@ import pathlib
 import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 
 import programs
 from dfm_jax.models import sharding
-from dfm_jax.training import metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORKER = ROOT / "tests" / "mesh" / "worker.py"
@@ -144,44 +142,3 @@ def test_fsdp_holds_an_eighth_of_everything_large(cache):
         assert local == whole / 8, name
     total = np.sum(list(shares.values()), axis=0)
     assert total[0] < 0.16 * total[1]
-
-
-@pytest.mark.slow
-def test_when_a_process_dies_the_others_end_and_name_it(cache, tmp_path):
-    port, workdir = free_port(), tmp_path / "run"
-    tiny = [
-        "model.hidden_size=32",
-        "model.length=16",
-        "model.n_blocks=1",
-        "training.batch_size=4",
-        "data.num_workers=1",
-    ]
-    tiny += [f"data.train={cache}/text.txt", f"data.valid={cache}/text.txt", f"data.cache_dir={cache}"]
-    tiny += ["optim.n_iters=1000000", "logging.log_freq=1", "training.eval_freq=0", "training.snapshot=0"]
-    started = [
-        subprocess.Popen(
-            [
-                *(sys.executable, "main.py", "--config=configs/quickstart.py", f"--workdir={workdir}"),
-                *(f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={i}"),
-                *(f"--config.{field}" for field in tiny),
-            ],
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=programs.environment(),
-        )
-        for i in range(2)
-    ]
-    first, second = started
-    try:
-        patience = time.monotonic() + 240
-        while not metrics.read(workdir / "metrics.jsonl"):
-            assert time.monotonic() < patience and first.poll() is None and second.poll() is None
-            time.sleep(0.2)
-        second.kill()
-        _, errors = first.communicate(timeout=120)
-    finally:
-        for process in started:
-            process.kill()
-    assert first.returncode != 0
-    assert "error: process 1 ended; " in errors and "heartbeat timeout" not in errors

@@ -13,6 +13,7 @@ def plain(x, kernel, bias):
     return y if bias is None else y + jnp.broadcast_to(bias.astype(x.dtype), y.shape)
 
 
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize("out", [(5,), (3, 5)])
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_gradients_are_those_of_the_definition(out, with_bias):

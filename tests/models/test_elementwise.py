@@ -73,6 +73,7 @@ def compare(ours, theirs, given, differentiable, tolerance):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max(), err_msg=str(i))
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 2e-6), (jnp.bfloat16, 2e-2)])
 def test_norm(dtype, tolerance):
     given = norm_arguments(dtype)

@@ -208,6 +208,7 @@ def test_without_keys_nothing_is_dropped():
     chex.assert_trees_all_close(train(no_rate, x_t, t, keys), train(model, x_t, t, None), rtol=0, atol=1e-6)
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("tied", [False, True])
 def test_padded_rows_stay_zero(tied):
     """Not drawn, no logits, no gradient, and weight decay leaves them where they are."""

@@ -22,6 +22,7 @@ def test_logits(source):
     np.testing.assert_allclose(logits, reference.load(source)["logits"], rtol=0, atol=1e-5)
 
 
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize(
     ("source", "remat"), [("uniform", "none"), ("mask", "none"), ("mask", "blocks"), ("mask", "dots")]
 )

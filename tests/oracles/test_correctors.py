@@ -114,6 +114,7 @@ MORE = [
 ]
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize(
     ("toy", "source", "kind", "where"), [*ROUNDS, *(pytest.param(*c, marks=pytest.mark.slow) for c in MORE)]
 )

@@ -89,6 +89,7 @@ CASES = [
 ]
 
 
+@pytest.mark.default_cases(4)
 @pytest.mark.parametrize(("toy", "source", "loss", "parametrization", "value"), CASES)
 def test_bound_has_its_known_value(toy, source, loss, parametrization, value):
     with jax.enable_x64(True):
@@ -98,6 +99,7 @@ def test_bound_has_its_known_value(toy, source, loss, parametrization, value):
     assert rounded == pytest.approx(value, abs=2e-6)
 
 
+@pytest.mark.default_cases(10)
 @pytest.mark.parametrize("scheduler", EXACT_ENDS)
 @pytest.mark.parametrize(
     ("source", "loss", "parametrization", "value"),
@@ -120,6 +122,7 @@ def test_prompted_bound_is_the_conditional_entropy(toy):
     assert value == pytest.approx(ENTROPY_GIVEN_FIRST[toy], abs=1e-9)
 
 
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize("toy", "ABDE")
 def test_count_form_is_the_entropy(toy):
     """E over n ~ U{1..L} and uniform subsets of (L/n) masked cross-entropy, by enumerating every subset."""

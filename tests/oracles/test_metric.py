@@ -47,6 +47,7 @@ def path_of(toy_name, kind, beta=None, clock=None):
     return law, path, flow.UniformSource(size)
 
 
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize(("toy", "kind"), BOUNDS)
 def test_bound_has_its_known_value(toy, kind):
     law, path, source = path_of(toy, kind)
@@ -70,6 +71,7 @@ def test_bound_in_float32():
     assert value == pytest.approx(BOUNDS["A", "line2"], abs=1e-5)
 
 
+@pytest.mark.default_cases(7)
 @pytest.mark.parametrize("power", [None, 0.0, 1.0, 2.0, math.inf])
 @pytest.mark.parametrize(("toy", "kind"), [("A", "line1"), ("A", "disc"), ("D", "line2")])
 def test_velocity_generates_the_path(toy, kind, power):

@@ -63,6 +63,7 @@ CHOSEN = [
 ]
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize(
     "case", [pytest.param(c, id=c.name, marks=[] if "exact" in c.name else [pytest.mark.slow]) for c in CHOSEN]
 )

@@ -69,6 +69,7 @@ def test_kinetic_optimal_on_a_uniform_law_is_the_scalar_schedule():
     np.testing.assert_allclose(path.rate(jnp.zeros(40, jnp.int32), t, 1 - t), scheduler.jump_rate(t), rtol=3e-5)
 
 
+@pytest.mark.default_cases(5)
 @pytest.mark.parametrize("exponents", EXPONENTS)
 @pytest.mark.parametrize("toy", "ABCDE")
 def test_genmd4_bound_is_the_entropy(toy, exponents):
@@ -129,6 +130,7 @@ def test_jumps_keep_their_digits():
         assert path.most(row) >= path.jump(ids, row).max()
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("kind", ["kinetic", "masked"])
 def test_samples_have_the_law_of_the_path(kind):
     law, path, source = kinetic("A") if kind == "kinetic" else masked("A", "spread")

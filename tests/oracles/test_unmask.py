@@ -34,6 +34,7 @@ BY_BOUND = {
 }
 
 
+@pytest.mark.default_cases(5)
 @pytest.mark.parametrize(("toy", "order"), BY_COUNT)
 def test_by_count(toy, order):
     for k, printed in enumerate(BY_COUNT[toy, order], 1):

@@ -30,6 +30,7 @@ def same(a, b) -> None:
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("name", [n if n in ("mdlm", "udlm") else pytest.param(n, marks=pytest.mark.slow) for n in ALL])
 def test_a_folder_for_the_hub_loads_and_is_imported_bit_for_bit(name, runs, tmp_path):
     run = runs[name]

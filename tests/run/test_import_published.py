@@ -42,6 +42,7 @@ def one(request, runs):
         return request.param, runs[request.param], dict(arrays)
 
 
+@pytest.mark.default_cases(1)
 def test_the_logits_are_those_of_their_own_code(one):
     name, run, expected = one
     logits = np.asarray(run.logits(expected["x_t"], expected["kappa"]), np.float64)[..., :V]

@@ -45,6 +45,7 @@ def corrupt(batch: Batch, made: Problem) -> corruption.NoisyBatch:
     return jax.jit(lambda b: corruption.corrupt(b, 3, made, seed=5, dropout=True))(batch)
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("made", PROBLEMS.values(), ids=PROBLEMS)
 def test_given_positions_are_kept_and_the_others_have_the_noise_that_they_had(made):
     plain, noisy = corrupt(Batch(TOKENS), made), corrupt(Batch(TOKENS, GIVEN), made)
