@@ -255,10 +255,10 @@ class Run:
         length: int,
         *,
         steps: int | None = None,
-        method: str | None = None,
+        seed: int | None = None,
         temperature: Any = None,
         top_p: float | None = None,
-        seed: int | None = None,
+        method: str | None = None,
         draft: int | None = None,
         corrector: str | None = None,
         guidance: str | float | None = None,
@@ -267,32 +267,20 @@ class Run:
         changes: dict[str, Any] = {"length": length}
         if steps is not None:
             changes["steps"] = arguments.integer("steps", steps, 1, MOST_TIMES)
-        if temperature is not None:
-            changes["temperature"] = (
-                temperature
-                if callable(temperature)
-                else arguments.of_field("temperature", temperature, "sampling.temperature")
-            )
-        if top_p is not None:
-            changes["top_p"] = arguments.of_field("top_p", top_p, "sampling.top_p")
         if seed is not None:
             changes["seed"] = arguments.integer("seed", seed, 0)
-        if draft is not None:
-            changes["draft"] = arguments.of_field("draft", draft, "sampling.draft")
-        if method is not None:
-            changes["method"] = arguments.of_field("method", method, "sampling.method")
-        if corrector is not None:
-            changes["corrector"] = arguments.of_field("corrector", corrector, "sampling.corrector")
-        if guidance is not None:
-            changes["guidance"] = arguments.of_field("guidance", f"{guidance}", "sampling.guidance")
-        names = ("method", "draft", "corrector", "guidance")
-        together = {f"sampling.{name}": changes[name] for name in names if name in changes}
-        if together:
+        if callable(temperature):
+            changes["temperature"], temperature = temperature, None
+        values = {"method": method, "draft": draft, "corrector": corrector, "temperature": temperature, "top_p": top_p}
+        values["guidance"] = None if guidance is None else f"{guidance}"
+        values = {name: value for name, value in values.items() if value is not None}
+        checked = {name: arguments.of_field(name, value, f"sampling.{name}") for name, value in values.items()}
+        if checked:
+            together = {f"sampling.{name}": value for name, value in checked.items()}
             with arguments.as_value_errors("config.sampling."):
                 conditions.check(configs.replace(self.config, together))
-        return dataclasses.replace(
-            EvaluationSettings.from_config(self.config, self.tokenizer.vocab_size).sampling, **changes
-        )
+        own = EvaluationSettings.from_config(self.config, self.tokenizer.vocab_size).sampling
+        return dataclasses.replace(own, **changes, **checked)
 
     def likelihood(
         self, token_blocks: Any, *, time_points: int | None = None, seed: int = 0
