@@ -3,10 +3,11 @@
 import contextlib
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dfm_jax.config import TABLE
@@ -27,7 +28,8 @@ def integer(name: str, value: Any, least: int, most: int = 2**31 - 1) -> int:
     except TypeError:
         number = None
     if number is None or not least <= number <= most:
-        refuse(name, value, f"an integer from {least}" + (f" to {most}" if most < 2**31 - 1 else ""))
+        told = most < 2**31 - 1 or (number is not None and number > most)
+        refuse(name, value, f"an integer from {least}" + (f" to {most}" if told else ""))
     return number
 
 
@@ -71,6 +73,17 @@ def times(name: str, value: Any, rows: int) -> np.ndarray:
     if not ((array >= 0) & (array <= 1)).all():
         raise ValueError(f"{name} = {array.tolist()}: expected times in [0, 1]")
     return np.broadcast_to(array, (rows,))
+
+
+def function_of_time(name: str, value: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:
+    """`value`, a function of t (N,) to (N,) or to one number, that jax can trace."""
+    t = jax.ShapeDtypeStruct((2,), np.float32)
+    try:
+        jax.eval_shape(lambda t: jnp.broadcast_to(jnp.asarray(value(t), t.dtype), t.shape), t)
+    except Exception as error:  # whatever the caller's function raises
+        why = " ".join(str(error).split())[:120]
+        raise ValueError(f"{name}: expected a function of t, (N,) to (N,), that jax can trace; {why}") from error
+    return value
 
 
 def is_spread(value: Any) -> bool:

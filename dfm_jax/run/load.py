@@ -270,7 +270,7 @@ class Run:
         if seed is not None:
             changes["seed"] = arguments.integer("seed", seed, 0)
         if callable(temperature):
-            changes["temperature"], temperature = temperature, None
+            changes["temperature"], temperature = arguments.function_of_time("temperature", temperature), None
         values = {"method": method, "draft": draft, "corrector": corrector, "temperature": temperature, "top_p": top_p}
         values["guidance"] = None if guidance is None else f"{guidance}"
         values = {name: value for name, value in values.items() if value is not None}

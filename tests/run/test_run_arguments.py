@@ -82,6 +82,18 @@ WRONG = {
     "half": (lambda run: run.sample(1.5), "num = 1.5: expected an integer from 0"),
     "true": (lambda run: run.sample(True), "num = True: expected an integer from 0"),
     "no steps": (lambda run: run.sample(1, steps=0), "steps = 0: expected an integer from 1"),
+    "a function of nothing": (
+        lambda run: run.sample(1, temperature=lambda: 1.0),
+        r"temperature: expected a function of t, \(N,\)",
+    ),
+    "a function to words": (
+        lambda run: run.sample(1, temperature=lambda t: "x"),
+        "temperature: expected a function of t",
+    ),
+    "a large seed": (
+        lambda run: run.sample(1, seed=2**32),
+        "seed = 4294967296: expected an integer from 0 to 2147483647",
+    ),
     "cold": (lambda run: run.sample(1, temperature=-1.0), "temperature = -1.0: expected a number of 0 or more"),
     "hot": (lambda run: run.sample(1, temperature=float("inf")), "temperature = inf: expected"),
     "nucleus": (lambda run: run.sample(1, top_p=0), r"top_p = 0.0: expected a number in \(0, 1\]"),
