@@ -12,7 +12,7 @@ import numpy as np
 from dfm_jax import flow, optim
 from dfm_jax.config import TABLE, Config
 from dfm_jax.config.accepted import LARGEST, MOST_TIMES, in_float32
-from dfm_jax.config.checks import refuse
+from dfm_jax.config.checks import refuse, shown
 from dfm_jax.data import vocabulary_size
 from dfm_jax.data.sources.remote import is_url, refuse_credentials
 from dfm_jax.data.views import weights
@@ -268,4 +268,4 @@ def naming(field: str, config: Config) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise UsageError(f"config.{field} = {config[field]}: {' '.join(str(error).split())}") from error
+        raise UsageError(f"config.{field} = {shown(config[field])}: {' '.join(str(error).split())}") from error

@@ -156,6 +156,7 @@ LOOKING = {
     "sampling.method = unmask": {"sampling__method": "unmask", "flow__source_distribution": "uniform"},
     "sampling.method = unmask:bound=-1": {"sampling__method": "unmask:bound=-1"},
     "sampling.method = unmask:count=0": {"sampling__method": "unmask:count=0"},
+    "sampling.method = 'unm\\nask'": {"sampling__method": "unm\nask"},
     "sampling.method = unmask:count=1,bound=1": {"sampling__method": "unmask:count=1,bound=1"},
 }
 
