@@ -124,8 +124,9 @@ def test_arithmetic_is_the_models_and_what_is_recomputed(answers, name):
     # Recomputing whole blocks adds a third at most; without it only the head's padding and its blocks are in excess.
     most = 1.38 if job.config.model.remat == "blocks" else 1.06
     assert 1.0 < 8 * executed / flops.training_step(job.config, states) < most
-    # Near its limit of memory XLA computes more again, as it sees fit: 3 % of the 7B step on jax 0.11.2.
-    assert repeated < 0.04 * executed
+    # Near its limit of memory XLA computes more again, as it sees fit: 16 % of the 7B step on jax 0.12, when loops were
+    # double buffered.
+    assert repeated < 0.01 * executed
 
 
 @pytest.mark.parametrize("name", list(PUBLISHED))

@@ -22,7 +22,7 @@ from dfm_jax.training.loop import make_trainer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CPU = jax.devices("cpu")[0]
-DOUBLE = "xla_gpu_enable_while_loop_double_buffering"
+KNOWN = "xla_gpu_enable_while_loop_double_buffering"  # to every version
 
 
 def wish(name, value=True, purpose="nothing is lost"):
@@ -47,9 +47,9 @@ def test_the_installed_version_knows_one_spelling_of_each(notes):
 
 
 def test_an_unknown_option_is_left_out_with_one_note(notes):
-    wanted = (wish("xla_gpu_no_such_thing", purpose="loops are slower"), wish(DOUBLE))
+    wanted = (wish("xla_gpu_no_such_thing", purpose="loops are slower"), wish(KNOWN))
     for _ in range(2):
-        assert compiler.known(wanted, CPU) == {DOUBLE: True}
+        assert compiler.known(wanted, CPU) == {KNOWN: True}
     assert len(notes) == 1
     assert "does not take xla_gpu_no_such_thing: loops are slower" in notes[0] and jax.__version__ in notes[0]
     assert "\n" not in notes[0]
@@ -61,12 +61,12 @@ def test_a_value_that_is_not_taken_is_left_out_too(notes):
 
 
 def test_an_older_spelling_is_used_where_the_newer_is_unknown(notes):
-    both = compiler.Wish("nothing", (("xla_gpu_of_tomorrow", "ON"), (DOUBLE, True)))
-    assert compiler.known((both,), CPU) == {DOUBLE: True} and notes == []
+    both = compiler.Wish("nothing", (("xla_gpu_of_tomorrow", "ON"), (KNOWN, True)))
+    assert compiler.known((both,), CPU) == {KNOWN: True} and notes == []
 
 
 def test_a_program_runs_without_the_option_that_is_unknown(monkeypatch, notes):
-    monkeypatch.setattr(compiler, "wishes", lambda *_, **__: (wish("xla_gpu_no_such_thing"), wish(DOUBLE)))
+    monkeypatch.setattr(compiler, "wishes", lambda *_, **__: (wish("xla_gpu_no_such_thing"), wish(KNOWN)))
     assert compiler.jit(lambda x: x + 1, mesh=None)(jnp.ones(3, jnp.int32)).tolist() == [2, 2, 2]
     assert len(notes) == 1
 
@@ -82,7 +82,7 @@ def test_what_is_asked_for():
         always = names(platform, communicates=False, deterministic=False)
         assert always == {"xla_allow_excess_precision"}
         loops = names(platform, communicates=True, deterministic=False)
-        assert DOUBLE in loops and "xla_gpu_pipeline_all_gather" in loops
+        assert "xla_gpu_pipeline_all_gather" in loops and KNOWN not in loops
         fixed = names(platform, communicates=False, deterministic=True)
         assert fixed - always == {"xla_gpu_deterministic_ops", "xla_gpu_autotune_level"}
 
@@ -210,7 +210,7 @@ def test_gpus_take_every_option_that_is_asked_for(text, notes, uncached):
     with jax.set_mesh(mesh):  # as a plan is made
         chosen = compiler.options(mesh, deterministic=True)
     assert chosen["xla_gpu_deterministic_ops"] is True and chosen["xla_gpu_autotune_level"] == 0
-    assert (DOUBLE in chosen) == (mesh.size > 1)
+    assert (KNOWN in chosen) == (mesh.size > 1)
     assert chosen["xla_allow_excess_precision"] is False
     assert len(chosen) == (7 if mesh.size > 1 else 3) and notes == []
 
