@@ -48,9 +48,9 @@ def _pipelined(collective: str) -> Wish:
 ROUNDING = (Wish("arrays that should be bfloat16 may be kept in float32", (("xla_allow_excess_precision", False),)),)
 # For programs whose loops exchange data between GPUs. The reason of each is seen in the compiled program: figures of
 # configs/model_1_7b.py for h100:8 (jax 0.10.2), from `hidden` in compile.json. The latency-hiding scheduler is on by
-# default: asking for it changes nothing. Double buffering of loops stays out. It spares 0.2 to 0.8 % of the 1.7B step's
-# kernel time. But it also writes out the loop over the parts of a batch, and then XLA computes 16 % of the 7B step again
-# to keep to its memory (jax 0.12.0.1: 62.4 GiB instead of 54.2).
+# default: asking for it changes nothing. Double buffering of loops stays out. It spares 0.2 to 0.8 % of the kernel
+# time of the 1.7B step. But it also writes out the loop over the parts of a batch, and then XLA computes 16 % of the
+# 7B step again to keep to its memory (jax 0.12.0.1: 62.4 GiB instead of 54.2).
 COLLECTIVES = (
     # The blocks are a loop: without these, gathering the next block's parameters and reducing the last one's gradient
     # wait for the iteration's end. They hide 30.2 of 31.2 ms of link time behind kernels instead of 16.6.
