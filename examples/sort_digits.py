@@ -52,8 +52,6 @@ def overrides(source: str, steps: int, folder: pathlib.Path) -> dict[str, object
         "training.eval_freq": steps,
         "training.snapshot": steps,
         "optim.n_iters": steps,
-        "optim.name": "muon",
-        "optim.lr": 2e-3,
         "optim.warmup": min(100, steps),
         "optim.ema_decay": 0.99,
         "model.length": LENGTH,

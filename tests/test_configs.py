@@ -87,7 +87,7 @@ def text(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n == "prompted" else [pytest.mark.slow]) for n in CONFIGS + OTHER_PATHS]
+    "name", [pytest.param(n, marks=[] if n == "uniform_ce" else [pytest.mark.slow]) for n in CONFIGS + OTHER_PATHS]
 )
 def test_a_config_trains_evaluates_and_samples(name, text, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)

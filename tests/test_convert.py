@@ -60,6 +60,7 @@ def test_an_imported_run_gives_the_reference_logits(source, tmp_path):
     assert run.config.model.suppress_mask_logit is False
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("source", ["uniform", "mask"])
 def test_out_and_in_again_is_bitwise(source, tmp_path):
     workdir = import_one(tmp_path, source)
@@ -72,6 +73,7 @@ def test_out_and_in_again_is_bitwise(source, tmp_path):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_safetensors_out_and_in_gives_the_same_logits(tmp_path):
     workdir = import_one(tmp_path, "mask")
     assert main("--mode=export", f"--workdir={workdir}") == 0
@@ -189,6 +191,7 @@ def test_a_folder_is_no_output_file(tmp_path):
         main("--mode=export", f"--workdir={workdir}", f"--output={tmp_path}")
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("change", ["flow.source_distribution=mask", "flow.exponent=2", "model.n_heads=4"])
 def test_a_run_is_not_used_as_another_network_of_the_same_shapes(tmp_path, change):
     workdir = import_one(tmp_path, "uniform")

@@ -49,7 +49,7 @@ def test_sudoku_runs_and_the_margin_order_keeps_more_rules(tmp_path, monkeypatch
 @pytest.mark.slow
 def test_digits_are_sorted_after_training_on_records(tmp_path):
     """Compiled as a user's run is: here it is the steps that take the time."""
-    command = [sys.executable, "-m", "examples.sort_digits", "--steps=560", f"--folder={tmp_path}"]
+    command = [sys.executable, "-m", "examples.sort_digits", "--steps=440", f"--folder={tmp_path}"]
     env = programs.environment(XLA_FLAGS="")
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

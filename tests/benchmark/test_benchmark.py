@@ -321,6 +321,7 @@ time.sleep(100)
 """
 
 
+@pytest.mark.slow
 def test_at_its_limit_a_process_ends_with_what_it_started(tmp_path):
     written = tmp_path / "pid"
     command = [sys.executable, "-c", STARTS_ANOTHER, str(written)]

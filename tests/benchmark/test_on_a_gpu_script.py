@@ -49,6 +49,7 @@ def test_the_parts_hold_every_test_once(tmp_path):
     assert len(first | second) == 13 and any("one_update" in name for name in first)
 
 
+@pytest.mark.slow
 def test_a_part_at_its_end_is_stopped_with_what_it_started_and_named(tmp_path, monkeypatch):
     script = (
         "import subprocess, time\n"

@@ -36,6 +36,7 @@ def draw(source: str, num: int, batch_size: int, prompts=(), mesh=None, **settin
     return generate(model, problem(source), given, num, batch_size=batch_size, prompts=prompts, mesh=mesh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [pytest.param("mask", marks=pytest.mark.slow), "uniform"])
 def test_a_sequence_depends_on_its_number_alone(source):
     whole = draw(source, 6, 6)
@@ -49,7 +50,7 @@ PROMPT = Prompt(np.arange(L, dtype=np.int32) % V, np.arange(L) % 3 == 1)
 METHODS = ["exact", pytest.param("corrector", marks=pytest.mark.slow), "first_hitting"]
 
 
-@pytest.mark.default_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_prompted_positions_never_change(method):
     for source in ("mask",) if method == "first_hitting" else ("mask", "uniform"):
@@ -81,6 +82,7 @@ def test_frames_and_their_times():
     assert settings.describe()["temperature"] == 1.0
 
 
+@pytest.mark.slow
 def test_another_scheduler_and_a_cold_temperature():
     cold = draw("mask", 2, 2, temperature=0.0, scheduler=flow.get_scheduler("cosine_md4"))
     assert cold.max() < V

@@ -26,7 +26,7 @@ CASES = [
 ]
 
 
-@pytest.mark.default_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("toy", "source", "scheduler", "exponent", "parametrization"), CASES)
 def test_exact_posterior_gives_the_entropy(toy, source, scheduler, exponent, parametrization):
     problem = make_problem(
@@ -57,7 +57,7 @@ def test_exact_posterior_gives_the_entropy(toy, source, scheduler, exponent, par
     assert (bound.exact is None) == (parametrization == "posterior")
 
 
-@pytest.mark.default_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["mask", "uniform"])
 def test_a_wrong_posterior_costs_its_divergence(source):
     """With the posterior of another law q', the tight bounds are the cross-entropy H(q, q')."""

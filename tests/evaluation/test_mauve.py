@@ -108,6 +108,7 @@ class Letters:
         return "".join(chr(ord("a") + int(i)) for i in ids)
 
 
+@pytest.mark.slow
 def test_the_features_are_those_of_the_last_token():
     model = GPT2(GPT2Config(vocab_size=27, n_positions=96, n_embd=8, n_layer=1, n_head=1), rngs=nnx.Rngs(0))
     samples = np.random.default_rng(0).integers(0, 26, (5, 70))

@@ -15,7 +15,7 @@ from dfm_jax.training import corruption
 A = toys.TOYS["A"]
 
 
-@pytest.mark.default_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["mask", "uniform"])
 def test_the_figures_of_two_parts_are_those_of_the_whole(source):
     problem = make_problem(flow.get_source(source, A.vocab_size), parametrization="leave_one_out")

@@ -77,6 +77,7 @@ def test_law_at_the_size_of_a_real_vocabulary(kind):
     assert abs(entropy[0] - entropy[1]) < 1e-4
 
 
+@pytest.mark.slow
 def test_draws_follow_the_realised_law():
     rng = np.random.default_rng(1)
     for states in (3, 700):

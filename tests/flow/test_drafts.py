@@ -143,6 +143,7 @@ def test_on_a_processor_features_are_the_same_to_the_last_bit():
         np.testing.assert_array_equal(found[:, j], jax.jit(chosen.model.features)(x[:, j], t[:, j]))
 
 
+@pytest.mark.slow
 def test_inside_shard_map_with_checked_types():
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     chosen = solver("mask", "exact")

@@ -48,7 +48,7 @@ def losses(path, source, t, names, parametrization):
         yield name, loss, gradient
 
 
-@pytest.mark.default_cases(7)
+@pytest.mark.default_cases(3)
 @pytest.mark.parametrize("name", FINITE_SLOPES)
 def test_schedulers_have_their_slope_as_gradient_at_both_ends(name):
     scheduler = FINITE_SLOPES[name]
@@ -59,7 +59,7 @@ def test_schedulers_have_their_slope_as_gradient_at_both_ends(name):
         assert jnp.isfinite(jax.grad(lambda t: scheduler(t).d_alpha_t)(t))
 
 
-@pytest.mark.default_cases(2)
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("clock", ["t^0.5", "r^0.5"])
 @pytest.mark.parametrize("source", [flow.MaskSource(V), flow.UniformSource(V), flow.UniformSource(1), RAMP])
 def test_infinite_slopes_of_the_mixture(clock, source):

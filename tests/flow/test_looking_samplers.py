@@ -270,6 +270,7 @@ def test_bad_input_of_a_call():
             solver.sample(key, start(), steps=steps)
 
 
+@pytest.mark.slow
 def test_numbers_lists_and_flags_of_numpy_are_taken():
     """Counts of numpy; fixed positions and x_init as lists; numpy's True and one time for the frames."""
     assert flow.Unmask(count=np.int64(2)) == flow.Unmask(count=2) and flow.Gibbs(sites=np.int64(2)).sites == 2  # pyright: ignore
@@ -300,6 +301,7 @@ def test_a_call_like_an_earlier_one_compiles_nothing(step, corrector):
     assert jax.tree.structure(moves[0]) == jax.tree.structure(moves[1])
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("corrector", ["gibbs:sites=2", "gibbs:informed=1", "resample:informed=1", "forward_backward"])
 def test_a_solver_may_be_made_inside_a_program(corrector):
     """As generation makes it, where a source's law is the program's argument. It is traced, not compiled."""
@@ -312,6 +314,7 @@ def test_a_solver_may_be_made_inside_a_program(corrector):
         assert jax.eval_shape(generate, source, start(source)).shape == (5, L)
 
 
+@pytest.mark.slow
 def test_a_chain_is_guided_too():
     """first_hitting with gamma = 1 written as a function is the plain one; with another gamma two runs an event."""
     keys = jax.random.split(jax.random.key(7), 5)

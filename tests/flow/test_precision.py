@@ -109,7 +109,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.default_cases(5)
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize("source_name", SOURCES)
 @pytest.mark.parametrize("scheduler_name", SCHEDULERS)
 def test_gradients_are_finite(scheduler_name, source_name):

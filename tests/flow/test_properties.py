@@ -97,6 +97,7 @@ def test_jit_vmap_and_a_plain_loop_agree(seed, time):
     chex.assert_trees_all_close(mapped, compiled, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("source_name", SOURCES)
 @hypothesis.settings(max_examples=4)
 @hypothesis.given(seeds, times)

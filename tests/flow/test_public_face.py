@@ -39,6 +39,7 @@ def test_to_posterior_on_the_three_term_path_is_bayes():
     np.testing.assert_allclose(post, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize("name", GENERAL)
 def test_losses_and_velocities_of_other_paths_are_their_own(name):
     path = GENERAL[name]
@@ -58,6 +59,7 @@ def test_losses_and_velocities_of_other_paths_are_their_own(name):
             flow.to_posterior(logits, x_t, T, path, source)
 
 
+@pytest.mark.slow
 def test_tokens_of_any_integer_type_give_the_same():
     """numpy's int64 is what np.array([[0, 1]]) is; with x64, int64 beside the sources' int32."""
     logits = logits_for(UNIFORM)

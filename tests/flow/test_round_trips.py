@@ -62,6 +62,7 @@ def test_questions_to_the_host(source, options, branches, loops):
     assert (found["cond"], found["while"]) == (branches, loops), found
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("group", [4, 32])
 def test_the_first_group_without_a_question_gives_the_same_answers(group):
     """Bit for bit, with a certainty too, whether the rows needed fill no group, some or all."""
@@ -79,7 +80,7 @@ def test_the_first_group_without_a_question_gives_the_same_answers(group):
         np.testing.assert_array_equal(one.log_prob, other.log_prob)
 
 
-@pytest.mark.default_cases(2)
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("step", ["unmask:count=1", "unmask:count=3", "unmask:bound=1", "unmask:count=2,blocks=3"])
 def test_an_unfinished_sequence_is_always_asked_about(step):
     """What lets the loop run the network without a question: every evaluation is of a sequence that has masks left."""

@@ -180,6 +180,7 @@ class Late(flow.Scheduler):
         return t * (1 + t) / 2, r * (3 - r) / 2, t + 0.5
 
 
+@pytest.mark.slow
 def test_a_scheduler_needs_no_closed_inverse():
     late = Late()
     kappa = np.array([0.0, 1e-12, 1e-3, 0.3, 0.5, 0.9, 1 - 1e-9, 1.0])

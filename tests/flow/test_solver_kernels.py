@@ -182,7 +182,7 @@ def one_step_law(step, source, times, posterior):
     return total
 
 
-@pytest.mark.default_cases(2)
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize(("name", "source_name"), PAIRS)
 def test_one_step_of_the_solver_on_a_random_model(name, source_name):
     """The whole solver (groups, draws, keys) for one step from a state far from p_t: 100 000 positions, full

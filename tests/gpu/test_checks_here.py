@@ -24,6 +24,7 @@ def test_the_check_of_attention_sees_a_wrong_scale():
     assert all(errors[name] > bound for name, bound in ATTENTION.items()), errors
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("implementation", ["blocks", "pallas"])
 def test_the_fused_head(implementation):
     """On a processor a loop stands for the kernels of `pallas`."""

@@ -95,7 +95,7 @@ def assert_close(found, wanted, relative):
         np.testing.assert_allclose(a[finite], b[finite], rtol=0, atol=relative * max(1.0, np.abs(b[finite]).max()))
 
 
-@pytest.mark.default_cases(3)
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("implementation", vocab_head.IMPLEMENTATIONS)
 @pytest.mark.parametrize("with_shift", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("kind", [None, "linear", "log1p"])
@@ -113,6 +113,7 @@ def test_equals_the_definition(implementation, kind, with_shift):
         assert_close(found, exact(rows, columns, num_valid, k, kind, with_shift), 3e-6)
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("implementation", vocab_head.IMPLEMENTATIONS)
 def test_bfloat16_operands_accumulate_in_float32(implementation):
     """Against float64 on the rounded operands: what is left is the rounding of dlogits, relative to each of them."""
@@ -151,7 +152,7 @@ def test_any_number_of_rows(rows, k, num_valid, seed, kind, implementation):
     assert_close(found, dense, 3e-6)
 
 
-@pytest.mark.default_cases(2)
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("implementation", ["blocks", "pallas"])
 @pytest.mark.parametrize("columns", [50257, 50258])
 def test_the_published_vocabularies(columns, implementation):
@@ -171,6 +172,7 @@ def test_the_published_vocabularies(columns, implementation):
     assert np.isneginf(padded.at_ids[0, 1]) == (columns == 50258)
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("implementation", vocab_head.IMPLEMENTATIONS)
 def test_large_features_do_not_overflow(implementation):
     floats, integers = problem((9,), 257, 257, 2, size=1e4)
@@ -181,6 +183,7 @@ def test_large_features_do_not_overflow(implementation):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("implementation", vocab_head.IMPLEMENTATIONS)
 def test_equal_logits_are_uniform(implementation):
     ids = jnp.asarray([[0, 1], [255, 9]], jnp.int32)
@@ -339,6 +342,7 @@ def test_on_a_mesh():
     assert done.stdout.splitlines()[-1] == "ok"
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("implementation", ["blocks", "dense", "pallas"])
 def test_several_queries_at_once(implementation):
     """The answers of each alone: plain ids, and shifted logits with a sum. 'blocks' multiplies by the kernel once."""

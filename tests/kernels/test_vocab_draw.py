@@ -35,6 +35,7 @@ def exact(token):
     return at(log_p, np.asarray(token)[:, None], 1)[:, 0], np.sort(p)[:, :-3:-1], entropy, at(log_p, np.asarray(IDS), 1)
 
 
+@pytest.mark.default_cases(3)
 @pytest.mark.parametrize("implementation", ["dense", "blocks", "pallas"])
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.4, "top_p": 0.7}, {"key": None}])
 def test_answers_are_those_of_the_law_before_temperature(implementation, options):

@@ -46,7 +46,7 @@ def frequencies(denoiser: TransformerDenoiser, x, t, draws: int) -> np.ndarray:
     return np.stack([np.bincount(drawn[:, i], minlength=denoiser.model.config.vocab_size) for i in range(L)]) / draws
 
 
-@pytest.mark.default_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["uniform", "mask"])
 @pytest.mark.parametrize("leave_one_out", [False, True])
 def test_law_is_that_of_the_dense_posterior(source, leave_one_out):
@@ -98,7 +98,7 @@ def test_a_row_depends_on_its_own_key_only():
 EVERYTHING = flow.Needs.DRAWS | flow.Needs.LOG_PROB | flow.Needs.TOP_TWO | flow.Needs.ENTROPY | flow.Needs.AT_GIVEN
 
 
-@pytest.mark.default_cases(2)
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("source", ["uniform", "mask"])
 @pytest.mark.parametrize("leave_one_out", [False, True])
 @pytest.mark.parametrize("implementation", ["blocks", "dense"])

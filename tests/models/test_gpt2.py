@@ -35,6 +35,7 @@ def test_bfloat16_stays_close():
     np.testing.assert_allclose(nll, judge["nll"], atol=2e-2)
 
 
+@pytest.mark.slow
 def test_a_later_token_changes_nothing_before_it():
     config = GPT2Config(vocab_size=31, n_positions=8, n_embd=16, n_layer=2, n_head=2)
     model = GPT2(config, rngs=nnx.Rngs(0))

@@ -166,6 +166,7 @@ def test_bfloat16_agrees_to_its_precision():
         assert jnp.any(logits.astype(jnp.bfloat16).astype(jnp.float32) != logits)
 
 
+@pytest.mark.slow
 def test_dropout_of_a_row_is_its_own():
     """The same keys give the same rows, however the batch is cut; other keys give other rows."""
     x_t, t = batch()
@@ -208,7 +209,7 @@ def test_without_keys_nothing_is_dropped():
     chex.assert_trees_all_close(train(no_rate, x_t, t, keys), train(model, x_t, t, None), rtol=0, atol=1e-6)
 
 
-@pytest.mark.default_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 def test_padded_rows_stay_zero(tied):
     """Not drawn, no logits, no gradient, and weight decay leaves them where they are."""

@@ -89,7 +89,7 @@ CASES = [
 ]
 
 
-@pytest.mark.default_cases(4)
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize(("toy", "source", "loss", "parametrization", "value"), CASES)
 def test_bound_has_its_known_value(toy, source, loss, parametrization, value):
     with jax.enable_x64(True):
@@ -99,7 +99,7 @@ def test_bound_has_its_known_value(toy, source, loss, parametrization, value):
     assert rounded == pytest.approx(value, abs=2e-6)
 
 
-@pytest.mark.default_cases(10)
+@pytest.mark.default_cases(4)
 @pytest.mark.parametrize("scheduler", EXACT_ENDS)
 @pytest.mark.parametrize(
     ("source", "loss", "parametrization", "value"),

@@ -47,7 +47,7 @@ def path_of(toy_name, kind, beta=None, clock=None):
     return law, path, flow.UniformSource(size)
 
 
-@pytest.mark.default_cases(2)
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize(("toy", "kind"), BOUNDS)
 def test_bound_has_its_known_value(toy, kind):
     law, path, source = path_of(toy, kind)
@@ -56,6 +56,7 @@ def test_bound_has_its_known_value(toy, kind):
     assert value == pytest.approx(BOUNDS[toy, kind], abs=2e-9)
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("beta", [flow.PowerBeta(1.0, 1.0), flow.ConstantSpeedBeta(DISTANCES["line2"](3))])
 def test_bound_does_not_depend_on_beta_or_clock(beta):
     clock = None if isinstance(beta, flow.PowerBeta) else flow.CosineMD4Scheduler()
@@ -65,13 +66,14 @@ def test_bound_does_not_depend_on_beta_or_clock(beta):
     assert value == pytest.approx(BOUNDS["A", "line2"], abs=5e-8)
 
 
+@pytest.mark.slow
 def test_bound_in_float32():
     law, path, source = path_of("A", "line2")
     value = path_laws.bound("A", law, path, source, "generalized_kl", "posterior", dtype=np.float32, step=1 / 16)
     assert value == pytest.approx(BOUNDS["A", "line2"], abs=1e-5)
 
 
-@pytest.mark.default_cases(7)
+@pytest.mark.default_cases(3)
 @pytest.mark.parametrize("power", [None, 0.0, 1.0, 2.0, math.inf])
 @pytest.mark.parametrize(("toy", "kind"), [("A", "line1"), ("A", "disc"), ("D", "line2")])
 def test_velocity_generates_the_path(toy, kind, power):

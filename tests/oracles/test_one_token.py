@@ -29,7 +29,7 @@ def one_way_bound(q: np.ndarray) -> float:
     return float((q * (1 - 1 / V) * -np.log(q)).sum() + ((1 - q) / V * f).sum())
 
 
-@pytest.mark.default_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("s", "entropy", "gap"), [(0.0, 10.825, 1.000), (1.0, 8.117, 0.558), (2.0, 2.819, 0.032)])
 def test_one_way_gap_at_the_full_vocabulary(s, entropy, gap):
     q = zipf(s)

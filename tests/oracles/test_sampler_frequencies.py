@@ -111,6 +111,7 @@ def test_first_hitting_frequencies():
         assert excess(counts, law) < 4.5
 
 
+@pytest.mark.slow
 def test_first_hitting_intermediates_are_exact():
     """p_t at the times asked for, from one run."""
     toy, source = toys.TOYS["A"], flow.MaskSource(3)

@@ -222,7 +222,7 @@ def project_stages(case, steps, vocab_size=3):
     return [(float(k), case.step.transition_matrix(row, source)) for k, row in zip(kappa, rows, strict=True)]
 
 
-@pytest.mark.default_cases(10)
+@pytest.mark.default_cases(5)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_total_variation_of_toy_a(case):
     """The enumeration from definitions gives the printed digits; the project's probabilities give the same law."""

@@ -32,7 +32,7 @@ def bound(toy_name, loss, kind, path, dtype=np.float64) -> float:
     return path_laws.bound(toy_name, law, path, source, loss, kind, dtype=dtype)
 
 
-@pytest.mark.default_cases(7)
+@pytest.mark.default_cases(3)
 @pytest.mark.parametrize(
     ("toy", "g", "loss", "parametrization", "value", "digits"),
     [
@@ -101,7 +101,7 @@ def test_samplers_are_of_first_order(step):
     assert np.log2(tv[16] / tv[32]) == pytest.approx(1.0, abs=0.12)
 
 
-@pytest.mark.default_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["exact", "euler", "maximal", "ancestral"])
 def test_frequencies_are_the_enumerated_law(step):
     """The compiled sampler on the exact posterior of toy A, in 4 steps."""

@@ -40,6 +40,7 @@ def still_noise(toy_name: str):
     return lambda kappa, sigma: 2 * np.log(np.sin(sigma * w) / np.sin(w))
 
 
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize("toy", KO_BOUNDS)
 def test_kinetic_optimal_bound_has_its_known_value(toy):
     law, path, source = kinetic(toy)
@@ -69,7 +70,7 @@ def test_kinetic_optimal_on_a_uniform_law_is_the_scalar_schedule():
     np.testing.assert_allclose(path.rate(jnp.zeros(40, jnp.int32), t, 1 - t), scheduler.jump_rate(t), rtol=3e-5)
 
 
-@pytest.mark.default_cases(5)
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize("exponents", EXPONENTS)
 @pytest.mark.parametrize("toy", "ABCDE")
 def test_genmd4_bound_is_the_entropy(toy, exponents):
@@ -86,6 +87,7 @@ def test_genmd4_in_float32_and_on_another_clock():
     assert value == pytest.approx(ENTROPIES["A"], abs=3e-6)
 
 
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize("toy", "AD")
 @pytest.mark.parametrize("kind", ["kinetic", "masked"])
 def test_velocity_generates_the_path(toy, kind):

@@ -55,6 +55,7 @@ def test_the_card_says_what_the_run_is(runs, tmp_path):
     assert str(FIXTURES) not in card and str(tmp_path) not in card
 
 
+@pytest.mark.slow
 def test_the_card_has_the_figures_of_its_step(runs, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(runs["duo"].folder, folder)
@@ -68,6 +69,7 @@ def test_the_card_has_the_figures_of_its_step(runs, tmp_path):
     assert f"{bound['nats_per_token']:.4f}" in card and "±" in card and "Not evaluated" not in card
 
 
+@pytest.mark.slow
 def test_the_verbs_take_an_exported_folder_and_its_name_on_the_hub(runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = dfm_jax.export(runs["sedd"], "out", format="hub")
@@ -117,6 +119,7 @@ def test_a_hub_that_refuses_leaves_the_folder(runs, tmp_path, monkeypatch):
     assert dfm_jax.load(tmp_path / "out").step == 0
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("name", ["mdlm", "sedd"])
 def test_masked_runs_come_back_from_the_layout_of_mdlm(name, runs, tmp_path):
     folder = dfm_jax.export(runs[name], tmp_path / "out", format="mdlm")

@@ -55,6 +55,7 @@ def test_the_logits_are_those_of_their_own_code(one):
         np.testing.assert_allclose(logits, expected["logits"][..., :V], atol=2e-5)
 
 
+@pytest.mark.default_cases(2)
 def test_the_log_probabilities_are_those_of_their_own_code(one):
     name, run, expected = one
     x_t, kappa = expected["x_t"], expected["kappa"]
@@ -74,6 +75,7 @@ def test_the_log_probabilities_are_those_of_their_own_code(one):
         np.testing.assert_allclose(found[x_t == V][:, :V], score[x_t == V], atol=2e-5)
 
 
+@pytest.mark.default_cases(2)
 def test_the_loss_per_token_is_the_published_one(one):
     name, run, expected = one
     x_1, x_t, kappa = expected["x_1"], expected["x_t"], jnp.asarray(expected["kappa"])
@@ -136,6 +138,7 @@ def copy_with_states(name: str, folder: pathlib.Path, states: int) -> pathlib.Pa
     return folder
 
 
+@pytest.mark.slow
 def test_a_mask_inside_gives_the_same_numbers_under_moved_ids(runs, tmp_path):
     expected = np.load(FIXTURES / "mdlm" / "expected.npz")
     moved = dfm_jax.import_weights(FIXTURES / "mdlm", tmp_path / "moved", mask_id=5)
@@ -170,6 +173,7 @@ def tensors_of(folder: pathlib.Path, states: int) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": states}))
 
 
+@pytest.mark.slow
 def test_duos_padding_token_is_part_of_its_vocabulary(tmp_path):
     folder = copy_with_states("duo", tmp_path / "duo", 259)
     run = dfm_jax.import_weights(folder, tmp_path / "run", overrides={"tokenizer.name": "bytes"})

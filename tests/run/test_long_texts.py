@@ -134,6 +134,7 @@ def test_a_run_streams_texts_longer_than_its_rows(run):
             run.stream(**options)
 
 
+@pytest.mark.slow
 def test_the_command_shows_and_writes_long_texts(run, capsys, tmp_path):
     from dfm_jax import cli
 

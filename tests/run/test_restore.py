@@ -97,6 +97,7 @@ def test_where_nothing_fits_it_is_refused(run, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("form", ["folder", "file", "hub"])
 def test_weights_without_a_run(form, weights, source, tmp_path, monkeypatch):
     origin: object = weights

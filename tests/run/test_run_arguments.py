@@ -26,6 +26,7 @@ def test_a_run_describes_itself_in_two_lines(run):
     assert run.config.flow.path in lines[1] and run.config.flow.loss_function in lines[1]
 
 
+@pytest.mark.slow
 def test_lists_numpy_and_jax_are_taken_alike(run):
     rows = [[1, 2, 3, 4], [5, 6, 7, 8]]
     by_list = run.logits(rows, [0.25, 0.5])

@@ -60,6 +60,7 @@ def test_a_process_that_is_killed_ends_the_others_at_once_with_one_line(victim):
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_fails_has_said_why_and_the_others_say_which(victim):
     hows = ["waits"] * 3

@@ -42,7 +42,7 @@ def test_a_file_is_valid_utf8_whatever_its_text(tmp_path):
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == "? ± "
 
 
-@pytest.mark.default_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"PYTHONIOENCODING": "ascii"}, {"LANG": "C", "LC_ALL": "C"}, {"LC_ALL": "POSIX"}])
 def test_the_program_says_what_is_wrong_on_an_ascii_pipe(tmp_path, changes):
     environment = programs.environment(PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", **changes)

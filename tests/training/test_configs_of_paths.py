@@ -40,6 +40,7 @@ def text(vocab_size: int) -> np.ndarray:
     return np.stack([line[i : i + 16] for i in starts]).astype(np.int32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_config_learns(name):
     config = tiny(name)

@@ -157,6 +157,7 @@ def test_baselines_of_each_position_leave_less_variance(monkeypatch):
     assert variance < 0.6 * before, (variance, before)
 
 
+@pytest.mark.slow
 def test_second_samples_are_pairs_with_noise_of_their_own():
     p = problem()
     tokens = jnp.tile(jnp.arange(V, dtype=jnp.int32), (64, 5))
@@ -176,6 +177,7 @@ def test_second_samples_are_pairs_with_noise_of_their_own():
     np.testing.assert_array_equal(parts.time.t[:, :16], parts.time.t[:, 16:])
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize(
     ("parameters", "exponents"),
     [((0.0, 0.0, 0.0), (1, 1, 1)), ((-1e3, -1e3, -1e3), (1, 1, 1)), ((-1e3, 0.0, 1e3), (1, 8**0.5, 8))],

@@ -134,6 +134,7 @@ def test_a_run_goes_on_from_its_checkpoint(name, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, further, again)
 
 
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize("name", optim.NAMES)
 def test_the_least_memory_is_not_more_than_the_states(name):
     config = made(name, **{"model.hidden_size": 256})
