@@ -34,6 +34,8 @@ BARE: dict[str, object] = {
     "flow.source_distribution": "uniform",
     "optim.name": "adamw",
     "optim.lr": 3e-3,
+    "optim.eta_min_ratio": 0.1,
+    "optim.ema_decay": 0.0,
     "eval.elbo": False,
     "eval.perplexity": False,
     "training.snapshot": 0,

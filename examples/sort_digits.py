@@ -53,6 +53,7 @@ def overrides(source: str, steps: int, folder: pathlib.Path) -> dict[str, object
         "training.snapshot": steps,
         "optim.n_iters": steps,
         "optim.warmup": min(100, steps),
+        "optim.eta_min_ratio": 0.1,
         "optim.ema_decay": 0.99,
         "model.length": LENGTH,
         "model.n_blocks": 3,

@@ -18,7 +18,7 @@ WRONG = {
     "flow.scheduler_type": ("poly", "polynomial"),
     "flow.loss_function": ("mse", "one of"),
     "optim.name": ("sgdd", "one of adamw, muon, lion, adafactor"),
-    "optim.warmup": (9999, "at most optim.n_iters = 2800"),
+    "optim.warmup": (9999, "at most optim.n_iters = 3000"),
     "model.n_heads": (3, "2 * model.n_heads = 6"),
     "training.grad_accum": (5, "a divisor of training.batch_size = 16"),
     "mesh.fsdp": (-1, "at most one -1"),
