@@ -88,6 +88,39 @@ def test_what_is_gathered_is_read_where_it_is_needed():
     assert hlo.traffic(module, main["fusion"], main) == 8 * 64 * 4 + 8 * 4 + 64 * 4 + 8 * 64 * 2
 
 
+STARTED = """HloModule started, is_scheduled=true
+
+%update (stored: f32[28,64,32], turn: s32[], row: f32[64,32]) -> f32[28,64,32] {
+  %stored = f32[28,64,32]{2,1,0} parameter(0)
+  %row = f32[64,32]{1,0} parameter(2)
+  %one = f32[1,64,32]{2,1,0} bitcast(%row)
+  %turn = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %dus = f32[28,64,32]{2,1,0} dynamic-update-slice(%stored, %one, %turn, %zero, %zero)
+}
+
+ENTRY %main (a: f32[28,64,32], b: s32[], c: f32[64,32]) -> f32[28,64,32] {
+  %a = f32[28,64,32]{2,1,0} parameter(0)
+  %b = s32[] parameter(1)
+  %c = f32[64,32]{1,0} parameter(2)
+  %begun = ((f32[28,64,32]{2,1,0}, s32[], f32[64,32]{1,0}), f32[28,64,32]{2,1,0}, u32[]) fusion-start(%a, %b, %c), \
+kind=kLoop, calls=%update, metadata={op_name="jit(f)/update"}
+  ROOT %done = f32[28,64,32]{2,1,0} fusion-done(%begun)
+}
+"""
+
+
+def test_a_kernel_that_is_started_and_ended_apart_is_counted_once():
+    """An update in place: it reads and writes the part that it names, and its end moves nothing."""
+    module = hlo.parse(STARTED)
+    main = module.computations["main"]
+    begun = main["begun"]
+    assert (begun.opcode, [str(shape) for shape in begun.shapes]) == ("fusion", ["f32[28,64,32]"])
+    # The row, its place, and what is written of the array.
+    assert hlo.traffic(module, begun, main) == 2 * 64 * 32 * 4 + 4
+    assert hlo.traffic(module, main["done"], main) == 0
+
+
 def test_a_loop_of_unknown_length_is_said(module):
     unknown = hlo.parse(TEXT.replace(', backend_config={"known_trip_count":{"n":"12"}}', ""))
     counts = arithmetic.read(unknown, targets.load("h100"))

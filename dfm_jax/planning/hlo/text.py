@@ -20,6 +20,8 @@ FREE = frozenset(
     }
 )
 
+# Kernels that are started and ended apart, as XLA of jax 0.11.2 does with some updates in place.
+_STARTED = frozenset({"fusion-start", "custom-call-start"})
 
 # One result from one entry of each operand: a fusion computes only those entries of them that it needs.
 ELEMENTWISE = frozenset(
@@ -205,10 +207,14 @@ def parse_instruction(line: str) -> Instruction | None:
         return None
     close = _closing(line, call.end() - 1)
     literal = line[call.end() : close]
+    opcode, type_text = call[1], line[start:end]
+    if opcode in _STARTED:
+        # Its type is ((operands), results, what the runtime needs): it is the kernel, and what ends it is free.
+        opcode, type_text = opcode.removesuffix("-start"), type_text[_closing(type_text, 1) + 1 : type_text.rindex(",")]
     return Instruction(
         name=match[2],
-        opcode=call[1],
-        shapes=tuple(parse_shapes(line[start:end])),
+        opcode=opcode,
+        shapes=tuple(parse_shapes(type_text)),
         operands=tuple(re.findall(r"%([\w.\-]+)", literal)),
         attributes=line[close + 1 :],
         literal=literal,
