@@ -35,8 +35,16 @@ def scaled(target):
 def jobs():
     found = {name: driver.Job(file.get_config(), "h100:8", "train") for name, file in (PUBLISHED | LARGE).items()}
     found |= {"h100:64x8": driver.Job(scaled("h100:64x8"), "h100:64x8", "train")}
-    found |= {name: driver.Job(uniform_gkl.get_config(), "h100:8", name) for name in ("loss", "evaluate", "sample")}
+    found |= {name: driver.Job(uniform_gkl.get_config(), "h100:8", name) for name in ("loss", "evaluate")}
+    found |= {"sample": driver.Job(corrected(), "h100:8", "sample")}
     return found | {"pallas": driver.Job(with_pallas(), "h100", "train")}
+
+
+def corrected():
+    """The published run, whose samples are corrected."""
+    config = uniform_gkl.get_config()
+    config.sampling.corrector = "gibbs:sites=8"
+    return config
 
 
 def with_pallas():
