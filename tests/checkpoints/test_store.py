@@ -163,6 +163,7 @@ def largest_file(folder: pathlib.Path) -> pathlib.Path:
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_damage_to_any_file_is_reported_and_the_one_before_used(saved, tmp_path, capfd, damage):
     names = [path.relative_to(saved / "20") for path in (saved / "20").rglob("*") if path.is_file()]

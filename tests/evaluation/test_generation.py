@@ -65,6 +65,7 @@ def test_prompted_positions_never_change(method):
             assert (batch.frames[0][:, ~PROMPT.fixed] == V).all()
 
 
+@pytest.mark.slow
 def test_prompts_are_used_in_turn_and_seeds_differ():
     other = Prompt(PROMPT.tokens[::-1].copy(), ~PROMPT.fixed)
     tokens = draw("uniform", 4, 2, prompts=[PROMPT, other])

@@ -74,7 +74,7 @@ def test_a_wrong_posterior_costs_its_divergence(source):
     assert result.exact is not None and abs(result.exact[0] - expected) < 3 * result.exact[1]
 
 
-@pytest.mark.default_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["mask", "uniform"])
 @pytest.mark.parametrize("exponent", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_reference_estimates_the_same(source, exponent):

@@ -49,7 +49,7 @@ def records(blocks, batch_size, counted=1.0):
         yield Batch(tokens, given, counted=np.full(batch_size, counted, np.float32)), weights
 
 
-@pytest.mark.default_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "bounds"), [("mask", None), ("uniform", ["time_reversal"])])
 def test_bounds_of_records_are_of_the_response_given_the_prompt(source, bounds):
     problem = make_problem(flow.get_source(source, 3), parametrization="leave_one_out")

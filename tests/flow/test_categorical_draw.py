@@ -93,7 +93,7 @@ def test_draws_follow_the_realised_law():
         assert abs(statistic - common.sum()) < 4.5 * np.sqrt(2 * common.sum())
 
 
-@pytest.mark.default_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("states", [1, 2, 255, 256, 257, 1000])
 def test_impossible_tokens_and_extreme_words(states):
     """A category of probability 0 is never drawn, the integer masses always fill the range, certainty is
@@ -121,6 +121,7 @@ def test_a_row_depends_on_its_own_key_only():
     assert (together == jax.jit(categorical.draw)(keys, logits)).all()
 
 
+@pytest.mark.slow
 def test_bfloat16_logits_are_widened():
     logits = jax.random.normal(jax.random.key(0), (5, 40)).astype(jnp.bfloat16)
     keys = jax.random.split(jax.random.key(1), 5)

@@ -81,6 +81,7 @@ def test_blocks_are_revealed_one_after_the_other():
         assert not state[:5].any() or (state[5:] == ~np.asarray(FIXED[1, 5:])).sum() >= 4
 
 
+@pytest.mark.slow
 def test_the_network_is_told_the_share_that_is_revealed():
     """With count: kappa^{-1}(1 - n / F) on the training's schedule. The masks of a corrector's round count too."""
     seen = []
@@ -102,6 +103,7 @@ def test_the_network_is_told_the_share_that_is_revealed():
         np.testing.assert_allclose(t[active], np.sqrt(share)[active], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_corrector_under_unmask_keeps_the_pattern_of_masks():
     """Rounds change revealed tokens only, and none is masked after them."""
     shares = np.linspace(0, 1, 8).tolist()
@@ -177,6 +179,7 @@ def test_guidance_sharpens_what_the_prompt_says():
         assert (np.asarray(evaluations.trunk) == (1 if guidance == 1.0 else 2)).all()
 
 
+@pytest.mark.slow
 def test_a_logit_of_minus_infinity_stays_so_under_guidance():
     def never(x, t):
         return model(x, t).at[..., 1].set(-jnp.inf)

@@ -123,7 +123,7 @@ def test_count_form_weights_by_the_masked_fraction():
     np.testing.assert_allclose(loss, np.where(x_t == V, -log_1 * weight, 0.0), rtol=1e-5)
 
 
-@pytest.mark.default_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("source_name", ["uniform", "ramp"])
 def test_losses_are_never_negative(source_name):
     source = SOURCES[source_name]

@@ -61,6 +61,7 @@ def tr64(xhat: np.ndarray, x_1: np.ndarray, x_t: np.ndarray, sigma: np.ndarray) 
     return (1 / V) / (kappa * c_z) * (kl + ratio - 1 - np.log(ratio))
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("peak", [0.0, 12.0, 30.0])
 def test_leave_one_out_losses_in_float32(peak):
     logits, x_1, x_t = case(peak)

@@ -146,6 +146,7 @@ def test_div_free_at_time_zero(c, step):
     assert 0.1 < float((first != V).mean()) < 0.4 and (last < V).all()
 
 
+@pytest.mark.slow
 def test_the_last_step_leaves_revealed_tokens():
     """A prompt that is simply not masked survives the mask source, and the last step, on a model that disagrees."""
     x_init = masked().at[:, ::2].set(3)

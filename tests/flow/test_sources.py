@@ -71,7 +71,7 @@ def test_sources_by_name():
     assert flow.get_source("categorical", 5, probs=LAW).vocab_size == 5
 
 
-@pytest.mark.default_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["independent", "conditional"])
 def test_coupled_pairs(name):
     source, x_1 = flow.MaskSource(9), jax.random.randint(jax.random.key(0), (500, 8), 0, 9, jnp.int32)

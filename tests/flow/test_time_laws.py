@@ -10,6 +10,7 @@ from dfm_jax import flow
 SCHEDULERS = [None, flow.SineScheduler(), flow.PolynomialConvexScheduler(2.0), flow.GeometricScheduler()]
 
 
+@pytest.mark.default_cases(6)
 @pytest.mark.parametrize("epsilon", [0.0, 1e-2])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("law", ["uniform", "squared"])
@@ -28,7 +29,7 @@ def test_weighted_means_are_the_integral(law, scheduler, epsilon):
     assert (w * loss).mean() == pytest.approx((np.sin(end_kappa) - np.sin(start_kappa)) / end, rel=1e-3)
 
 
-@pytest.mark.default_cases(5)
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize("method", ["stratified", "systematic"])
 @pytest.mark.parametrize("batch", [1, 7, 49, 98, 196])
 def test_each_stratum_of_the_global_batch_is_visited_once(method, batch):

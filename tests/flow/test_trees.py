@@ -16,6 +16,7 @@ def laws() -> list[flow.CategoricalSource]:
     return [flow.CategoricalSource(w / w.sum()) for w in (np.arange(1.0, V + 1), np.arange(V, 0.0, -1))]
 
 
+@pytest.mark.slow
 def test_one_program_serves_every_law_and_table():
     traces = []
 

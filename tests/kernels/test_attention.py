@@ -81,6 +81,7 @@ def test_bfloat16(implementation, rotated):
         np.testing.assert_allclose(a.astype(jnp.float32), b, atol=0.02 * max(1.0, float(jnp.abs(b).max())), rtol=0)
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("implementation", HERE)
 def test_rotation_is_rounded_once(implementation):
     """float32 queries and keys beside bfloat16 values, as a norm leaves them: bitwise as rotated and rounded before."""
@@ -94,6 +95,7 @@ def test_rotation_is_rounded_once(implementation):
         attention(q, k, v, implementation=implementation)
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("implementation", HERE)
 def test_two_runs_are_bitwise_equal_and_tables_are_constants(implementation):
     *arrays, cotangent = (jnp.asarray(x, jnp.float32) for x in operands((2, 70, 2, 48)))

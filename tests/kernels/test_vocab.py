@@ -219,7 +219,7 @@ def row_loss(answer, data, shared):
     return out if answer.reduced is None else out + jnp.sin(answer.reduced)
 
 
-@pytest.mark.default_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [None, "log1p"])
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("implementation", ["blocks", "pallas"])

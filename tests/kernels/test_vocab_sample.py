@@ -78,6 +78,7 @@ def random_head(rows, **options):
     return jax.random.normal(keys[0], (rows, 16)), head
 
 
+@pytest.mark.slow
 def test_a_row_depends_on_its_own_key_alone():
     features, head = random_head(37)
     keys = jax.random.split(jax.random.key(3), 37)

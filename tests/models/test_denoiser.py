@@ -141,6 +141,7 @@ def test_guided_features_are_mixed_before_they_are_rounded():
     assert (np.abs(np.asarray(own - other)[..., :V]) > 1e-3).any()
 
 
+@pytest.mark.slow
 def test_a_sampler_that_looks_runs_on_a_network():
     """Adaptive unmasking, a corrector and guidance together: the prompt stays, and the trunk runs in pairs."""
     source = flow.MaskSource(V)

@@ -94,6 +94,7 @@ def test_a_new_model_is_its_normed_embedding_and_has_zero_logits():
     assert not evaluate(model, x_t, t).any()
 
 
+@pytest.mark.slow
 def test_initial_distributions():
     """Linear: U(-1/sqrt(in), 1/sqrt(in)), weight and bias. Embedding: N(0, 1). Modulations and head: zero."""
     model = Transformer(dataclasses.replace(SMALL, vocab_size=5000), rngs=nnx.Rngs(0))
@@ -116,6 +117,7 @@ def test_initial_distributions():
     assert not any(leaf.any() for leaf in jax.tree.leaves(zero))
 
 
+@pytest.mark.slow
 def test_attention_is_full():
     """The last token moves the first position, so a prefix is not the sequence of its tokens alone."""
     x_t, t = batch()

@@ -14,6 +14,7 @@ from dfm_jax.models.transformer import TransformerConfig, count_parameters
 from dfm_jax.optim import make_optimizer
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("source", reference.SOURCES)
 def test_logits(source):
     model, (x_t, time, _) = reference.model(source), reference.inputs(source)
@@ -42,6 +43,7 @@ def test_cross_entropy_and_every_gradient(source, remat):
         np.testing.assert_allclose(ours[name], tensor, rtol=0, atol=1e-4 * np.abs(tensor).max(), err_msg=name)
 
 
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("source", reference.SOURCES)
 def test_generalized_kl_and_its_gradient(source, n):
@@ -85,6 +87,7 @@ def test_the_fused_head_gives_the_same_losses(source, implementation):
         np.testing.assert_allclose(kl[n - 1], data[f"gkl_{n}"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.default_cases(1)
 @pytest.mark.parametrize("source", reference.SOURCES)
 def test_one_adamw_step(source):
     config, model, (x_t, time, _) = reference.config(source), reference.model(source), reference.inputs(source)

@@ -57,6 +57,7 @@ def variance(source_name: str, loss: str, scheduler: flow.Scheduler, sigma_min: 
     return second - first**2
 
 
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize(
     ("source", "loss", "scheduler", "printed"),
     [

@@ -47,7 +47,7 @@ def generator(rates: np.ndarray, states: int) -> np.ndarray:
     return matrix
 
 
-@pytest.mark.default_cases(4)
+@pytest.mark.default_cases(2)
 @pytest.mark.parametrize("toy_name", "AD")
 @pytest.mark.parametrize(("source_name", "scheduler_name", "velocity_name"), CASES)
 def test_velocity_generates_the_path(toy_name, source_name, scheduler_name, velocity_name):

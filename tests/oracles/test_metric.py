@@ -84,6 +84,7 @@ def test_velocity_generates_the_path(toy, kind, power):
             assert path_laws.generates(toy, law, path, source, flow.MetricVelocity(power), t) < 1e-10
 
 
+@pytest.mark.slow
 def test_kinetic_optimal_rates_are_those_of_the_paper():
     """C(x|x_1) d beta [d(z, x_1) - d(x, x_1)]_+ for a posterior that is sure."""
     law, path, source = path_of("A", "line2")

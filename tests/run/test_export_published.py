@@ -46,6 +46,7 @@ def test_a_folder_for_the_hub_loads_and_is_imported_bit_for_bit(name, runs, tmp_
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.slow
 def test_the_card_says_what_the_run_is(runs, tmp_path):
     card = (dfm_jax.export(runs["sedd"], tmp_path / "out", format="hub", license="mit") / "README.md").read_text()
     assert card.startswith('---\nlicense: "mit"\nlibrary_name: dfm_jax\n')

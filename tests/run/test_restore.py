@@ -62,6 +62,7 @@ def source(run) -> dict[str, jax.Array]:
     return tree_names.flatten(load(run).model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_blocks_are_counted_one_by_one(blocks, run, source, tmp_path, capsys):
     """Another number of them, and what the source does not have at all."""

@@ -82,6 +82,7 @@ def test_the_first_that_ends_is_the_one_that_is_named():
     assert first.returncode == 1 and said == peers.line(1, peers.FAILED) + "\n"
 
 
+@pytest.mark.slow
 def test_an_error_that_all_have_is_said_by_each_and_nothing_else():
     for process in run("fails", "fails", "fails"):
         _, said = process.communicate(timeout=30)

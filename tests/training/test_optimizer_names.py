@@ -53,6 +53,7 @@ def step(transformation: optax.GradientTransformation, gradients):
         return jax.jit(lambda x: transformation.update(x, transformation.init(x), x))(gradients)
 
 
+@pytest.mark.slow
 def test_muon_takes_the_matrices_of_the_inside_and_adam_the_others(gradients):
     found = leaves(jax.tree.map(lambda label: np.array(label == "muon"), muon.labels(gradients)))
     assert {name for name, taken in found.items() if taken} == BY_MUON
