@@ -119,6 +119,10 @@ def test_a_kernel_that_is_started_and_ended_apart_is_counted_once():
     # The row, its place, and what is written of the array.
     assert hlo.traffic(module, begun, main) == 2 * 64 * 32 * 4 + 4
     assert hlo.traffic(module, main["done"], main) == 0
+    line = "  %c.1 = ((f32[8]{0}, f32[8]{0}), (f32[8]{0}, u8[64]{0}), u32[]) custom-call-start(%a, %b)"
+    call = hlo.parse_instruction(line)
+    assert call is not None
+    assert (call.opcode, [str(shape) for shape in call.shapes]) == ("custom-call", ["f32[8]", "u8[64]"])
 
 
 def test_a_loop_of_unknown_length_is_said(module):

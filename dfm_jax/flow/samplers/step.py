@@ -167,6 +167,8 @@ def source_law(source: Any) -> np.ndarray:
     """The law p of a source, (S,) float64, with sum 1."""
     if isinstance(source, CategoricalSource):
         return source.law
+    if is_uniform(source):  # asks no device: a program may be compiled for one that is not here
+        return np.full(source.num_states, 1 / source.num_states)
     with jax.ensure_compile_time_eval():  # a solver may be made inside a program
         p = np.asarray(source.probs(np.arange(source.num_states)), np.float64)
     return p / p.sum()

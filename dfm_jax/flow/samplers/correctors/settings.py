@@ -11,7 +11,7 @@ from dfm_jax.flow.prediction import PathLike
 from dfm_jax.flow.samplers.correctors.sites import Sites
 from dfm_jax.flow.samplers.denoiser import Needs
 from dfm_jax.flow.samplers.grid import check_count
-from dfm_jax.flow.samplers.step import is_uniform, source_law
+from dfm_jax.flow.samplers.step import source_law
 
 
 def carries(path: PathLike, source: Any) -> bool:
@@ -122,8 +122,7 @@ class Gibbs(PosteriorCorrection):
                              f"{type(path).__name__}")  # fmt: skip
         # A law that is an argument of a program is known outside it alone.
         known = not isinstance(getattr(source, "law", None), Tracer | jax.ShapeDtypeStruct)
-        positive = source.mask_id is not None or is_uniform(source) or not known or (source_law(source) > 0).all()
-        if not positive:
+        if source.mask_id is None and known and not (source_law(source) > 0).all():
             raise ValueError("corrector = 'gibbs': expected a source with p > 0 at every token")
 
     def needs(self, path: PathLike, source: Any, unmasks: bool) -> Needs:
